@@ -1,0 +1,61 @@
+"""What is known of an item."""
+
+from datetime import timedelta
+
+from entities import item
+from feast import FeatureView, Field
+from feast.types import Array, Float32, Int64, String, UnixTimestamp
+from sources import item_catalogue_table, item_embedding_table, item_statistics_table
+
+# Pages show titles and prices, rules filter on category and brand, and new items have nothing else to go by.
+item_catalogue = FeatureView(
+    name="item_catalogue",
+    entities=[item],
+    ttl=timedelta(days=3650),
+    schema=[
+        Field(name="title", dtype=String, description="Name shown to customers."),
+        Field(name="category", dtype=String, description="Category."),
+        Field(name="subcategory", dtype=String, description="Finer category."),
+        Field(name="brand", dtype=String, description="Brand or maker."),
+        Field(name="price", dtype=Float32, description="Unit price in the shop's currency."),
+    ],
+    source=item_catalogue_table,
+    tags={"team": "catalogue", "freshness": "batch"},
+    description="The catalogue as the shop wrote it.",
+)
+
+# What sells now is the strongest prior over what anyone will buy next.
+item_statistics = FeatureView(
+    name="item_statistics",
+    entities=[item],
+    ttl=timedelta(days=365),
+    schema=[
+        Field(name="purchases_7d", dtype=Float32, description="Order lines in 7 days."),
+        Field(name="purchases_30d", dtype=Float32, description="Order lines in 30 days."),
+        Field(name="purchases_90d", dtype=Float32, description="Order lines in 90 days."),
+        Field(name="buyers_30d", dtype=Float32, description="Distinct buyers in 30 days."),
+        Field(name="buyers_90d", dtype=Float32, description="Distinct buyers in 90 days."),
+        Field(name="returns_90d", dtype=Float32, description="Order lines returned in 90 days."),
+        Field(name="average_price_90d", dtype=Float32, description="Mean unit price paid in 90 days."),
+        Field(name="lifetime_purchases", dtype=Int64, description="Order lines since the first sale."),
+        Field(name="first_sold_at", dtype=UnixTimestamp, description="Time of the first sale."),
+        Field(name="last_sold_at", dtype=UnixTimestamp, description="Time of the last sale."),
+    ],
+    source=item_statistics_table,
+    tags={"team": "recommendation", "freshness": "batch"},
+    description="Sales statistics over windows: what sells now.",
+)
+
+# Similar items and retrieval outside Triton need the vectors; the models carry their own copy of the same numbers.
+item_embedding = FeatureView(
+    name="item_embedding",
+    entities=[item],
+    ttl=timedelta(days=90),
+    schema=[
+        Field(name="vector", dtype=Array(Float32), description="Unit vector of the item tower."),
+        Field(name="text_vector", dtype=Array(Float32), description="Unit vector of the text encoder."),
+    ],
+    source=item_embedding_table,
+    tags={"team": "recommendation", "freshness": "batch"},
+    description="Item vectors of the item tower and of the text encoder.",
+)

@@ -1,0 +1,29 @@
+"""What each model version reads. A served model's feature contract is derived from its service, in this order."""
+
+from feast import FeatureService
+from item_views import item_catalogue, item_embedding, item_statistics
+from user_views import user_embedding, user_profile, user_recent_items, user_session, user_statistics
+
+# The ranking models read everything about the user at request time; items travel inside the models.
+ranking_v1 = FeatureService(
+    name="ranking_v1",
+    features=[user_profile, user_statistics, user_recent_items, user_session],
+    tags={"team": "recommendation"},
+    description="User features of the two-tower and CTR models, version 1.",
+)
+
+# The catalogue snapshot that export builds into the models.
+item_snapshot_v1 = FeatureService(
+    name="item_snapshot_v1",
+    features=[item_catalogue, item_statistics],
+    tags={"team": "recommendation"},
+    description="Item features built into the exported models, version 1.",
+)
+
+# Vectors for neighbours and analysis.
+embeddings_v1 = FeatureService(
+    name="embeddings_v1",
+    features=[user_embedding, item_embedding],
+    tags={"team": "recommendation"},
+    description="User and item vectors, version 1.",
+)

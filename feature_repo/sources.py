@@ -1,0 +1,48 @@
+"""Where features come from: Parquet tables that `recsys` computes from the shop's events, and push sources for the live views."""
+
+from pathlib import Path
+
+from feast import FileSource, PushSource
+
+# Absolute, because the DuckDB offline store resolves a relative path against the caller's folder. Apply again after a move.
+_DATA = Path(__file__).resolve().parent / "data"
+
+
+def _table(name: str, description: str) -> FileSource:
+    return FileSource(
+        name=f"{name}_table",
+        path=str(_DATA / f"{name}.parquet"),
+        timestamp_field="event_timestamp",
+        description=description,
+    )
+
+
+# Facts that users told the shop, one row per user and change.
+user_profile_table = _table("user_profile", "Profile facts of each user.")
+
+# What a user had bought, as of the moment just after each of his purchases.
+user_statistics_table = _table("user_statistics", "Purchase statistics after each basket of a user.")
+
+# The last 50 events of a user, as of the moment just after each of them.
+user_recent_items_table = _table("user_recent_items", "Recent items after each event of a user.")
+
+# Counters of a user's visit, as of the moment just after each event.
+user_session_table = _table("user_session", "Session counters after each event of a user.")
+
+# The user tower's vectors, one row per user and training run.
+user_embedding_table = _table("user_embedding", "User vectors of the two-tower model.")
+
+# The catalogue as the shop wrote it.
+item_catalogue_table = _table("item_catalogue", "Title, category, brand and price of each item.")
+
+# How each item sold, once a week and at the end of the data.
+item_statistics_table = _table("item_statistics", "Weekly sales statistics of each item.")
+
+# The item tower's vectors, one row per item and training run.
+item_embedding_table = _table(
+    "item_embedding", "Item vectors of the two-tower model and of the text encoder."
+)
+
+# Events reach the live views in milliseconds through these; the tables above serve their history to training.
+user_recent_items_push = PushSource(name="user_recent_items_push", batch_source=user_recent_items_table)
+user_session_push = PushSource(name="user_session_push", batch_source=user_session_table)

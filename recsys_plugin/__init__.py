@@ -1,0 +1,56 @@
+"""Real-time shop recommendation on a Feast feature store and an NVIDIA Triton inference server.
+
+::
+
+    from recsys_plugin import Recommender
+
+    with Recommender.from_environment() as recommender:
+        for item in recommender.recommend("user-1", k=10):
+            print(item.position, item.title, item.score)
+
+This import is thin: it needs numpy, redis and tritonclient, and loads the last two only when a client is made.
+"""
+
+from __future__ import annotations
+
+from recsys_plugin.client import AsyncRecommender, FeatureReport, Page, Recommender, ScoredItem, ServedBy, Timings
+from recsys_plugin.errors import (
+    CheckFailed,
+    ConfigurationError,
+    DataError,
+    DeadlineExceeded,
+    FeatureContractError,
+    InferenceUnavailable,
+    InvalidInput,
+    RecsysError,
+    ServiceUnavailable,
+    StepFailed,
+    StoreUnavailable,
+)
+from recsys_plugin.policy import SearchBlend
+
+__all__ = [
+    "AsyncRecommender",
+    "CheckFailed",
+    "ConfigurationError",
+    "DataError",
+    "DeadlineExceeded",
+    "FeatureContractError",
+    "FeatureReport",
+    "InferenceUnavailable",
+    "InvalidInput",
+    "Page",
+    "Recommender",
+    "RecsysError",
+    "ScoredItem",
+    "SearchBlend",
+    "ServedBy",
+    "ServiceUnavailable",
+    "StepFailed",
+    "StoreUnavailable",
+    "Timings",
+    "__version__",
+]
+
+#: The same number as in ``pyproject.toml``; a test holds them together.
+__version__ = "0.1.0"

@@ -1,0 +1,36 @@
+"""The ``recsys`` command. Each command lives in the module named beside it and is imported only when called."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+#: command -> "module:attribute"; the order is the order of ``recsys --help``.
+COMMANDS = {
+    "demo": "recsys_plugin.cli.demo:demo",
+    "data": "recsys_plugin.cli.data:data",
+    "apply": "recsys_plugin.cli.pipeline:apply",
+    "train": "recsys_plugin.cli.pipeline:train",
+    "materialize": "recsys_plugin.cli.pipeline:materialize",
+    "export": "recsys_plugin.cli.pipeline:export",
+    "up": "recsys_plugin.cli.servers:up",
+    "down": "recsys_plugin.cli.servers:down",
+    "status": "recsys_plugin.cli.servers:status",
+    "doctor": "recsys_plugin.cli.servers:doctor",
+    "env": "recsys_plugin.cli.servers:env",
+    "recommend": "recsys_plugin.cli.ask:recommend",
+    "rank": "recsys_plugin.cli.ask:rank",
+    "search": "recsys_plugin.cli.ask:search",
+    "similar": "recsys_plugin.cli.ask:similar",
+    "bench": "recsys_plugin.cli.bench:bench",
+}
+
+
+def main() -> None:
+    """Run the command line; without the ``pipeline`` extra, say how to install it."""
+    try:
+        from recsys_plugin.cli._group import recsys
+    except ModuleNotFoundError as error:
+        sys.exit(f"recsys: the command line needs {error.name}: pip install 'recsys-plugin[pipeline]'")
+    recsys()

@@ -1,0 +1,192 @@
+"""``recsys recommend|rank|search|similar``: one question to the serving client, answered as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from recsys_plugin.cli._output import emit_json, json_option
+from recsys_plugin.client import Page, Recommender
+from recsys_plugin.errors import ConfigurationError
+from recsys_plugin.runtime.services import Services
+from recsys_plugin.settings import Settings, parse_moment
+
+__all__ = ["open_recommender", "page_table", "rank", "recommend", "request_moment", "search", "similar"]
+
+_Command = Callable[..., None]
+
+
+def request_moment(settings: Settings) -> datetime | None:
+    """The moment that requests are asked at: ``RECSYS_AS_OF``, else the end of historical data, else ``None`` for now.
+
+    Against today's clock every feature of a historical data set would be expired.
+
+    Raises:
+        ConfigurationError: if ``dataset.json`` is malformed.
+    """
+    if settings.as_of is not None:
+        return settings.as_of
+    description = settings.tables / "dataset.json"
+    if not description.exists():
+        return None
+    try:
+        dataset = json.loads(description.read_text(encoding="utf-8"))
+        historical, as_of = dataset["historical"], dataset["as_of"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(f"{description} is malformed ({error!r}); run `recsys data` again") from error
+    return parse_moment(as_of, name=f"{description}: as_of") if historical else None
+
+
+def open_recommender(settings: Settings, *, timeout: float = 0.5) -> Recommender:
+    """A client of this home's servers, asking at :func:`request_moment`; the caller closes it.
+
+    Raises:
+        ConfigurationError, FeatureContractError, ServiceUnavailable: see :class:`Recommender`.
+    """
+    services = Services(settings)
+    moment = request_moment(settings)
+    if moment is None:
+        return Recommender(services.redis_url, services.triton_url, timeout=timeout)
+    seconds = moment.timestamp()
+    return Recommender(services.redis_url, services.triton_url, timeout=timeout, clock=lambda: seconds)
+
+
+def page_table(page: Page, *, title: str) -> Table:
+    """A page as a table for people, with what served it below."""
+    table = Table(title=title, caption=_footer(page), caption_justify="left", title_justify="left")
+    table.add_column("#", justify="right")
+    table.add_column("title", overflow="fold")
+    table.add_column("category")
+    table.add_column("item", overflow="fold")
+    for name in ("price", "score", "P(purchase)", "P(click)"):
+        table.add_column(name, justify="right")
+    for item in page:
+        table.add_row(
+            str(item.position),
+            escape(item.title),
+            escape(item.category),
+            escape(item.item_id),
+            _figure(item.price, ".2f"),
+            _figure(item.score, ".4f"),
+            _figure(item.purchase_probability, ".4f"),
+            _figure(item.click_probability, ".4f"),
+        )
+    return table
+
+
+def _footer(page: Page) -> str:
+    served = page.served_by
+    lines = [
+        f"model {served.model} version {served.version}, catalogue version {served.catalogue_version} "
+        f"({served.catalogue_size} items)" + (f", contract {served.contract[:12]}" if served.contract else "")
+    ]
+    if page.features is not None:
+        report = page.features
+        known = "known user" if report.known else "unknown user, served from defaults"
+        lines.append(
+            f"{known}: {report.present} of {report.total} features present, "
+            f"{len(report.missing)} missing, {len(report.expired)} expired"
+        )
+    if page.unknown_items:
+        lines.append(f"not in the catalogue: {escape(', '.join(page.unknown_items))}")
+    spent = page.timings
+    lines.append(
+        f"{spent.total:.1f} ms: features {spent.features:.1f}, inference {spent.inference:.1f}, "
+        f"policy {spent.policy:.1f}; request {page.request_id}"
+    )
+    return "\n".join(lines)
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _answer(ask: Callable[[Recommender], Page], *, title: str, as_json: bool, timeout: float) -> None:
+    with open_recommender(Settings.from_environment(), timeout=timeout) as recommender:
+        page = ask(recommender)
+    if as_json:
+        emit_json(page.to_dict())
+    else:
+        Console().print(page_table(page, title=title))
+
+
+def _options(*, several: bool) -> Callable[[_Command], _Command]:
+    """``--json`` and ``--timeout`` for every command; ``--k`` and ``--exclude`` where the catalogue is searched."""
+    options: list[Callable[[Any], Any]] = [
+        json_option,
+        click.option("--timeout", default=2.0, show_default=True, help="Seconds that the call may take."),
+    ]
+    if several:
+        options += [
+            click.option("--k", "-k", default=20, show_default=True, help="How many items."),
+            click.option("--exclude", multiple=True, metavar="ITEM", help="Leave this item out; may be repeated."),
+        ]
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@click.command()
+@click.argument("user_id", metavar="USER")
+@_options(several=True)
+def recommend(user_id: str, k: int, exclude: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """The items that USER is most likely to want."""
+    _answer(
+        lambda recommender: recommender.recommend(user_id, k, exclude=exclude),
+        title=f"For user {escape(user_id)}",
+        as_json=as_json,
+        timeout=timeout,
+    )
+
+
+@click.command()
+@click.argument("user_id", metavar="USER")
+@click.argument("item_ids", metavar="ITEM...", nargs=-1, required=True)
+@_options(several=False)
+def rank(user_id: str, item_ids: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """The given items, best first for USER."""
+    _answer(
+        lambda recommender: recommender.rank(user_id, item_ids),
+        title=f"Ranked for user {escape(user_id)}",
+        as_json=as_json,
+        timeout=timeout,
+    )
+
+
+@click.command()
+@click.argument("user_id", metavar="USER")
+@click.argument("query")
+@_options(several=True)
+def search(user_id: str, query: str, k: int, exclude: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """Items that fit QUERY, a sentence in natural language, with a touch of USER's taste ("-" is nobody)."""
+    user = None if user_id == "-" else user_id
+    _answer(
+        lambda recommender: recommender.search(user, query, k, exclude=exclude),
+        title=f"“{escape(query)}”" + (f" for user {escape(user_id)}" if user else ""),
+        as_json=as_json,
+        timeout=timeout,
+    )
+
+
+@click.command()
+@click.argument("item_id", metavar="ITEM")
+@_options(several=True)
+def similar(item_id: str, k: int, exclude: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """The items nearest to ITEM."""
+    _answer(
+        lambda recommender: recommender.similar_items(item_id, k, exclude=exclude),
+        title=f"Like item {escape(item_id)}",
+        as_json=as_json,
+        timeout=timeout,
+    )

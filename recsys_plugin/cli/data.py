@@ -1,0 +1,119 @@
+"""``recsys data``: a shop's tables, or a public data set, become validated canonical tables."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from recsys_plugin.cli._output import console, emit_json, finish, json_option, progress_bar
+from recsys_plugin.settings import Settings
+
+if TYPE_CHECKING:
+    from recsys_plugin.data.store import Dataset
+
+__all__ = ["data"]
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_ANY = click.Path(exists=True, path_type=Path)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  recsys data                                    the built-in grocery shop (simulated)
+  recsys data --source online_retail             UCI Online Retail II, from RECSYS_DATA or downloaded
+  recsys data --source online_retail --data FILE the same from a file
+  recsys data --from shop/                       your own users, items, events and texts
+  recsys data --schema                           what those files must hold"""
+)
+@click.option("--source", type=click.Choice(["complete_journey", "online_retail"]), help="A public data set.")
+@click.option("--from", "folder", type=_FOLDER, help="A folder of your own tables, Parquet or CSV.")
+@click.option("--data", "path", type=_ANY, help="File, or folder with data sets, for --source; default RECSYS_DATA.")
+@click.option("--schema", is_flag=True, help="Show the tables and their rules, and do nothing else.")
+@click.option("--force", is_flag=True, help="Read and write again even if nothing changed.")
+@json_option
+def data(source: str | None, folder: Path | None, path: Path | None, schema: bool, force: bool, as_json: bool) -> None:
+    """Turn tables of users, items and events into validated tables for the steps that follow.
+
+    Without --source or --from it takes complete_journey. Whatever is malformed is refused with file, column, row and
+    reason, and the tables made earlier stay as they were. An unchanged source is recognised and not read again.
+    """
+    if schema:
+        _show_schema(as_json)
+        return
+    if folder is not None and (source is not None or path is not None):
+        raise click.UsageError("--from excludes --source and --data")
+    from recsys_plugin.data.prepare import prepare
+
+    with progress_bar() as progress:
+        task = progress.add_task("data", total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total or None)
+
+        prepared = prepare(
+            Settings.from_environment(),
+            source=source,
+            folder=folder,
+            path=path,
+            now=datetime.now(UTC),
+            progress=report,
+            force=force,
+        )
+    dataset = prepared.dataset
+    if as_json:
+        emit_json(dataset.manifest())
+    _show(dataset)
+    if prepared.reused:
+        finish(f"the tables in {dataset.folder} are current", then="recsys apply")
+    else:
+        finish(f"wrote {len(dataset.counts)} tables to {dataset.folder}", then="recsys apply")
+
+
+def _show(dataset: Dataset) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    known = dataset.description
+    grid = Table(
+        title=escape(f"{known.name}: {known.description}"), show_header=False, title_justify="left", title_style=""
+    )
+    grid.add_column(style="bold")
+    grid.add_column()
+    for name, rows in dataset.counts.items():
+        grid.add_row(name, f"{rows:,} rows")
+    grid.add_row("period", f"{dataset.first_event:%Y-%m-%d} to {dataset.last_event:%Y-%m-%d}")
+    grid.add_row("validation, test", f"from {known.validation_start:%Y-%m-%d}, from {known.test_start:%Y-%m-%d}")
+    grid.add_row("events", ", ".join(f"{rows:,} {kind}" for kind, rows in dataset.event_types.items()))
+    for number, note in enumerate(known.notes):
+        grid.add_row("" if number else "notes", escape(note))
+    console.print(grid)
+
+
+def _show_schema(as_json: bool) -> None:
+    from recsys_plugin.data.schema import describe
+
+    tables: dict[str, Any] = describe()
+    if as_json:
+        emit_json(tables)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    # The schema is the answer, so it goes to standard output.
+    answer = Console()
+    for name, table in tables.items():
+        need = "required" if table["required"] else f"optional: {table['if_absent']}"
+        grid = Table(title=f"{name} ({need}). {table['meaning']}", title_justify="left", title_style="bold")
+        for heading in ("column", "type", "meaning", "rules"):
+            grid.add_column(heading)
+        for column in table["columns"]:
+            marked = f"{column['name']} *" if column["required"] else column["name"]
+            grid.add_row(marked, column["type"], column["meaning"], "; ".join(column["rules"]))
+        answer.print(grid)
+    answer.print(
+        "* required, never empty. Files: users, items, events, texts, each as .parquet or .csv (UTF-8, commas)."
+    )

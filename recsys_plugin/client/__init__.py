@@ -1,0 +1,14 @@
+"""The client of a shop's backend: one request from arguments to page.
+
+Read it in this order: ``recommender`` (drives), ``flows`` (what happens), ``features.plan`` (what the store says),
+``policy.page`` (what comes first).
+"""
+
+from __future__ import annotations
+
+from recsys_plugin.client.async_recommender import AsyncRecommender
+from recsys_plugin.client.recommender import Recommender
+from recsys_plugin.client.results import Page, ScoredItem, ServedBy, Timings
+from recsys_plugin.features.plan import FeatureReport
+
+__all__ = ["AsyncRecommender", "FeatureReport", "Page", "Recommender", "ScoredItem", "ServedBy", "Timings"]

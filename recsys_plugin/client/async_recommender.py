@@ -1,0 +1,175 @@
+"""The awaiting client: the flows of :mod:`recsys_plugin.client.flows` again, driven from an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator, Iterable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from recsys_plugin.client import flows
+from recsys_plugin.client.arguments import checked_id
+from recsys_plugin.client.base import LOADING_TIMEOUT, ClientBase, time_left
+from recsys_plugin.client.release import Release, load_release
+from recsys_plugin.client.results import Page
+from recsys_plugin.features.plan import ReadFeatures, ReadSchema
+from recsys_plugin.features.reader import AsyncFeatureReader
+from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
+from recsys_plugin.inference.triton import AsyncTritonClient
+
+__all__ = ["AsyncRecommender"]
+
+_Result = TypeVar("_Result")
+
+
+class AsyncRecommender(ClientBase):
+    """:class:`~recsys_plugin.client.recommender.Recommender` for asyncio: same arguments, same methods, same pages.
+
+    It belongs to one event loop. It connects and loads at ``async with``, or else at its first call.
+    """
+
+    def _open(self) -> None:
+        self._loading = asyncio.Lock()
+        self._release: Release | None = None
+        self._servers: tuple[AsyncFeatureReader, AsyncTritonClient] | None = None
+
+    async def recommend(
+        self,
+        user_id: object,
+        k: int = 20,
+        *,
+        exclude: Iterable[object] = (),
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """See :meth:`Recommender.recommend`."""
+        users = [checked_id(user_id, "user_id")]
+        return (await self.recommend_many(users, k, exclude=exclude, candidates=candidates, timeout=timeout))[0]
+
+    async def recommend_many(
+        self,
+        user_ids: Iterable[object],
+        k: int = 20,
+        *,
+        exclude: Iterable[object] = (),
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> list[Page]:
+        """See :meth:`Recommender.recommend_many`."""
+        context = self._context(await self._loaded())
+        flow = flows.recommend(context, user_ids, k, exclude=exclude, candidates=candidates)
+        return await self._run(flow, self._seconds(timeout))
+
+    async def rank(self, user_id: object, item_ids: Iterable[object], *, timeout: float | None = None) -> Page:
+        """See :meth:`Recommender.rank`."""
+        flow = flows.rank(self._context(await self._loaded()), user_id, item_ids)
+        return (await self._run(flow, self._seconds(timeout)))[0]
+
+    async def search(
+        self,
+        user_id: object | None,
+        query: str,
+        k: int = 20,
+        *,
+        exclude: Iterable[object] = (),
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """See :meth:`Recommender.search`."""
+        flow = flows.search(
+            self._context(await self._loaded()),
+            user_id,
+            query,
+            k,
+            exclude=exclude,
+            candidates=candidates,
+            blend=self._search_blend,
+        )
+        return (await self._run(flow, self._seconds(timeout)))[0]
+
+    async def similar_items(
+        self,
+        item_id: object,
+        k: int = 20,
+        *,
+        exclude: Iterable[object] = (),
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """See :meth:`Recommender.similar_items`."""
+        context = self._context(await self._loaded())
+        flow = flows.similar_items(context, item_id, k, exclude=exclude, candidates=candidates)
+        return (await self._run(flow, self._seconds(timeout)))[0]
+
+    @property
+    def version(self) -> int | None:
+        """The version that serves at present; ``None`` before the first call."""
+        return None if self._release is None else self._release.version
+
+    async def refresh(self) -> int:
+        """See :meth:`Recommender.refresh`."""
+        async with self._loading:
+            self._release = await self._run(load_release(self._project, self._release), LOADING_TIMEOUT)
+            return self._release.version
+
+    async def close(self) -> None:
+        """Close the connections to both servers."""
+        if self._servers is not None:
+            reader, triton = self._servers
+            self._servers = self._release = None
+            await reader.close()
+            await triton.close()
+
+    async def __aenter__(self) -> Self:
+        """The client, connected and loaded."""
+        try:
+            await self._loaded()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _loaded(self) -> Release:
+        """The release; the first caller loads it and the others wait."""
+        if self._release is None:
+            async with self._loading:
+                if self._release is None:
+                    self._release = await self._run(load_release(self._project, None), LOADING_TIMEOUT)
+        return self._release
+
+    async def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
+        """Drive a flow to its end, performing each call with the time that is left."""
+        deadline = time.monotonic() + timeout
+        try:
+            call = next(flow)
+            while True:
+                call = flow.send(await self._perform(call, time_left(deadline, timeout)))
+        except StopIteration as end:
+            result: _Result = end.value
+            return result
+
+    async def _perform(self, call: object, timeout: float) -> object:
+        if self._servers is None:
+            # Not made sooner, because both belong to the event loop that runs now.
+            reader = AsyncFeatureReader(self._redis_address, timeout=self._timeout)
+            self._servers = reader, AsyncTritonClient(self._triton_address)
+        reader, triton = self._servers
+        match call:
+            case ReadFeatures():
+                return await reader.read(call, timeout=timeout)
+            case Infer():
+                return await triton.infer(call, timeout=timeout)
+            case ReadSchema():
+                return await reader.read_schema(call, timeout=timeout)
+            case GetVersions():
+                return await triton.versions(call.model, timeout=timeout)
+            case GetSettings():
+                return await triton.settings(call.model, call.version, timeout=timeout)
+            case _:
+                raise TypeError(f"a flow made a call of unknown kind: {call!r}")

@@ -1,0 +1,102 @@
+"""What both clients share: their arguments, and everything that happens without waiting for a server."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+from recsys_plugin.client.arguments import checked_timeout
+from recsys_plugin.client.flows import RequestContext
+from recsys_plugin.client.release import Release
+from recsys_plugin.errors import ConfigurationError, DeadlineExceeded
+from recsys_plugin.features.connection import RedisAddress
+from recsys_plugin.inference.address import TritonAddress
+from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
+from recsys_plugin.settings import Settings
+
+__all__ = ["LOADING_TIMEOUT", "ClientBase", "time_left"]
+
+#: Seconds that loading a release may take; it happens at start-up and in ``refresh``, never within a request.
+LOADING_TIMEOUT = 60.0
+
+
+class ClientBase:
+    """The arguments of a client, read and checked.
+
+    Args:
+        redis_url: see :mod:`recsys_plugin.features.connection`.
+        triton_url: see :mod:`recsys_plugin.inference.address`.
+        timeout: seconds that a call may take, unless it says otherwise.
+        project: the Feast project.
+        search_blend: how search weighs relevance and taste.
+        clock: gives the time of a request, unix seconds.
+        request_ids: gives each request its id.
+
+    Raises:
+        ConfigurationError: if a URL is malformed.
+        InvalidInput: if the timeout is not a number of seconds above 0.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        triton_url: str,
+        *,
+        timeout: float = 0.5,
+        project: str = "recsys",
+        search_blend: SearchBlend = DEFAULT_SEARCH_BLEND,
+        clock: Callable[[], float] = time.time,
+        request_ids: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        self._redis_address = RedisAddress.parse(redis_url)
+        self._triton_address = TritonAddress.parse(triton_url)
+        self._timeout = checked_timeout(timeout)
+        self._project = project
+        self._search_blend = search_blend
+        self._clock = clock
+        self._request_ids = request_ids
+        self._open()
+
+    def _open(self) -> None:
+        """Get ready as far as is possible without waiting; a blocking client gets ready altogether."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
+        """Make a client from ``RECSYS_REDIS_URL`` and ``RECSYS_TRITON_URL``.
+
+        ``RECSYS_AS_OF`` stops the clock at that moment, for historical data. ``options`` are the keyword arguments
+        of the class.
+
+        Raises:
+            ConfigurationError: if a URL is missing or malformed.
+        """
+        settings = Settings.from_environment(environ)
+        if settings.redis_url is None or settings.triton_url is None:
+            urls = {"RECSYS_REDIS_URL": settings.redis_url, "RECSYS_TRITON_URL": settings.triton_url}
+            missing = " and ".join(name for name, url in urls.items() if url is None)
+            raise ConfigurationError(f'{missing} not set. With servers started by `recsys up`: eval "$(recsys env)"')
+        if settings.as_of is not None:
+            as_of = settings.as_of.timestamp()
+            options.setdefault("clock", lambda: as_of)
+        return cls(settings.redis_url, settings.triton_url, **options)
+
+    def _context(self, release: Release) -> RequestContext:
+        return RequestContext(release, self._request_ids(), self._clock(), time.perf_counter)
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else checked_timeout(timeout)
+
+
+def time_left(deadline: float, allowed: float) -> float:
+    """Seconds until ``deadline``, a moment of ``time.monotonic``.
+
+    Raises:
+        DeadlineExceeded: if there are none; the message says how many were allowed.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise DeadlineExceeded(f"the {allowed * 1000:.0f} ms allowed for the call were used up")
+    return left

@@ -1,0 +1,298 @@
+"""Each request, written once from arguments to page.
+
+A flow is a generator. Where it needs a server it yields a call (:class:`ReadFeatures`, :class:`Infer`) and is sent
+the answer; what lies between is arithmetic. :class:`Recommender` and :class:`AsyncRecommender` drive the same
+flows, one blocking and one awaiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys_plugin.client.arguments import (
+    MOST_CANDIDATES,
+    MOST_USERS,
+    checked_candidates,
+    checked_id,
+    checked_ids,
+    checked_k,
+    checked_query,
+)
+from recsys_plugin.client.release import PersonalModel, Release
+from recsys_plugin.client.results import Page, ScoredItem, ServedBy, Timings
+from recsys_plugin.errors import InferenceUnavailable
+from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures
+from recsys_plugin.inference.calls import Infer, OutputSpec
+from recsys_plugin.inference.tensors import Array
+from recsys_plugin.policy.page import SearchBlend, best_first
+
+__all__ = ["Flow", "RequestContext", "rank", "recommend", "search", "similar_items"]
+
+#: A request: yields calls, is sent their answers, returns pages.
+Flow = Generator[ReadFeatures | Infer, Any, list[Page]]
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """What a request is given besides the caller's arguments, and how long its stages took."""
+
+    release: Release
+    request_id: str
+    now: float
+    """The request's time, unix seconds: ages of features count from here."""
+    timer: Callable[[], float]
+    """Seconds that only run forward."""
+    started: float = field(init=False)
+    _stages: dict[str, float] = field(
+        init=False, default_factory=lambda: dict.fromkeys(("features", "inference", "policy"), 0.0)
+    )
+    _last: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self._last = self.timer()
+
+    def end_of(self, stage: str) -> None:
+        """Book the time since the previous stage ended."""
+        now = self.timer()
+        self._stages[stage] += now - self._last
+        self._last = now
+
+    def timings(self) -> Timings:
+        """The stages so far, in milliseconds."""
+        stages = {stage: seconds * 1000 for stage, seconds in self._stages.items()}
+        return Timings(**stages, total=(self.timer() - self.started) * 1000)
+
+
+def recommend(
+    context: RequestContext, user_ids: Iterable[object], k: object, *, exclude: Iterable[object], candidates: object
+) -> Flow:
+    """A page for each user: candidates from the index, ranked by the click model."""
+    users = checked_ids(user_ids, "user_ids", most=MOST_USERS)
+    wanted, excluded = checked_k(k), _known_rows(context.release, exclude)
+    count = _candidate_count(context.release, wanted, checked_candidates(candidates))
+    model = context.release.models["recommend"]
+    if wanted == 0:
+        return [_page(context, "recommend", user_id, (), None) for user_id in users]
+    pages: list[Page] = []
+    for start in range(0, len(users), model.max_batch_size):
+        batch = users[start : start + model.max_batch_size]
+        tensors, reports = yield from _read_features(context, model, batch)
+        answer = yield Infer(
+            "recommend",
+            context.release.version,
+            {**_user_inputs(tensors), **_retrieval_inputs(excluded, count, len(batch))},
+            _outputs(len(batch), rows="INT64", retrieval_scores="FP32", **_SCORES),
+        )
+        context.end_of("inference")
+        for number, user_id in enumerate(batch):
+            outputs = _line("recommend", answer, number)
+            scores = outputs["scores"]
+            items = _page_items(context, "recommend", outputs, scores, "retrieval_scores", excluded, wanted)
+            pages.append(_page(context, "recommend", user_id, items, reports[number]))
+    return pages
+
+
+def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -> Flow:
+    """The given items, ranked for a user by the click model."""
+    user = checked_id(user_id, "user_id")
+    asked = dict.fromkeys(checked_ids(item_ids, "item_ids", most=MOST_CANDIDATES))
+    known = context.release.catalogue.rows
+    unknown = tuple(item_id for item_id in asked if item_id not in known)
+    rows = np.array([known[item_id] for item_id in asked if item_id in known], dtype=np.int64)
+    if not rows.size:
+        return [_page(context, "rank", user, (), None, unknown)]
+    tensors, (report,) = yield from _read_features(context, context.release.models["rank"], [user])
+    answer = yield Infer(
+        "rank",
+        context.release.version,
+        {**_user_inputs(tensors), "candidate_rows": rows[np.newaxis]},
+        {name: OutputSpec(datatype, (1, rows.size)) for name, datatype in _SCORES.items()},
+    )
+    context.end_of("inference")
+    outputs = {**_line("rank", answer, 0), "rows": rows}
+    items = _page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size)
+    return [_page(context, "rank", user, items, report, unknown)]
+
+
+def search(
+    context: RequestContext,
+    user_id: object,
+    query: object,
+    k: object,
+    *,
+    exclude: Iterable[object],
+    candidates: object,
+    blend: SearchBlend,
+) -> Flow:
+    """Items whose text fits the query, ordered by relevance with a touch of the user's taste."""
+    user = None if user_id is None else checked_id(user_id, "user_id")
+    text, wanted, excluded = checked_query(query), checked_k(k), _known_rows(context.release, exclude)
+    count = _candidate_count(context.release, wanted, checked_candidates(candidates))
+    if wanted == 0:
+        return [_page(context, "search", user, (), None)]
+    model = context.release.models["search"]
+    report: FeatureReport | None = None
+    if user is None:
+        # Nobody's features: every one at its default, and no taste to blend in.
+        nothing = [[None] * len(model.plan.fields)]
+        tensors, _ = model.plan.decode([""], nothing, now=context.now, rows=context.release.catalogue.rows)
+        blend = SearchBlend(personal_weight=0.0)
+    else:
+        tensors, (report,) = yield from _read_features(context, model, [user])
+    encoded = np.empty((1, 1), dtype=object)
+    encoded[0, 0] = text.encode()
+    answer = yield Infer(
+        "search",
+        context.release.version,
+        {**_user_inputs(tensors), "query": encoded, **_retrieval_inputs(excluded, count, 1)},
+        _outputs(1, rows="INT64", relevance="FP32", **_SCORES),
+    )
+    context.end_of("inference")
+    outputs = _line("search", answer, 0)
+    scores = blend.scores(outputs["rows"], outputs["relevance"], outputs["scores"])
+    items = _page_items(context, "search", outputs, scores, "relevance", excluded, wanted)
+    return [_page(context, "search", user, items, report)]
+
+
+def similar_items(
+    context: RequestContext, item_id: object, k: object, *, exclude: Iterable[object], candidates: object
+) -> Flow:
+    """The items nearest to one item, which is not among them."""
+    item, wanted = checked_id(item_id, "item_id"), checked_k(k)
+    excluded = _known_rows(context.release, exclude)
+    count = _candidate_count(context.release, wanted, checked_candidates(candidates))
+    row = context.release.catalogue.rows.get(item)
+    if row is None or wanted == 0:
+        return [_page(context, "similar", None, (), None, () if row is not None else (item,))]
+    excluded |= {row}
+    answer = yield Infer(
+        "similar",
+        context.release.version,
+        {"item_row": np.array([[row]], dtype=np.int64), **_retrieval_inputs(excluded, count, 1)},
+        _outputs(1, rows="INT64", similarity="FP32"),
+    )
+    context.end_of("inference")
+    outputs = _line("similar", answer, 0)
+    items = _page_items(context, "similar", outputs, outputs["similarity"], "similarity", excluded, wanted)
+    return [_page(context, "similar", None, items, None)]
+
+
+_SCORES = {"scores": "FP32", "purchase_probability": "FP32", "click_probability": "FP32"}
+
+
+def _read_features(
+    context: RequestContext, model: PersonalModel, user_ids: Sequence[str]
+) -> Generator[ReadFeatures, Any, tuple[FeatureTensors, tuple[FeatureReport, ...]]]:
+    """One round trip to Redis for all users, decoded into the model's tensors."""
+    plan = model.plan
+    replies = yield ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
+    decoded = plan.decode(user_ids, replies, now=context.now, rows=context.release.catalogue.rows)
+    context.end_of("features")
+    return decoded
+
+
+def _known_rows(release: Release, item_ids: Iterable[object]) -> set[int]:
+    """Rows of the items to leave out; an id that is not in the catalogue cannot come up anyway."""
+    rows = release.catalogue.rows
+    return {rows[item_id] for item_id in checked_ids(item_ids, "exclude", most=MOST_CANDIDATES) if item_id in rows}
+
+
+def _candidate_count(release: Release, wanted: int, candidates: int) -> int:
+    return max(1, min(max(wanted, candidates), len(release.catalogue)))
+
+
+def _user_inputs(tensors: FeatureTensors) -> dict[str, Array]:
+    return {
+        "user_float": tensors.user_float,
+        "user_int": tensors.user_int,
+        "user_string": tensors.user_string,
+    }
+
+
+def _retrieval_inputs(excluded: Collection[int], count: int, users: int) -> dict[str, Array]:
+    """The same exclusions and count for each user; -1 pads, since no tensor may be empty."""
+    rows = np.array([sorted(excluded) or [-1]], dtype=np.int64)
+    return {
+        "excluded_rows": np.repeat(rows, users, axis=0),
+        "candidate_count": np.full((users, 1), count, dtype=np.int64),
+    }
+
+
+def _outputs(users: int, **datatypes: str) -> dict[str, OutputSpec]:
+    return {name: OutputSpec(datatype, (users, -1)) for name, datatype in datatypes.items()}
+
+
+def _line(model: str, answer: Mapping[str, Array], number: int) -> dict[str, Array]:
+    """One user's part of an answer, whose outputs must be equally long to belong together."""
+    line = {name: array[number] for name, array in answer.items()}
+    if len({len(array) for array in line.values()}) != 1:
+        lengths = ", ".join(f"{name} {len(array)}" for name, array in line.items())
+        raise InferenceUnavailable(f"model {model} answered outputs of different length: {lengths}")
+    return line
+
+
+def _page_items(
+    context: RequestContext,
+    model: str,
+    outputs: Mapping[str, Array],
+    scores: NDArray[np.float32],
+    relevance: str | None,
+    excluded: Collection[int],
+    k: int,
+) -> tuple[ScoredItem, ...]:
+    """The k best of one user's candidates as items; ``relevance`` names the output of the first stage."""
+    catalogue = context.release.catalogue
+    rows = outputs["rows"]
+    order = best_first(model, rows, scores, catalogue_size=len(catalogue), excluded=excluded, k=k)
+    items = []
+    for position, candidate in enumerate(order, start=1):
+        row = int(rows[candidate])
+        items.append(
+            ScoredItem(
+                item_id=catalogue.item_ids[row],
+                score=float(scores[candidate]),
+                position=position,
+                title=catalogue.titles[row],
+                category=catalogue.categories[row],
+                price=_number(catalogue.prices[row]),
+                purchase_probability=_output(outputs, "purchase_probability", candidate),
+                click_probability=_output(outputs, "click_probability", candidate),
+                relevance=None if relevance is None else _output(outputs, relevance, candidate),
+            )
+        )
+    return tuple(items)
+
+
+def _output(outputs: Mapping[str, Array], name: str, candidate: np.intp) -> float | None:
+    return _number(outputs[name][candidate]) if name in outputs else None
+
+
+def _number(value: np.float32) -> float | None:
+    """A float, or ``None`` for NaN: "not known" in every output where it is allowed."""
+    return None if np.isnan(value) else float(value)
+
+
+def _page(
+    context: RequestContext,
+    model: str,
+    user_id: str | None,
+    items: tuple[ScoredItem, ...],
+    features: FeatureReport | None,
+    unknown_items: tuple[str, ...] = (),
+) -> Page:
+    context.end_of("policy")
+    release = context.release
+    personal = release.models.get(model)
+    served_by = ServedBy(
+        model=model,
+        version=release.version,
+        contract=None if personal is None else personal.plan.contract.fingerprint,
+        catalogue_version=release.catalogue.version,
+        catalogue_size=len(release.catalogue),
+    )
+    return Page(context.request_id, user_id, items, served_by, features, context.timings(), unknown_items)

@@ -1,0 +1,199 @@
+"""The blocking client.
+
+It drives the flows of :mod:`recsys_plugin.client.flows`: where a flow yields a call, the client makes it within the
+time that is left, and sends the flow the answer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Iterable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from recsys_plugin.client import flows
+from recsys_plugin.client.arguments import checked_id
+from recsys_plugin.client.base import LOADING_TIMEOUT, ClientBase, time_left
+from recsys_plugin.client.release import load_release
+from recsys_plugin.client.results import Page
+from recsys_plugin.features.plan import ReadFeatures, ReadSchema
+from recsys_plugin.features.reader import FeatureReader
+from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
+from recsys_plugin.inference.triton import TritonClient
+
+__all__ = ["Recommender"]
+
+_Result = TypeVar("_Result")
+
+
+class Recommender(ClientBase):
+    """Answers a shop's requests from Redis and Triton; safe to share between threads.
+
+    Making one connects, finds the newest version that Triton serves, checks its feature contract against the feature
+    store and loads the catalogue; a request is then arithmetic and one round trip to each server. The arguments are
+    those of :class:`~recsys_plugin.client.base.ClientBase`. Raises, besides its errors, ``FeatureContractError``
+    when model and feature store disagree, and ``ServiceUnavailable`` when a server does not answer.
+    """
+
+    def _open(self) -> None:
+        self._loading = threading.Lock()
+        self._reader = FeatureReader(self._redis_address, timeout=self._timeout)
+        self._triton = TritonClient(self._triton_address)
+        try:
+            self._release = self._run(load_release(self._project, None), LOADING_TIMEOUT)
+        except BaseException:
+            self.close()
+            raise
+
+    def recommend(
+        self,
+        user_id: object,
+        k: int = 20,
+        *,
+        exclude: Iterable[object] = (),
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """The k items that this user is most likely to want.
+
+        Args:
+            user_id: a string or a whole number. A user that the store has never heard of is served from the
+                contract's defaults, and ``page.features.known`` is false.
+            k: how many items; 0 gives an empty page, more than the catalogue has gives what there is.
+            exclude: item ids that must not be on the page.
+            candidates: how many the index proposes to the ranker, 1 to 10,000; at least ``k``.
+            timeout: seconds for this call.
+
+        Raises:
+            InvalidInput: for a wrong argument, which the message names.
+            FeatureContractError: if a stored value has another type than the model was trained with.
+            ServiceUnavailable: if Redis or Triton fail, or take longer than the timeout.
+        """
+        users = [checked_id(user_id, "user_id")]
+        return self.recommend_many(users, k, exclude=exclude, candidates=candidates, timeout=timeout)[0]
+
+    def recommend_many(
+        self,
+        user_ids: Iterable[object],
+        k: int = 20,
+        *,
+        exclude: Iterable[object] = (),
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> list[Page]:
+        """:meth:`recommend` for several users at once: a page for each, in order.
+
+        One round trip to Redis and one call to Triton for as many users as the model takes in a batch.
+        """
+        flow = flows.recommend(self._context(self._release), user_ids, k, exclude=exclude, candidates=candidates)
+        return self._run(flow, self._seconds(timeout))
+
+    def rank(self, user_id: object, item_ids: Iterable[object], *, timeout: float | None = None) -> Page:
+        """The given items, at most 10,000, best first for this user.
+
+        Of an item given twice the first counts. Items that are not in the catalogue are left out and listed in
+        ``page.unknown_items``; without any known item the page is empty and no server is asked.
+        Raises as :meth:`recommend`.
+        """
+        flow = flows.rank(self._context(self._release), user_id, item_ids)
+        return self._run(flow, self._seconds(timeout))[0]
+
+    def search(
+        self,
+        user_id: object | None,
+        query: str,
+        k: int = 20,
+        *,
+        exclude: Iterable[object] = (),
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """Items that fit a query in natural language, with a touch of the user's taste; ``None`` is nobody.
+
+        A query of more than 10,000 characters is refused; how much of a shorter one counts is up to the text encoder.
+        Raises as :meth:`recommend`.
+        """
+        flow = flows.search(
+            self._context(self._release),
+            user_id,
+            query,
+            k,
+            exclude=exclude,
+            candidates=candidates,
+            blend=self._search_blend,
+        )
+        return self._run(flow, self._seconds(timeout))[0]
+
+    def similar_items(
+        self,
+        item_id: object,
+        k: int = 20,
+        *,
+        exclude: Iterable[object] = (),
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """The items nearest to one item, which is not among them.
+
+        For an item that is not in the catalogue the page is empty and lists it in ``page.unknown_items``.
+        Raises as :meth:`recommend`.
+        """
+        context = self._context(self._release)
+        flow = flows.similar_items(context, item_id, k, exclude=exclude, candidates=candidates)
+        return self._run(flow, self._seconds(timeout))[0]
+
+    @property
+    def version(self) -> int:
+        """The version that serves at present."""
+        return self._release.version
+
+    def refresh(self) -> int:
+        """Take up the newest version that Triton serves; requests under way finish with the one they began with.
+
+        Returns:
+            The version that serves from now on.
+        """
+        with self._loading:
+            self._release = self._run(load_release(self._project, self._release), LOADING_TIMEOUT)
+        return self._release.version
+
+    def close(self) -> None:
+        """Close the connections to both servers."""
+        self._reader.close()
+        self._triton.close()
+
+    def __enter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
+        """Drive a flow to its end, performing each call with the time that is left."""
+        deadline = time.monotonic() + timeout
+        try:
+            call = next(flow)
+            while True:
+                call = flow.send(self._perform(call, time_left(deadline, timeout)))
+        except StopIteration as end:
+            result: _Result = end.value
+            return result
+
+    def _perform(self, call: object, timeout: float) -> object:
+        match call:
+            case ReadFeatures():
+                return self._reader.read(call, timeout=timeout)
+            case Infer():
+                return self._triton.infer(call, timeout=timeout)
+            case ReadSchema():
+                return self._reader.read_schema(call, timeout=timeout)
+            case GetVersions():
+                return self._triton.versions(call.model, timeout=timeout)
+            case GetSettings():
+                return self._triton.settings(call.model, call.version, timeout=timeout)
+            case _:
+                raise TypeError(f"a flow made a call of unknown kind: {call!r}")

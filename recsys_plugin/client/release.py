@@ -1,0 +1,75 @@
+"""A release: one version of every model with its catalogue and read plans. A page is computed with exactly one."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recsys_plugin.errors import FeatureContractError
+from recsys_plugin.features.contract import FeatureContract
+from recsys_plugin.features.plan import ReadPlan, ReadSchema
+from recsys_plugin.inference.calls import GetSettings, ModelSettings
+from recsys_plugin.inference.catalogue import Catalogue, load_catalogue
+from recsys_plugin.inference.models import contract_text, newest_version
+
+__all__ = ["PersonalModel", "Release", "load_release"]
+
+_PERSONAL = ("recommend", "rank", "search")
+
+
+@dataclass(frozen=True, slots=True)
+class PersonalModel:
+    """A model that takes a user's features."""
+
+    plan: ReadPlan
+    max_batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Everything that a request needs and that changes only with the version; immutable."""
+
+    version: int
+    catalogue: Catalogue
+    models: Mapping[str, PersonalModel]
+
+
+def load_release(project: str, current: Release | None) -> Generator[Any, Any, Release]:
+    """Find the newest version and make it ready to serve; ``current`` comes back if it is still the newest.
+
+    Yields calls (see :mod:`recsys_plugin.client.flows`) for the driver to perform.
+
+    Raises:
+        FeatureContractError: if a model's contract is broken, belongs to another project, or disagrees with what
+            the feature store recorded at ``recsys apply``; the message names each difference.
+        InferenceUnavailable: if no version of all models is ready.
+    """
+    version = yield from newest_version()
+    if current is not None and current.version == version:
+        return current
+    schema = yield ReadSchema(project)
+    models = {}
+    for model in _PERSONAL:
+        settings: ModelSettings = yield GetSettings(model, version)
+        contract = FeatureContract.from_json(contract_text(model, version, settings))
+        _check_against_store(model, version, contract, project, schema)
+        models[model] = PersonalModel(ReadPlan(contract), max(1, settings.max_batch_size))
+    catalogue = yield from load_catalogue(version)
+    return Release(version, catalogue, models)
+
+
+def _check_against_store(
+    model: str, version: int, contract: FeatureContract, project: str, schema: Mapping[str, str] | None
+) -> None:
+    where = f"model {model} version {version}"
+    if contract.project != project:
+        raise FeatureContractError(
+            f"{where} was trained on project {contract.project!r}, this client serves {project!r}"
+        )
+    # A store that was never applied through `recsys` has no record; each value's type is checked at every read anyway.
+    if schema is not None and (differences := contract.differences(schema)):
+        raise FeatureContractError(
+            f"{where} and the feature store disagree:\n  " + "\n  ".join(differences) + "\n"
+            "Run `recsys apply` and `recsys materialize`, or train and export the model again."
+        )

@@ -1,0 +1,94 @@
+"""What the client returns: frozen values, ready for a template or, through ``to_dict``, for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from recsys_plugin.features.plan import FeatureReport
+
+__all__ = ["Page", "ScoredItem", "ServedBy", "Timings"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredItem:
+    """One item on a page."""
+
+    item_id: str
+    score: float
+    """What the page is ordered by; comparable within one page only."""
+    position: int
+    """1 is the first."""
+    title: str
+    category: str
+    """Empty where the shop gave none."""
+    price: float | None
+    """In the shop's currency, as of the catalogue version; ``None`` where unknown."""
+    purchase_probability: float | None = None
+    """The model's estimate; ``None`` where it makes none."""
+    click_probability: float | None = None
+    """The model's estimate; ``None`` where it makes none, such as for data without clicks."""
+    relevance: float | None = None
+    """What the first stage found: retrieval score, cosine to the query, or similarity to the item."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedBy:
+    """What a page was computed with: one version of everything, never a mixture."""
+
+    model: str
+    version: int
+    contract: str | None
+    """Fingerprint of the feature contract; ``None`` for a model that takes no features."""
+    catalogue_version: int
+    catalogue_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time went, in milliseconds; for a call with several users, of the whole call."""
+
+    features: float
+    """Reading and decoding features."""
+    inference: float
+    """The models, with the way there and back."""
+    policy: float
+    """From scores to pages."""
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A ranked page; iterate over it, index it, or take its length."""
+
+    request_id: str
+    user_id: str | None
+    items: tuple[ScoredItem, ...]
+    served_by: ServedBy
+    features: FeatureReport | None
+    """What the feature store had for the user; ``None`` where no features were read."""
+    timings: Timings
+    unknown_items: tuple[str, ...] = ()
+    """Item ids asked about that are not in the catalogue, in the order given."""
+
+    def __iter__(self) -> Iterator[ScoredItem]:
+        """The items, best first."""
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        """How many items are on the page."""
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> ScoredItem:
+        """The item at a place counted from 0."""
+        return self.items[index]
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        """The ids of the items, best first."""
+        return tuple(item.item_id for item in self.items)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, tuples, strings, numbers and ``None``, for JSON; never NaN."""
+        return asdict(self)

@@ -1,0 +1,158 @@
+"""The whole data step: find the source, do nothing if its tables are current, else read, validate and store them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys_plugin.data.adapters import Adapter, Places, Report, SourceTables, adapter_named
+from recsys_plugin.data.adapters.folder import Folder
+from recsys_plugin.data.schema import schema_fingerprint
+from recsys_plugin.data.store import Dataset, Description, load_dataset, locked, sha256_of, write_dataset
+from recsys_plugin.data.tables import validate_tables
+from recsys_plugin.errors import ConfigurationError, InvalidInput
+from recsys_plugin.settings import Settings
+
+__all__ = ["DEFAULT_SOURCE", "Prepared", "prepare", "prepare_data"]
+
+DEFAULT_SOURCE = "complete_journey"
+
+#: A shop's own data whose last event is older than this is history: time stands still at its last event.
+_LIVE_FOR = timedelta(days=7)
+_HELD_OUT = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The data set, and whether it was current already."""
+
+    dataset: Dataset
+    reused: bool
+
+
+def prepare_data(
+    settings: Settings,
+    *,
+    source: str | None = None,
+    folder: Path | None = None,
+    path: Path | None = None,
+    now: datetime,
+    progress: Report | None = None,
+) -> Dataset:
+    """Make the canonical tables current and open them: :func:`prepare` for callers who need only the data."""
+    return prepare(settings, source=source, folder=folder, path=path, now=now, progress=progress).dataset
+
+
+def prepare(
+    settings: Settings,
+    *,
+    source: str | None = None,
+    folder: Path | None = None,
+    path: Path | None = None,
+    now: datetime,
+    progress: Report | None = None,
+    force: bool = False,
+) -> Prepared:
+    """Make the canonical tables current.
+
+    Args:
+        settings: where the tables go, and ``settings.data``, the folder with public data sets.
+        source: an adapter's name; ``complete_journey`` if neither it nor ``folder`` is given.
+        folder: a shop's own folder of canonical tables, instead of ``source``.
+        path: a file, or a folder with data sets, for ``source``; ``settings.data`` by default.
+        now: aware moment of loading; events after it are refused.
+        progress: called with what is being done, how much is done, and how much there is.
+        force: read and write again even if nothing changed.
+
+    Raises:
+        DataError: for a malformed table; the tables made earlier stay as they were.
+        InvalidInput: for a source, folder or path that does not exist.
+        ServiceUnavailable: if a download was needed and did not succeed.
+        StepFailed: if another process is doing the same.
+    """
+    report = progress or _silent
+    adapter = _adapter(source, folder)
+    with locked(settings):
+        report("finding the source", 0, 4)
+        files = adapter.locate(Places(path, settings.data, settings.state / "downloads"), report)
+        fingerprint = _fingerprint(adapter, files)
+        current = None if force else _current(settings, fingerprint)
+        if current is not None:
+            return Prepared(current, reused=True)
+        report(f"reading {adapter.name}", 1, 4)
+        found = adapter.read(files)
+        report("validating", 2, 4)
+        valid = validate_tables(found.tables, now=now)
+        described = _describe(found, adapter.name, valid.tables["events"], valid.notes, fingerprint, now)
+        report("writing", 3, 4)
+        dataset = write_dataset(settings, valid.tables, described)
+        report("done", 4, 4)
+        return Prepared(dataset, reused=False)
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def _adapter(source: str | None, folder: Path | None) -> Adapter:
+    if folder is not None:
+        if source is not None:
+            raise InvalidInput(f"source {source!r} and folder {folder} exclude each other; give one")
+        return Folder(folder)
+    return adapter_named(source or DEFAULT_SOURCE)
+
+
+def _fingerprint(adapter: Adapter, files: tuple[Path, ...]) -> str:
+    """Of the adapter with its options, the schema, and every byte of the files: times of change prove nothing."""
+    parts = [
+        adapter.name,
+        repr(adapter),
+        schema_fingerprint(),
+        *(f"{path.name} {sha256_of(path)}" for path in files),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _current(settings: Settings, fingerprint: str) -> Dataset | None:
+    """The stored data set if it was made from the same source and is undamaged."""
+    try:
+        dataset = load_dataset(settings)
+    except ConfigurationError:
+        return None
+    return dataset if dataset.description.fingerprint == fingerprint and dataset.damaged() is None else None
+
+
+def _describe(
+    found: SourceTables,
+    source: str,
+    events: pa.Table,
+    remarks: tuple[str, ...],
+    fingerprint: str,
+    now: datetime,
+) -> Description:
+    bounds = pc.min_max(events["timestamp"]).as_py()
+    first, last = bounds["min"], bounds["max"]
+    historical = last < now - _LIVE_FOR if found.historical is None else found.historical
+    span = last - first
+    test_start = found.test_start or last - span * _HELD_OUT
+    notes = [*found.notes, *remarks]
+    if not span:
+        notes.append("events: all at one moment, so that nothing comes before the test period; models cannot be judged")
+    return Description(
+        name=found.name,
+        source=source,
+        description=found.description,
+        citation=found.citation,
+        historical=historical,
+        as_of=last if historical else now,
+        test_start=test_start,
+        validation_start=found.validation_start or test_start - span * _HELD_OUT,
+        notes=tuple(notes),
+        fingerprint=fingerprint,
+    )

@@ -1,0 +1,98 @@
+"""Every error this package raises on purpose, drawn as a tree.
+
+::
+
+    RecsysError
+    ├── InvalidInput            the caller's argument or file is wrong           exit code 2
+    │   └── DataError           a table is malformed: names file, column, row    exit code 2
+    ├── ConfigurationError      a setting is missing or contradicts another      exit code 2
+    ├── CheckFailed             a check or threshold was not met                 exit code 3
+    │   └── FeatureContractError   model and feature store disagree              exit code 3
+    ├── StepFailed              a pipeline step could not finish                 exit code 1
+    └── ServiceUnavailable      a server did not answer as it should             exit code 1
+        ├── StoreUnavailable        Redis
+        ├── InferenceUnavailable    Triton
+        └── DeadlineExceeded        the time allowed for the call ran out
+
+Each message says what was wrong, where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckFailed",
+    "ConfigurationError",
+    "DataError",
+    "DeadlineExceeded",
+    "FeatureContractError",
+    "InferenceUnavailable",
+    "InvalidInput",
+    "RecsysError",
+    "ServiceUnavailable",
+    "StepFailed",
+    "StoreUnavailable",
+]
+
+
+class RecsysError(Exception):
+    """Base of every error raised on purpose; ``exit_code`` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class InvalidInput(RecsysError, ValueError):
+    """The caller's argument or file is wrong; calling again unchanged fails again."""
+
+    exit_code = 2
+
+
+class DataError(InvalidInput):
+    """A canonical table is malformed.
+
+    ``file``, ``column`` and ``row`` (1-based, the header not counted) say where, as far as each is known.
+    """
+
+    def __init__(self, reason: str, *, file: str, column: str | None = None, row: int | None = None) -> None:
+        self.reason, self.file, self.column, self.row = reason, file, column, row
+        where = file
+        if column is not None:
+            where += f", column {column!r}"
+        if row is not None:
+            where += f", row {row}"
+        super().__init__(f"{where}: {reason}")
+
+
+class ConfigurationError(RecsysError):
+    """A setting is missing or contradicts another."""
+
+    exit_code = 2
+
+
+class CheckFailed(RecsysError):
+    """A check ran and its threshold was not met."""
+
+    exit_code = 3
+
+
+class FeatureContractError(CheckFailed):
+    """A model's feature contract and the feature store disagree; the message names each difference."""
+
+
+class StepFailed(RecsysError):
+    """A pipeline step could not finish; what it had completed is kept."""
+
+
+class ServiceUnavailable(RecsysError):
+    """A server did not answer as it should; calling again later may succeed."""
+
+
+class StoreUnavailable(ServiceUnavailable):
+    """Redis did not answer as it should."""
+
+
+class InferenceUnavailable(ServiceUnavailable):
+    """Triton did not answer as it should."""
+
+
+class DeadlineExceeded(ServiceUnavailable):
+    """The time allowed for the call ran out before the answer came."""

@@ -1,0 +1,220 @@
+"""The model repository as one typed description; configurations, documentation and known answers are derived from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from recsys_plugin.features.contract import FeatureContract
+
+__all__ = ["CANDIDATE_COUNT", "Model", "Step", "Tensor", "describe_repository"]
+
+#: Users or queries in one request, at most.
+MAX_BATCH = 64
+CANDIDATE_COUNT = "candidate_count"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A named tensor; ``dims`` leave the batch out, -1 is any size. ``datatype`` is Triton's: FP32, INT64 or STRING."""
+
+    name: str
+    datatype: str
+    dims: tuple[int, ...]
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of an ensemble: maps from the step model's tensor names to the ensemble's."""
+
+    model: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model of the repository; an ensemble if it has steps."""
+
+    name: str
+    purpose: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    steps: tuple[Step, ...] = ()
+    backend: str = "onnxruntime"
+    max_batch: int = MAX_BATCH
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether Triton only ties other models together under this name."""
+        return bool(self.steps)
+
+
+def _same(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+def describe_repository(
+    contract: FeatureContract, *, vector: int, text_vector: int, own_rows: int
+) -> tuple[Model, ...]:
+    """Describe every model.
+
+    Args:
+        contract: the feature contract of the ranking models; its JSON goes into the ensembles' parameters.
+        vector: width of the common space of users and items.
+        text_vector: width of the text encoder's vectors.
+        own_rows: how many of his own items a user brings as candidates.
+    """
+    widths = {str(name): width for name, width in contract.widths.items()}
+    user = (
+        Tensor("user_float", "FP32", (widths["user_float"],), "packed float features, in contract order"),
+        Tensor("user_int", "INT64", (widths["user_int"],), "packed integers, times (seconds) and catalogue rows"),
+        Tensor("user_string", "STRING", (widths["user_string"],), "packed text features"),
+    )
+    user_names = tuple(tensor.name for tensor in user)
+    user_vector = Tensor("user_vector", "FP32", (vector,), "unit vector of the user")
+    own = Tensor("own_rows", "INT64", (own_rows,), "rows that are candidates whatever they score; -1 pads")
+    excluded = Tensor("excluded_rows", "INT64", (-1,), "rows never to return; -1 pads")
+    count = Tensor(CANDIDATE_COUNT, "INT64", (1,), "how many candidates to return; the largest of a batch counts")
+    rows = Tensor("rows", "INT64", (-1,), "catalogue rows of the candidates, -1 where there are fewer than asked")
+    candidates = Tensor("candidate_rows", "INT64", (-1,), "catalogue rows to score; -1 pads")
+    retrieval = Tensor("retrieval_scores", "FP32", (-1,), "cosines of user and candidate")
+    relevance = Tensor("relevance", "FP32", (-1,), "cosines of query and candidate texts")
+    similarity = Tensor("similarity", "FP32", (-1,), "cosines of the two items")
+    query = Tensor("query", "STRING", (1,), "what the user typed")
+    query_vector = Tensor("text_embedding", "FP32", (text_vector,), "unit vector of the text")
+    tokens = (
+        Tensor("input_ids", "INT64", (-1,), "token ids"),
+        Tensor("attention_mask", "INT64", (-1,), "1 for a token, 0 for padding"),
+    )
+    item_row = Tensor("item_row", "INT64", (1,), "catalogue row")
+    item_vector = Tensor("item_vector", "FP32", (vector,), "unit vector of the item")
+    scores = (
+        Tensor("scores", "FP32", (-1,), "what to rank by; higher is better"),
+        Tensor("purchase_probability", "FP32", (-1,), "probability of a purchase; NaN if never trained"),
+        Tensor("click_probability", "FP32", (-1,), "probability of a click; NaN if never trained"),
+    )
+    score_names = tuple(tensor.name for tensor in scores)
+
+    # Triton refuses an ensemble that names a tensor which no later step takes, so each names what it uses.
+    to_vector = Step("user_tower", _same(*user_names), _same("user_vector"))
+    to_vector_and_own = Step("user_tower", _same(*user_names), _same("user_vector", "own_rows"))
+
+    def ranking(candidate_name: str) -> Step:
+        inputs = {**_same(*user_names, "user_vector"), "candidate_rows": candidate_name}
+        return Step("ctr_ranker", inputs, _same(*score_names))
+
+    carries = {"feature_contract": contract.to_json()}
+    return (
+        Model(
+            "recommend",
+            "A user's features to ranked candidates: user tower, exact nearest items, CTR ranker.",
+            (*user, excluded, count),
+            (rows, retrieval, *scores),
+            (
+                to_vector_and_own,
+                Step(
+                    "item_index",
+                    {"query_vector": "user_vector", **_same("own_rows", "excluded_rows", CANDIDATE_COUNT)},
+                    {"rows": "rows", "similarities": "retrieval_scores"},
+                ),
+                ranking("rows"),
+            ),
+            parameters=carries,
+        ),
+        Model(
+            "rank",
+            "Scores for given candidates of a user.",
+            (*user, candidates),
+            scores,
+            (to_vector, ranking("candidate_rows")),
+            parameters=carries,
+        ),
+        Model(
+            "search",
+            "A user's words to candidates, scored for this user: tokenizer, text encoder, text index, CTR ranker.",
+            (*user, query, excluded, count),
+            (rows, relevance, *scores),
+            (
+                Step("tokenizer", _same("query"), _same("input_ids", "attention_mask")),
+                Step("text_encoder", _same("input_ids", "attention_mask"), _same("text_embedding")),
+                Step(
+                    "text_index",
+                    {"query_vector": "text_embedding", **_same("excluded_rows", CANDIDATE_COUNT)},
+                    {"rows": "rows", "similarities": "relevance"},
+                ),
+                to_vector,
+                ranking("rows"),
+            ),
+            parameters=carries,
+        ),
+        Model(
+            "similar",
+            "The items nearest to an item in the space of users and items.",
+            (item_row, excluded, count),
+            (rows, similarity),
+            (
+                Step("item_embedding", _same("item_row"), _same("item_vector", "own_rows")),
+                Step(
+                    "item_index",
+                    {"query_vector": "item_vector", **_same("own_rows", "excluded_rows", CANDIDATE_COUNT)},
+                    {"rows": "rows", "similarities": "similarity"},
+                ),
+            ),
+        ),
+        Model(
+            "catalogue",
+            "The items built into this version, page by page; an item's row number is its position.",
+            (
+                Tensor("offset", "INT64", (1,), "first row of the page"),
+                Tensor("count", "INT64", (1,), "rows of the page, at most"),
+            ),
+            (
+                Tensor("item_ids", "STRING", (-1,), "item ids"),
+                Tensor("titles", "STRING", (-1,), "titles"),
+                Tensor("categories", "STRING", (-1,), "categories, empty where unknown"),
+                Tensor("prices", "FP32", (-1,), "prices, NaN where unknown"),
+                Tensor("size", "INT64", (1,), "items in all"),
+            ),
+            max_batch=0,
+        ),
+        Model("user_tower", "A user's raw features to his vector and his own items.", user, (user_vector, own)),
+        Model(
+            "item_index",
+            "Exact top-k of the catalogue by cosine; the user's own items come first, excluded ones never.",
+            (Tensor("query_vector", "FP32", (vector,), "unit vector"), _any_length(own), excluded, count),
+            (rows, Tensor("similarities", "FP32", (-1,), "cosines")),
+        ),
+        Model(
+            "ctr_ranker",
+            "Click and purchase probabilities of candidates, the items' part of the first layer being resident.",
+            (*user, user_vector, candidates),
+            scores,
+        ),
+        Model("item_embedding", "The vector of a catalogue row.", (item_row,), (item_vector, _any_length(own))),
+        Model(
+            "text_index",
+            "Exact top-k of the catalogue's texts by cosine.",
+            (Tensor("query_vector", "FP32", (text_vector,), "unit vector"), excluded, count),
+            (rows, Tensor("similarities", "FP32", (-1,), "cosines")),
+        ),
+        Model(
+            "text_encoder",
+            "Tokens to a unit vector: mean-pooled states of the language model.",
+            tokens,
+            (query_vector,),
+        ),
+        Model(
+            "tokenizer",
+            "Text to tokens; the one Python model, since ONNX has no WordPiece.",
+            (query,),
+            tokens,
+            backend="python",
+        ),
+    )
+
+
+def _any_length(tensor: Tensor) -> Tensor:
+    return Tensor(tensor.name, tensor.datatype, (-1,), tensor.meaning)

@@ -1,0 +1,165 @@
+"""ONNX graphs written by hand: exact nearest items, vector look-up and the catalogue's pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+__all__ = ["IR_VERSION", "OPSET", "catalogue_graph", "index_graph", "lookup_graph"]
+
+#: What the ONNX Runtime of Triton 24.10 and later reads.
+IR_VERSION, OPSET = 10, 18
+
+_Array = np.ndarray[Any, np.dtype[Any]]
+#: Above and below every cosine, so that own rows come first and excluded ones never come.
+_OWN, _NEVER = 4.0, -1000.0
+
+
+def _model(
+    name: str,
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    constants: dict[str, _Array],
+) -> onnx.ModelProto:
+    initializers = [numpy_helper.from_array(value, name=key) for key, value in constants.items()]
+    graph = helper.make_graph(nodes, name, inputs, outputs, initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    onnx.checker.check_model(model, full_check=False)
+    return model
+
+
+def _int(values: Any) -> _Array:
+    return np.array(values, dtype=np.int64)
+
+
+def index_graph(vectors: _Array, *, own_rows: bool) -> onnx.ModelProto:
+    """Exact top-k by inner product over resident vectors.
+
+    Args:
+        vectors: float32 [N, D], the catalogue in row order.
+        own_rows: whether the graph takes ``own_rows``, which come before all others.
+
+    Returns:
+        ``query_vector`` [B, D], ``own_rows`` and ``excluded_rows`` int64 [B, any], ``candidate_count`` int64 [B, 1] →
+        ``rows`` int64 [B, K] and ``similarities`` float32 [B, K], where K = min(largest count, N); -1 for excluded rows.
+    """
+    size = len(vectors)
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["query_vector", "vectors"], ["cosines"]),
+        # One column more than the catalogue takes what the padding (-1) points at.
+        node("Shape", ["cosines"], ["batch"], start=0, end=1),
+        node("Concat", ["batch", "width"], ["padded_shape"], axis=0),
+        node("Expand", ["zero", "padded_shape"], ["blank"]),
+    ]
+    lifted = "blank"
+    kinds = [("own", "own_rows", "own_lift")] if own_rows else []
+    for kind, rows, lift in [*kinds, ("excluded", "excluded_rows", "never_lift")]:
+        nodes += [
+            node("Less", [rows, "first_row"], [f"{kind}_is_padding"]),
+            node("Where", [f"{kind}_is_padding", "size", rows], [f"{kind}_columns"]),
+            node("Shape", [rows], [f"{kind}_shape"]),
+            node("Expand", [lift, f"{kind}_shape"], [f"{kind}_values"]),
+            node("ScatterElements", [lifted, f"{kind}_columns", f"{kind}_values"], [f"{kind}_lifted"], axis=1),
+        ]
+        lifted = f"{kind}_lifted"
+    nodes += [
+        node("Slice", [lifted, "first_row", "size", "axis"], ["lift"]),
+        node("Add", ["cosines", "lift"], ["ordering"]),
+        node("ReduceMax", ["candidate_count"], ["largest"], keepdims=0),
+        node("Min", ["largest", "size_scalar"], ["bounded"]),
+        node("Max", ["bounded", "one_scalar"], ["k_scalar"]),
+        node("Unsqueeze", ["k_scalar", "first_row"], ["k"]),
+        node("TopK", ["ordering", "k"], ["top_order", "top_rows"], axis=1),
+        node("GatherElements", ["cosines", "top_rows"], ["similarities"], axis=1),
+        node("Less", ["top_order", "threshold"], ["is_excluded"]),
+        node("Where", ["is_excluded", "no_row", "top_rows"], ["rows"]),
+    ]
+    info = helper.make_tensor_value_info
+    inputs = [info("query_vector", TensorProto.FLOAT, ["batch_size", vectors.shape[1]])]
+    if own_rows:
+        inputs.append(info("own_rows", TensorProto.INT64, ["batch_size", "own_count"]))
+    inputs += [
+        info("excluded_rows", TensorProto.INT64, ["batch_size", "excluded_count"]),
+        info("candidate_count", TensorProto.INT64, ["batch_size", 1]),
+    ]
+    outputs = [
+        info("rows", TensorProto.INT64, ["batch_size", "candidates"]),
+        info("similarities", TensorProto.FLOAT, ["batch_size", "candidates"]),
+    ]
+    constants = {
+        "vectors": np.ascontiguousarray(vectors.T.astype(np.float32)),
+        "width": _int([size + 1]),
+        "zero": np.array([0.0], np.float32),
+        "first_row": _int([0]),
+        "size": _int([size]),
+        "axis": _int([1]),
+        "size_scalar": _int(size),
+        "one_scalar": _int(1),
+        "never_lift": np.array([_NEVER], np.float32),
+        "threshold": np.array(_NEVER / 2, np.float32),
+        "no_row": _int(-1),
+    }
+    if own_rows:
+        constants["own_lift"] = np.array([_OWN], np.float32)
+    return _model("exact_index", nodes, inputs, outputs, constants)
+
+
+def lookup_graph(vectors: _Array) -> onnx.ModelProto:
+    """``item_row`` int64 [B, 1] → ``item_vector`` float32 [B, D], and ``own_rows`` [B, 1] of -1: an item brings none."""
+    node, info = helper.make_node, helper.make_tensor_value_info
+    nodes = [
+        node("Squeeze", ["item_row", "axis"], ["row"]),
+        node("Gather", ["vectors", "row"], ["item_vector"], axis=0),
+        node("Shape", ["item_row"], ["row_shape"]),
+        node("Expand", ["no_row", "row_shape"], ["own_rows"]),
+    ]
+    return _model(
+        "item_lookup",
+        nodes,
+        [info("item_row", TensorProto.INT64, ["batch_size", 1])],
+        [
+            info("item_vector", TensorProto.FLOAT, ["batch_size", vectors.shape[1]]),
+            info("own_rows", TensorProto.INT64, ["batch_size", "own_count"]),
+        ],
+        {"vectors": vectors.astype(np.float32), "axis": _int([1]), "no_row": _int([-1])},
+    )
+
+
+def catalogue_graph(
+    item_ids: Sequence[str], titles: Sequence[str], categories: Sequence[str], prices: _Array
+) -> onnx.ModelProto:
+    """``offset`` and ``count`` int64 [1] → that page of ids, titles, categories (texts) and prices (float32), and ``size``."""
+    node, info = helper.make_node, helper.make_tensor_value_info
+    texts = {"item_ids": item_ids, "titles": titles, "categories": categories}
+    columns = {f"all_{name}": np.array([*values], dtype=object) for name, values in texts.items()}
+    columns["all_prices"] = prices.astype(np.float32)
+    nodes = [
+        node("Add", ["offset", "count"], ["asked_end"]),
+        node("Min", ["asked_end", "total"], ["end"]),
+        node("Max", ["offset", "first_row"], ["asked_start"]),
+        node("Min", ["asked_start", "total"], ["start"]),
+        node("Max", ["start", "end"], ["stop"]),
+        node("Squeeze", ["start"], ["start_scalar"]),
+        node("Squeeze", ["stop"], ["stop_scalar"]),
+        node("Range", ["start_scalar", "stop_scalar", "step"], ["page"]),
+        *(node("Gather", [name, "page"], [name.removeprefix("all_")], axis=0) for name in columns),
+        node("Identity", ["total"], ["size"]),
+    ]
+    kinds = {name: TensorProto.STRING for name in texts} | {"prices": TensorProto.FLOAT}
+    constants = {"total": _int([len(item_ids)]), "first_row": _int([0]), "step": _int(1), **columns}
+    return _model(
+        "catalogue",
+        nodes,
+        [info("offset", TensorProto.INT64, [1]), info("count", TensorProto.INT64, [1])],
+        [
+            *(info(name, kind, ["page_rows"]) for name, kind in kinds.items()),
+            info("size", TensorProto.INT64, [1]),
+        ],
+        constants,
+    )

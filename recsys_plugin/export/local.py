@@ -1,0 +1,73 @@
+"""Run the exported repository in this process: the same graphs through onnxruntime, step by step as the ensembles say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from recsys_plugin.export.description import Model
+
+__all__ = ["LocalRepository", "tokenizer_of"]
+
+_Array = np.ndarray[Any, np.dtype[Any]]
+Tokenize = Callable[[_Array], dict[str, _Array]]
+
+
+class LocalRepository:
+    """One version of a model repository, run without a server.
+
+    Args:
+        models: the description.
+        graphs: the folder of each ONNX model's ``model.onnx``, by model name.
+        tokenize: ``query`` object [B, 1] → ``input_ids`` and ``attention_mask``.
+    """
+
+    def __init__(self, models: tuple[Model, ...], graphs: Mapping[str, Path], tokenize: Tokenize) -> None:
+        self._models = {model.name: model for model in models}
+        self._tokenize = tokenize
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._sessions = {
+            name: onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            for name, path in graphs.items()
+        }
+
+    def run(self, name: str, inputs: Mapping[str, _Array]) -> dict[str, _Array]:
+        """Run a model or an ensemble; texts are ``str`` in object arrays."""
+        model = self._models[name]
+        if not model.is_ensemble:
+            if name == "tokenizer":
+                return self._tokenize(inputs["query"])
+            session = self._sessions[name]
+            wanted = [output.name for output in model.outputs]
+            feed = {value.name: inputs[value.name] for value in session.get_inputs()}
+            return dict(zip(wanted, session.run(wanted, feed), strict=True))
+        known = dict(inputs)
+        for step in model.steps:
+            outputs = self.run(step.model, {name: known[source] for name, source in step.inputs.items()})
+            known.update({target: outputs[source] for source, target in step.outputs.items()})
+        return {output.name: known[output.name] for output in model.outputs}
+
+
+def tokenizer_of(folder: Path) -> Tokenize:
+    """The tokenizer that the served tokenizer model loads, from the same two files."""
+    from tokenizers import Tokenizer
+
+    options = json.loads((folder / "options.json").read_text(encoding="utf-8"))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(max_length=options["max_tokens"])
+    tokenizer.enable_padding(pad_id=options["pad_id"], pad_token=options["pad_token"])
+
+    def tokenize(queries: _Array) -> dict[str, _Array]:
+        encoded = tokenizer.encode_batch([str(query) for query in queries.reshape(-1)])
+        return {
+            "input_ids": np.array([line.ids for line in encoded], np.int64),
+            "attention_mask": np.array([line.attention_mask for line in encoded], np.int64),
+        }
+
+    return tokenize

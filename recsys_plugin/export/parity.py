@@ -1,0 +1,95 @@
+"""The exported graphs against the trained models, on real rows: an export that differs is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from recsys_plugin.errors import CheckFailed
+from recsys_plugin.export.local import LocalRepository
+from recsys_plugin.training.candidates import candidate_rows
+from recsys_plugin.training.evaluation import score_candidates
+from recsys_plugin.training.packing import UserTensors
+from recsys_plugin.training.ranker import HEADS
+from recsys_plugin.training.text import TextEncoder, encode_texts
+from recsys_plugin.training.artefacts import TrainedModels
+
+__all__ = ["TOLERANCE", "check_parity", "user_inputs"]
+
+_Array = np.ndarray[Any, np.dtype[Any]]
+
+#: Largest absolute difference allowed in a vector's component, a cosine or a probability.
+TOLERANCE = 1e-4
+
+
+def user_inputs(users: UserTensors) -> dict[str, _Array]:
+    """The packed tensors under their input names."""
+    return {"user_float": users.user_float, "user_int": users.user_int, "user_string": users.user_string}
+
+
+def check_parity(
+    local: LocalRepository,
+    models: TrainedModels,
+    users: UserTensors,
+    encoder: TextEncoder,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    candidates: int,
+) -> dict[str, float]:
+    """Compare every exported graph with its torch model.
+
+    Args:
+        local: the exported graphs. models: the trained ones.
+        users: real packed users. texts: real texts. encoder, tokenizer: the text models.
+        candidates: how many to retrieve for each user.
+
+    Returns:
+        The largest absolute difference of each output, by ``model.output``.
+
+    Raises:
+        CheckFailed: if one is above :data:`TOLERANCE`, or the index returned other candidates.
+    """
+    differences: dict[str, float] = {}
+    packed = user_inputs(users)
+    tower = local.run("user_tower", packed)
+    differences["user_tower.user_vector"] = _largest(tower["user_vector"], models.towers.user_vectors(users))
+    none = np.full((len(users), 1), -1, np.int64)
+    found = local.run(
+        "item_index",
+        {
+            "query_vector": tower["user_vector"],
+            "own_rows": tower["own_rows"],
+            "excluded_rows": none,
+            "candidate_count": np.full((len(users), 1), candidates, np.int64),
+        },
+    )
+    rows, cosines = candidate_rows(models.towers, users, candidates)
+    # Neighbours whose cosines differ by less than rounding may change places; the cosines by position may not.
+    differences["item_index.similarities"] = _largest(found["similarities"], cosines)
+    ranked = local.run("ctr_ranker", {**packed, "user_vector": tower["user_vector"], "candidate_rows": rows})
+    logits = score_candidates(models.ranker, models.towers, models.items, users, rows)
+    for head in models.heads:
+        wanted = torch.sigmoid(torch.from_numpy(logits[..., HEADS.index(head)])).numpy()
+        name = f"{head}_probability"
+        differences[f"ctr_ranker.{name}"] = _largest(ranked[name], wanted)
+    encoded = local.run("text_encoder", local.run("tokenizer", {"query": np.array(texts, object)[:, None]}))
+    differences["text_encoder.text_embedding"] = _largest(
+        encoded["text_embedding"], encode_texts(encoder, tokenizer, texts)
+    )
+    too_large = {name: value for name, value in differences.items() if not value <= TOLERANCE}
+    if too_large:
+        found_text = ", ".join(f"{name} by {value:.2g}" for name, value in too_large.items())
+        raise CheckFailed(f"the exported graphs differ from the trained models: {found_text} (allowed {TOLERANCE:g})")
+    return differences
+
+
+def _largest(got: _Array, wanted: _Array) -> float:
+    if got.shape != wanted.shape:
+        raise CheckFailed(
+            f"an exported graph answers with shape {got.shape} where the trained model has {wanted.shape}"
+        )
+    return float(np.abs(got - wanted).max(initial=0.0)) if np.isfinite(got).all() else float("nan")

@@ -1,0 +1,215 @@
+"""The trained torch models as ONNX graphs that take the contract's raw tensors, texts included."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys_plugin.export.index_graphs import IR_VERSION, OPSET
+from recsys_plugin.training.artefacts import TrainedModels
+from recsys_plugin.training.inputs import ItemInputs, UserInputs
+from recsys_plugin.training.ranker import HEADS, ItemTables, Ranker
+from recsys_plugin.training.text import TextEncoder
+from recsys_plugin.training.two_tower import TwoTower
+
+__all__ = ["RankerGraph", "UserTowerGraph", "encoder_graph", "ranker_graph", "user_tower_graph"]
+
+#: What a head counts for in the score; heads that the data could not train count nothing.
+SCORE_WEIGHTS = {"click": 0.1, "purchase": 1.0}
+
+
+class UserTowerGraph(nn.Module):
+    """``user_float``, ``user_int``, ``user_codes`` → ``user_vector`` and ``own_rows``, the catalogue being constant."""
+
+    embedded: Tensor
+
+    def __init__(self, towers: TwoTower) -> None:
+        super().__init__()
+        self.tower = towers.user
+        embedded, _ = towers.item_vectors()
+        self.register_buffer("embedded", torch.from_numpy(embedded.copy()))
+
+    def forward(self, user_float: Tensor, user_int: Tensor, user_codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors [B, 64] and the catalogue rows of favourites and recent items [B, F + R]."""
+        dense, lists = self.tower.inputs(user_float, user_int, user_codes)
+        vector = self.tower.combine(dense, lists, self.embedded)
+        return vector, torch.cat([lists.favourite_rows, lists.recent_rows], dim=1)
+
+
+class RankerGraph(nn.Module):
+    """The user's tensors and candidates → scores and probabilities, the item tables being constant."""
+
+    vectors: Tensor
+    first_layer: Tensor
+    categories: Tensor
+
+    def __init__(self, ranker: Ranker, towers: TwoTower, items: ItemInputs, heads: tuple[str, ...]) -> None:
+        super().__init__()
+        self.ranker = ranker
+        self.heads = heads
+        vectors = torch.from_numpy(towers.item_vectors()[1].copy())
+        with torch.no_grad():
+            tables = ranker.item_tables(vectors, torch.from_numpy(items.numbers), torch.from_numpy(items.codes))
+        self.register_buffer("vectors", tables.vectors)
+        self.register_buffer("first_layer", tables.first_layer)
+        self.register_buffer("categories", tables.categories)
+
+    def forward(
+        self, user_float: Tensor, user_int: Tensor, user_codes: Tensor, user_vector: Tensor, candidate_rows: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, purchase probability and click probability, float32 [B, C] each."""
+        tables = ItemTables(self.vectors, self.first_layer, self.categories)
+        logits = self.ranker(user_float, user_int, user_codes, user_vector, candidate_rows, tables)
+        probability = torch.sigmoid(logits)
+        scores = sum(
+            (SCORE_WEIGHTS[head] * probability[..., HEADS.index(head)] for head in self.heads), torch.zeros(())
+        )
+        purchase, click = (
+            probability[..., HEADS.index(head)] + (0.0 if head in self.heads else float("nan"))
+            for head in ("purchase", "click")
+        )
+        return scores, purchase, click
+
+
+def user_tower_graph(models: TrainedModels) -> onnx.ModelProto:
+    """Export :class:`UserTowerGraph` with text look-up in front."""
+    module = UserTowerGraph(models.towers).eval()
+    example = _example_user(models.towers.user.inputs)
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    graph = _export(
+        module, example, [{0: batch}] * 3, ["user_float", "user_int", "user_codes"], ["user_vector", "own_rows"]
+    )
+    return _take_texts(graph, models.towers.user.inputs)
+
+
+def ranker_graph(models: TrainedModels) -> onnx.ModelProto:
+    """Export :class:`RankerGraph` with text look-up in front."""
+    module = RankerGraph(models.ranker, models.towers, models.items, models.heads).eval()
+    width = module.vectors.shape[1]
+    size = len(models.item_ids)
+    example = (
+        *_example_user(models.ranker.inputs),
+        F.normalize(torch.ones(2, width), dim=1),
+        torch.arange(6).reshape(2, 3) % size,
+    )
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    candidates = torch.export.Dim("candidates", min=1, max=1_000_000)
+    shapes = [*[{0: batch}] * 4, {0: batch, 1: candidates}]
+    names = ["user_float", "user_int", "user_codes", "user_vector", "candidate_rows"]
+    graph = _export(module, example, shapes, names, ["scores", "purchase_probability", "click_probability"])
+    return _take_texts(graph, models.ranker.inputs)
+
+
+def encoder_graph(encoder: TextEncoder, tokenizer: Any) -> onnx.ModelProto:
+    """``input_ids`` and ``attention_mask`` → ``text_embedding``."""
+    tokens = tokenizer(["a red mug", "milk"], padding=True, return_tensors="pt")
+    texts, length = torch.export.Dim("texts", min=1, max=4096), torch.export.Dim("tokens", min=2, max=512)
+    return _export(
+        encoder,
+        (tokens["input_ids"], tokens["attention_mask"]),
+        [{0: texts, 1: length}] * 2,
+        ["input_ids", "attention_mask"],
+        ["text_embedding"],
+    )
+
+
+def _example_user(inputs: UserInputs) -> tuple[Tensor, Tensor, Tensor]:
+    widths = inputs.contract.widths
+    return (
+        torch.ones(2, widths["user_float"]),  # type: ignore[index]
+        torch.zeros(2, widths["user_int"], dtype=torch.int64),  # type: ignore[index]
+        torch.zeros(2, len(inputs.texts), dtype=torch.int64),
+    )
+
+
+def _export(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    shapes: Sequence[Mapping[int, Any]],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            module,
+            example,
+            str(path),
+            dynamo=True,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=tuple(dict(shape) for shape in shapes),
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+        model = onnx.load(path)
+    model.ir_version = IR_VERSION
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter narrates on standard output and warns of its own deprecations."""
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)
+
+
+def _take_texts(model: onnx.ModelProto, inputs: UserInputs) -> onnx.ModelProto:
+    """Replace the input ``user_codes`` by ``user_string``: the vocabularies move into the graph."""
+    graph = model.graph
+    for position, value in enumerate(graph.input):
+        if value.name == "user_codes":
+            batch = value.type.tensor_type.shape.dim[0].dim_param
+            del graph.input[position]
+            break
+    width = inputs.contract.widths["user_string"]  # type: ignore[index]
+    graph.input.append(helper.make_tensor_value_info("user_string", TensorProto.STRING, [batch, width]))
+    nodes: list[onnx.NodeProto] = []
+    for spec in inputs.texts:
+        name = spec.reference.replace(":", "_")
+        column = numpy_helper.from_array(
+            np.array([inputs.contract.slots[spec.reference].offset], np.int64), f"{name}_column"
+        )
+        graph.initializer.append(column)
+        values = inputs.vocabularies[spec.reference].values
+        nodes += [
+            helper.make_node("Gather", ["user_string", f"{name}_column"], [f"{name}_text"], axis=1),
+            helper.make_node(
+                "LabelEncoder",
+                [f"{name}_text"],
+                [f"{name}_code"],
+                domain="ai.onnx.ml",
+                # An empty vocabulary still needs one key; the empty text is code 0 in every vocabulary.
+                keys_strings=["", *values],
+                values_int64s=list(range(len(values) + 1)),
+                default_int64=0,
+            ),
+        ]
+    codes = [f"{spec.reference.replace(':', '_')}_code" for spec in inputs.texts]
+    nodes.append(helper.make_node("Concat", codes, ["user_codes"], axis=1))
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 2))
+    onnx.checker.check_model(model)
+    return model

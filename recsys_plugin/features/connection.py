@@ -1,0 +1,283 @@
+"""Redis by URL: one address for the serving client and for Feast's own online store.
+
+======================================================  ===============================================
+``redis://user:password@host:6379/0``                   one server
+``rediss://host:6379/0?ssl_ca_certs=ca.pem``            the same over TLS
+``unix:///run/redis.sock?db=0``                         a unix socket
+``redis-cluster://host:6379,host:6380``                 a cluster (``rediss-cluster://`` over TLS)
+``redis-sentinel://host:26379,host:26379/mymaster/0``   the master that the sentinels name
+======================================================  ===============================================
+
+User and password may be left out, and are percent-encoded when they hold special characters. The options
+``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile`` (files) and ``ssl_check_hostname`` (true or false) go with
+the TLS schemes. Works with Redis and Valkey alike.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from recsys_plugin.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import redis
+    import redis.asyncio
+
+    SyncClient = redis.Redis | redis.RedisCluster
+    AsyncClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
+
+__all__ = ["RedisAddress"]
+
+_SCHEMES = {
+    "redis": ("redis", False),
+    "rediss": ("redis", True),
+    "unix": ("redis", False),
+    "redis-cluster": ("redis_cluster", False),
+    "rediss-cluster": ("redis_cluster", True),
+    "redis-sentinel": ("redis_sentinel", False),
+}
+_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RedisAddress:
+    """Where Redis is and how to log in. Build it with :meth:`parse`; the password never shows in ``repr``."""
+
+    kind: str
+    """``redis``, ``redis_cluster`` or ``redis_sentinel``: Feast's own names."""
+    nodes: tuple[tuple[str, int], ...] = ()
+    """Host and port of each server named; empty for a unix socket."""
+    socket_path: str | None = None
+    database: int = 0
+    username: str | None = None
+    password: str | None = field(default=None)
+    tls: bool = False
+    tls_options: tuple[tuple[str, str | bool], ...] = ()
+    sentinel_master: str | None = None
+
+    @classmethod
+    def parse(cls, url: str) -> RedisAddress:
+        """Read a URL of one of the forms above.
+
+        Raises:
+            ConfigurationError: if it is none of them; the message shows the URL without its password.
+        """
+        shown = _masked(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise ConfigurationError(f"Redis URL {shown!r}: {error}") from error
+        if parts.scheme not in _SCHEMES:
+            raise ConfigurationError(f"Redis URL {shown!r} does not start with one of {', '.join(_SCHEMES)}://")
+        if "@" in parts.path + parts.query + parts.fragment and parts.scheme != "unix":
+            raise ConfigurationError(f"Redis URL {shown!r}: percent-encode special characters of user and password")
+        kind, tls = _SCHEMES[parts.scheme]
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        credentials, _, location = parts.netloc.rpartition("@")
+        username, _, password = credentials.partition(":")
+        path = unquote(parts.path)
+        database_text, master = options.pop("db", None), None
+        nodes: tuple[tuple[str, int], ...] = ()
+        if parts.scheme == "unix":
+            if location or not path:
+                raise ConfigurationError(f"Redis URL {shown!r} needs an absolute path: unix:///run/redis.sock")
+        else:
+            nodes = _nodes(location, shown, default_port=26379 if kind == "redis_sentinel" else 6379)
+            segments = [segment for segment in path.split("/") if segment]
+            if kind == "redis_sentinel":
+                if not segments:
+                    raise ConfigurationError(
+                        f"Redis URL {shown!r} needs the master's name: redis-sentinel://host/master"
+                    )
+                master = segments.pop(0)
+            if segments:
+                database_text = segments.pop(0)
+            if segments:
+                raise ConfigurationError(f"Redis URL {shown!r}: what is {'/'.join(segments)!r} after the database?")
+        if kind == "redis" and len(nodes) > 1:
+            raise ConfigurationError(
+                f"Redis URL {shown!r} names several servers: use redis-cluster:// or redis-sentinel://"
+            )
+        database = _database(database_text, shown)
+        if kind == "redis_cluster" and database != 0:
+            raise ConfigurationError(f"Redis URL {shown!r}: a cluster has database 0 only")
+        return cls(
+            kind=kind,
+            nodes=nodes,
+            socket_path=path if parts.scheme == "unix" else None,
+            database=database,
+            username=unquote(username) or None,
+            password=unquote(password) or None,
+            tls=tls,
+            tls_options=_tls_options(options, tls, shown),
+            sentinel_master=master,
+        )
+
+    def __repr__(self) -> str:
+        """The address as text, the password masked."""
+        where = self.socket_path or ",".join(f"{host}:{port}" for host, port in self.nodes)
+        login = f"{self.username or ''}{':***' if self.password else ''}@" if self.username or self.password else ""
+        master = f"/{self.sentinel_master}" if self.sentinel_master else ""
+        scheme = (
+            "unix"
+            if self.socket_path
+            else self.kind.replace("_", "-").replace("redis", "rediss" if self.tls else "redis", 1)
+        )
+        return f"RedisAddress({scheme}://{login}{where}{master}, database {self.database})"
+
+    def feast_redis_type(self) -> str:
+        """Feast's ``redis_type`` for its Redis online store."""
+        return self.kind
+
+    def feast_connection_string(self, *, timeout: float = 5.0) -> str:
+        """Feast's ``connection_string`` for its Redis online store.
+
+        Args:
+            timeout: seconds for connecting and for each reply. redis-py's retries are switched off as well:
+                with the server away it is they that wait, not the socket.
+
+        Raises:
+            ConfigurationError: for an IPv6 address, which Feast's format cannot express.
+        """
+        if any(":" in host for host, _ in self.nodes):
+            raise ConfigurationError(f"{self!r}: Feast's connection string has no form for IPv6; use a host name")
+        # Feast reads a host and a port in any case; with a socket path redis-py then ignores them.
+        nodes = [f"{host}:{port}" for host, port in self.nodes] or ["localhost:0"]
+        options = {key: value for key, value in self._login().items() if value is not None}
+        if self.socket_path is not None:
+            options["unix_socket_path"] = self.socket_path
+        if self.kind != "redis_cluster":
+            options["db"] = self.database
+        if self.tls:
+            options["ssl"] = True
+        options |= {**dict(self.tls_options), "socket_timeout": timeout, "socket_connect_timeout": timeout}
+        options["retry"] = None
+        return ",".join([*nodes, *(f"{name}={_feast_value(value)}" for name, value in options.items())])
+
+    def connect(self, timeout: float) -> SyncClient:
+        """A redis-py client: replies stay bytes, nothing is retried.
+
+        ``timeout`` is in seconds, for connecting and for each reply.
+        No connection is made yet, except for a cluster, whose layout is asked for at once.
+        """
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.cluster import ClusterNode
+        from redis.retry import Retry
+        from redis.sentinel import Sentinel
+
+        options = self._client_options(timeout, Retry(NoBackoff(), 0))
+        if self.kind == "redis_cluster":
+            nodes = [ClusterNode(host, port) for host, port in self.nodes]
+            return redis.RedisCluster(startup_nodes=nodes, **options)
+        if self.sentinel_master is not None:
+            sentinel = Sentinel(self.nodes, sentinel_kwargs=self._sentinel_options(options))
+            master: redis.Redis = sentinel.master_for(self.sentinel_master, **options)
+            return master
+        return redis.Redis(**self._location(), **options)
+
+    def connect_async(self, timeout: float) -> AsyncClient:
+        """The same for asyncio; no connection is made until the first command."""
+        import redis.asyncio
+        from redis.asyncio.cluster import ClusterNode
+        from redis.asyncio.retry import Retry
+        from redis.asyncio.sentinel import Sentinel
+        from redis.backoff import NoBackoff
+
+        options = self._client_options(timeout, Retry(NoBackoff(), 0))
+        if self.kind == "redis_cluster":
+            nodes = [ClusterNode(host, port) for host, port in self.nodes]
+            return redis.asyncio.RedisCluster(startup_nodes=nodes, **options)
+        if self.sentinel_master is not None:
+            sentinel = Sentinel(self.nodes, sentinel_kwargs=self._sentinel_options(options))
+            master: redis.asyncio.Redis = sentinel.master_for(self.sentinel_master, **options)
+            return master
+        return redis.asyncio.Redis(**self._location(), **options)
+
+    def _login(self) -> dict[str, Any]:
+        return {"username": self.username, "password": self.password}
+
+    def _location(self) -> dict[str, Any]:
+        if self.socket_path is not None:
+            return {"unix_socket_path": self.socket_path}
+        host, port = self.nodes[0]
+        return {"host": host, "port": port}
+
+    def _client_options(self, timeout: float, retry: Any) -> dict[str, Any]:
+        options = {
+            **self._login(),
+            **dict(self.tls_options),
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+            "retry": retry,
+        }
+        if self.tls:
+            options["ssl"] = True
+        if self.kind != "redis_cluster":
+            options["db"] = self.database
+        return options
+
+    def _sentinel_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {name: options[name] for name in ("socket_timeout", "socket_connect_timeout", "retry")}
+
+
+def _masked(url: str) -> str:
+    """The URL without its login; even one that was not percent-encoded as it should be must not show."""
+    return re.sub(r"^([a-z-]*:/*).*@", r"\1***@", url, flags=re.DOTALL)
+
+
+def _nodes(location: str, shown: str, *, default_port: int) -> tuple[tuple[str, int], ...]:
+    nodes = []
+    for text in location.split(","):
+        server = SplitResult("", text, "", "", "")
+        try:
+            host, port = server.hostname, server.port
+        except ValueError as error:
+            raise ConfigurationError(f"Redis URL {shown!r}: {text!r} is not host:port: {error}") from error
+        if not host:
+            raise ConfigurationError(f"Redis URL {shown!r}: {text!r} has no host")
+        nodes.append((host, default_port if port is None else port))
+    return tuple(nodes)
+
+
+def _database(text: str | None, shown: str) -> int:
+    if text is None:
+        return 0
+    if not (text.isascii() and text.isdigit()):
+        raise ConfigurationError(f"Redis URL {shown!r}: database {text!r} is not a number")
+    return int(text)
+
+
+def _tls_options(options: dict[str, str], tls: bool, shown: str) -> tuple[tuple[str, str | bool], ...]:
+    read: list[tuple[str, str | bool]] = []
+    for name, value in options.items():
+        if name in _TLS_FILES and value:
+            read.append((name, value))
+        elif name == "ssl_check_hostname" and value in ("true", "false"):
+            read.append((name, value == "true"))
+        else:
+            known = ", ".join((*_TLS_FILES, "ssl_check_hostname", "db"))
+            raise ConfigurationError(
+                f"Redis URL {shown!r}: option {name}={value!r} is not understood; there are {known}"
+            )
+    if read and not tls:
+        raise ConfigurationError(f"Redis URL {shown!r}: {read[0][0]} needs rediss:// or rediss-cluster://")
+    return tuple(read)
+
+
+def _feast_value(value: str | float | bool | None) -> str:
+    """A JSON value that survives Feast's splitting at commas, YAML and shell quoting.
+
+    Strings are always quoted, since Feast would read the password ``1e5`` as a number.
+    """
+    if not isinstance(value, str):
+        return json.dumps(value)
+    return '"' + re.sub(r"[^A-Za-z0-9_./-]", _escaped, value) + '"'
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return json.dumps(match[0])[1:-1] if ord(match[0]) > 126 else f"\\u{ord(match[0]):04x}"

@@ -1,0 +1,174 @@
+"""Reading a plan's commands from Redis: one round trip for all users of a request, within its time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from recsys_plugin.errors import DeadlineExceeded, RecsysError, StoreUnavailable
+from recsys_plugin.features.connection import RedisAddress
+from recsys_plugin.features.plan import ReadFeatures, ReadSchema, Reply
+
+if TYPE_CHECKING:
+    import redis
+
+__all__ = ["AsyncFeatureReader", "FeatureReader", "schema_key"]
+
+
+def schema_key(project: str) -> str:
+    """The Redis key under which ``recsys apply`` writes the feature types of a Feast project, as JSON."""
+    return f"recsys:schema:{project}"
+
+
+class FeatureReader:
+    """Reads feature hashes from Redis; safe to share between threads.
+
+    Args:
+        address: where Redis is.
+        timeout: seconds for making a connection, and the most that any call may take.
+    """
+
+    def __init__(self, address: RedisAddress, *, timeout: float) -> None:
+        self._address = address
+        with _named_errors(address, timeout):
+            self._client: Any = address.connect(timeout)
+
+    def read(self, read: ReadFeatures, *, timeout: float) -> list[Reply]:
+        """The values of the fields in each key's hash; ``None`` for a field that is not there.
+
+        Raises:
+            DeadlineExceeded: if Redis takes longer than ``timeout`` seconds. (In a cluster the reader's own
+                timeout counts when it is longer.)
+            StoreUnavailable: if Redis cannot be reached or refuses.
+        """
+        with _named_errors(self._address, timeout):
+            if self._address.kind != "redis_cluster":
+                return self._read_one_server(read, timeout)
+            pipeline = self._client.pipeline(transaction=False)
+            for key in read.keys:
+                pipeline.hmget(key, read.fields)
+            replies: list[Reply] = pipeline.execute()
+            return replies
+
+    def read_schema(self, read: ReadSchema, *, timeout: float) -> dict[str, str] | None:
+        """The feature types that ``recsys apply`` recorded: reference → type name; ``None`` if it never ran.
+
+        Raises:
+            StoreUnavailable: if Redis cannot be reached or the record is malformed.
+            DeadlineExceeded: if Redis takes too long.
+        """
+        with _named_errors(self._address, timeout):
+            text = self._client.get(schema_key(read.project))
+        return _parsed_schema(text, read.project)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._client.close()
+        for sentinel in _sentinels(self._address, self._client):
+            sentinel.close()
+
+    def _read_one_server(self, read: ReadFeatures, timeout: float) -> list[Reply]:
+        """All commands in one buffer, all replies awaited with one deadline.
+
+        redis-py's pipelines know only the timeout fixed when the connection was made, so a call with less
+        time would outstay it.
+        """
+        deadline = time.monotonic() + timeout
+        pool: redis.ConnectionPool = self._client.connection_pool
+        connection = pool.get_connection()
+        whole = False
+        try:
+            connection.send_packed_command(
+                connection.pack_commands([("HMGET", key, *read.fields) for key in read.keys])
+            )
+            replies: list[Reply] = []
+            for _ in read.keys:
+                if not connection.can_read(max(0.0, deadline - time.monotonic())):
+                    raise _too_slow(self._address, timeout)
+                replies.append(connection.read_response())
+            whole = True
+            return replies
+        finally:
+            if not whole:
+                # Replies may still be under way; whoever came next would take them for theirs.
+                connection.disconnect()
+            pool.release(connection)
+
+
+class AsyncFeatureReader:
+    """The same for asyncio; belongs to the event loop that first reads with it."""
+
+    def __init__(self, address: RedisAddress, *, timeout: float) -> None:
+        self._address = address
+        self._client: Any = address.connect_async(timeout)
+
+    async def read(self, read: ReadFeatures, *, timeout: float) -> list[Reply]:
+        """See :meth:`FeatureReader.read`; here the timeout holds for a cluster too."""
+        with _named_errors(self._address, timeout):
+            async with asyncio.timeout(timeout):
+                pipeline = self._client.pipeline(transaction=False)
+                for key in read.keys:
+                    pipeline.hmget(key, read.fields)
+                replies: list[Reply] = await pipeline.execute()
+                return replies
+
+    async def read_schema(self, read: ReadSchema, *, timeout: float) -> dict[str, str] | None:
+        """See :meth:`FeatureReader.read_schema`."""
+        with _named_errors(self._address, timeout):
+            async with asyncio.timeout(timeout):
+                text = await self._client.get(schema_key(read.project))
+        return _parsed_schema(text, read.project)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+        for sentinel in _sentinels(self._address, self._client):
+            await sentinel.aclose()
+
+
+def _sentinels(address: RedisAddress, client: Any) -> list[Any]:
+    """The clients that ask the sentinels for the master; closing the master's client leaves them open."""
+    if address.sentinel_master is None:
+        return []
+    sentinels: list[Any] = client.connection_pool.sentinel_manager.sentinels
+    return sentinels
+
+
+def _parsed_schema(text: bytes | None, project: str) -> dict[str, str] | None:
+    if text is None:
+        return None
+    try:
+        schema = json.loads(text)
+    except ValueError as error:
+        raise StoreUnavailable(
+            f"Redis key {schema_key(project)} is not JSON: {error}. Run `recsys apply` again."
+        ) from error
+    if not isinstance(schema, dict) or not all(isinstance(name, str) for name in schema.values()):
+        raise StoreUnavailable(
+            f"Redis key {schema_key(project)} is not a JSON object of type names. Run `recsys apply` again."
+        )
+    return schema
+
+
+def _too_slow(address: RedisAddress, timeout: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"{address!r} did not answer within {timeout * 1000:.0f} ms")
+
+
+@contextmanager
+def _named_errors(address: RedisAddress, timeout: float) -> Iterator[None]:
+    """Turn redis-py's errors into this package's, naming the server."""
+    import redis
+    from redis.exceptions import RedisClusterException
+
+    try:
+        yield
+    except RecsysError:
+        raise
+    except (redis.TimeoutError, TimeoutError) as error:
+        raise _too_slow(address, timeout) from error
+    except (redis.RedisError, RedisClusterException, OSError) as error:  # the second is not a RedisError
+        raise StoreUnavailable(f"{address!r}: {error or type(error).__name__}") from error

@@ -1,0 +1,257 @@
+"""The steps behind ``recsys apply | train | materialize | export``: each repeats only what is not current."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recsys_plugin.data.store import Dataset, load_dataset
+from recsys_plugin.errors import ConfigurationError
+from recsys_plugin.features.connection import RedisAddress
+from recsys_plugin.pipeline.feature_tables import FEATURE_TABLES, build_feature_tables
+from recsys_plugin.pipeline.workspace import StepResult, Workspace, atomic_text, source_digest
+from recsys_plugin.runtime.services import Services
+from recsys_plugin.settings import Settings
+from recsys_plugin.training.options import TrainingOptions
+
+if TYPE_CHECKING:  # importing torch takes seconds, and a step that is current does not need it
+    from recsys_plugin.training.train import Training
+
+__all__ = ["PROJECT", "apply", "export", "materialize", "train"]
+
+#: Told what is under way, how much is done, and of how much.
+Progress = Callable[[str, int, int], None]
+
+#: Feast's project, and with it the tail of every key in Redis.
+PROJECT = "recsys"
+
+
+def _repository_digest(settings: Settings) -> str:
+    """SHA-256 over the definitions in the Feast repository, and where it stands: sources hold absolute paths."""
+    if not (settings.feature_repo / "feature_store.yaml").exists():
+        raise ConfigurationError(
+            f"{settings.feature_repo} is no Feast repository; run in the checkout, or set RECSYS_HOME to it"
+        )
+    digest = hashlib.sha256(str(settings.feature_repo).encode())
+    for path in sorted([*settings.feature_repo.glob("*.py"), settings.feature_repo / "feature_store.yaml"]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _data_inputs(dataset: Dataset) -> dict[str, Any]:
+    splits = [dataset.validation_start, dataset.test_start, dataset.as_of]
+    return {"data": dict(dataset.sha256), "splits": [moment.isoformat() for moment in splits]}
+
+
+def _schema_path(settings: Settings) -> Path:
+    return settings.state / "feature_schema.json"
+
+
+def _publish_schema(settings: Settings, redis_url: str) -> None:
+    """Tell serving clients the type of every feature, for them to compare their contracts with."""
+    client = RedisAddress.parse(redis_url).connect(timeout=5.0)
+    try:
+        client.set(f"recsys:schema:{PROJECT}", _schema_path(settings).read_text(encoding="utf-8"))
+    finally:
+        client.close()
+
+
+def apply(settings: Settings, progress: Progress, *, force: bool = False) -> StepResult:
+    """Compute the feature tables, run ``feast apply``, and tell Redis the types of all features."""
+    dataset = load_dataset(settings)
+    workspace = Workspace(settings.state)
+    folder = settings.feature_repo / "data"
+    with workspace.lock():
+
+        def tables() -> Mapping[str, Any]:
+            import pandas as pd
+
+            return {
+                "rows": build_feature_tables(
+                    folder,
+                    users=dataset.frame("users"),
+                    items=dataset.frame("items"),
+                    events=dataset.frame("events"),
+                    as_of=pd.Timestamp(dataset.as_of),
+                    progress=lambda name: progress(f"table {name}", 0, 0),
+                )
+            }
+
+        made = workspace.run(
+            "feature_tables",
+            tables,
+            inputs=_data_inputs(dataset),
+            outputs=[folder / f"{name}.parquet" for name in FEATURE_TABLES],
+            sources=("aggregation", "pipeline/feature_tables"),
+            force=force,
+        )
+        with Services(settings).ensure_redis() as redis_url:
+
+            def feast_apply() -> Mapping[str, Any]:
+                from recsys_plugin.pipeline.feast_repository import apply_repository, feature_schema, open_store
+
+                progress("feast apply", 0, 0)
+                apply_repository(settings, redis_url)
+                schema = feature_schema(open_store(settings, redis_url))
+                atomic_text(_schema_path(settings), json.dumps(schema, sort_keys=True))
+                return {"features": len(schema), "rows": dict(made.info["rows"])}
+
+            done = workspace.run(
+                "apply",
+                feast_apply,
+                inputs={"repository": _repository_digest(settings), "tables": made.fingerprint},
+                outputs=[folder / "registry.db", _schema_path(settings)],
+                sources=("pipeline/feast_repository",),
+                force=force,
+            )
+            _publish_schema(settings, redis_url)
+    return done
+
+
+@contextmanager
+def _training(settings: Settings, dataset: Dataset, options: TrainingOptions, progress: Progress) -> Iterator[Training]:
+    """Open Feast and torch for a training run; neither needs a Redis that runs."""
+    from recsys_plugin.pipeline.feast_repository import open_store
+    from recsys_plugin.training.train import Training, use_threads
+
+    _require_applied(settings)
+    progress("opening Feast", 0, 0)
+    use_threads()
+    store = open_store(settings, Services(settings).redis_url)
+    yield Training(settings.state, settings.feature_repo / "data", dataset, store, options, progress)
+
+
+def _require_applied(settings: Settings) -> None:
+    if not (settings.feature_repo / "data" / "registry.db").exists():
+        raise ConfigurationError(f"nothing is applied in {settings.feature_repo}; run `recsys apply`")
+
+
+def train(settings: Settings, options: TrainingOptions, progress: Progress, *, force: bool = False) -> StepResult:
+    """Train and evaluate; the parts that are current are reused."""
+    dataset = load_dataset(settings)
+    _require_applied(settings)
+    workspace = Workspace(settings.state)
+    with workspace.lock():
+
+        def action() -> Mapping[str, Any]:
+            with _training(settings, dataset, options, progress) as training:
+                return training.run(force=force).info
+
+        return workspace.run(
+            "train",
+            action,
+            inputs={
+                **_data_inputs(dataset),
+                "repository": _repository_digest(settings),
+                "options": asdict(options),
+            },
+            outputs=[settings.state / "training" / "report.json"],
+            sources=("training", "aggregation", "pipeline"),
+            force=force,
+        )
+
+
+def export(settings: Settings, options: TrainingOptions, progress: Progress, *, force: bool = False) -> StepResult:
+    """Export the trained models as a new version of the model repository."""
+    dataset = load_dataset(settings)
+    workspace = Workspace(settings.state)
+    trained = workspace.info("train")
+    if trained is None:
+        raise ConfigurationError("nothing is trained; run `recsys train`")
+    with workspace.lock():
+
+        def action() -> Mapping[str, Any]:
+            from recsys_plugin.export.export import export_repository
+            from recsys_plugin.training.packing import first_users
+
+            with _training(settings, dataset, options, progress) as training:
+                items = dataset.frame("items", ["item_id", "title", "category", "price"])
+                models = training.models()
+                return export_repository(
+                    settings.model_repository,
+                    settings.state,
+                    models,
+                    catalogue=items.set_index("item_id").loc[models.item_ids].rename_axis("item_id").reset_index(),
+                    text_vectors=training.text_vectors(),
+                    users=first_users(training.frames().test.users, 128),
+                    encoder=options.encoder,
+                    candidates=options.candidates,
+                    progress=progress,
+                )
+
+        done = workspace.run(
+            "export",
+            action,
+            inputs={"train": trained.fingerprint, "encoder": options.encoder},
+            outputs=_exported_outputs(settings, workspace),
+            sources=("export",),
+            force=force,
+        )
+    return done
+
+
+def _exported_outputs(settings: Settings, workspace: Workspace) -> list[Path]:
+    """What must be there for the last export to count: its known answers, and every file of its manifest."""
+    outputs = [settings.state / "export" / "known_answers.json"]
+    last = workspace.info("export")
+    if last is not None:
+        outputs += [settings.model_repository / name for name in last.info["sha256"]]
+    return outputs
+
+
+def materialize(settings: Settings, progress: Progress, *, as_of: Any = None, force: bool = False) -> dict[str, str]:
+    """Materialise every view that the online store does not hold as of now; what is held is recorded in the store itself.
+
+    Returns:
+        For each view, ``"current"`` or ``"materialised"``.
+    """
+    dataset = load_dataset(settings)
+    _require_applied(settings)
+    moment = as_of or dataset.as_of
+    workspace = Workspace(settings.state)
+    key = f"recsys:materialized:{PROJECT}"
+    result: dict[str, str] = {}
+    with workspace.lock(), Services(settings).ensure_redis() as redis_url:
+        client = RedisAddress.parse(redis_url).connect(timeout=5.0)
+        try:
+            held = _text_hash(client, key)
+            wanted = {name: _view_state(settings, name, moment.isoformat()) for name in FEATURE_TABLES}
+            stale = [name for name in FEATURE_TABLES if force or held.get(name) != wanted[name]]
+            result = {name: "current" for name in FEATURE_TABLES if name not in stale}
+            if stale:
+                from recsys_plugin.pipeline.feast_repository import materialize_view, open_store
+
+                progress("opening Feast", 0, 0)
+                store = open_store(settings, redis_url)
+                for done, name in enumerate(stale):
+                    progress(f"view {name}", done, len(stale))
+                    materialize_view(store, name, as_of=moment)
+                    client.hset(key, name, wanted[name])
+                    result[name] = "materialised"
+            _publish_schema(settings, redis_url)
+        finally:
+            client.close()
+    return result
+
+
+def _text_hash(client: Any, key: str) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in client.hgetall(key).items()}
+
+
+def _view_state(settings: Settings, view: str, moment: str) -> str:
+    """What a view's rows depend on: its table, its definition and the moment."""
+    table = (settings.feature_repo / "data" / f"{view}.parquet").read_bytes()
+    described = json.dumps(
+        [
+            hashlib.sha256(table).hexdigest(),
+            _repository_digest(settings),
+            moment,
+            source_digest("pipeline/feast_repository"),
+        ]
+    )
+    return hashlib.sha256(described.encode()).hexdigest()

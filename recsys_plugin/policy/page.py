@@ -1,0 +1,82 @@
+"""From one user's candidate rows and scores to the order of a page."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys_plugin.errors import InferenceUnavailable
+
+__all__ = ["DEFAULT_SEARCH_BLEND", "SearchBlend", "best_first"]
+
+
+def best_first(
+    model: str,
+    rows: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    *,
+    catalogue_size: int,
+    excluded: Collection[int] = (),
+    k: int,
+) -> NDArray[np.intp]:
+    """The positions in ``rows`` of the k best candidates, best first.
+
+    Candidates with a row below 0 ("fewer than asked for") and excluded ones are dropped; of a row that comes twice
+    the better score counts; equal scores are ordered by row, so that the same answer always gives the same page.
+
+    Args:
+        model: named in errors.
+        rows: ``[n]`` catalogue rows, in any order.
+        scores: ``[n]``, higher is better.
+        catalogue_size: rows from this number on do not exist.
+        excluded: rows that must not be on the page.
+        k: the most candidates wanted.
+
+    Raises:
+        InferenceUnavailable: if a candidate's score is NaN or infinite, or its row does not exist: a page made of
+            such an answer would be wrong in silence.
+    """
+    candidates = np.flatnonzero(rows >= 0)
+    if candidates.size and int(rows.max()) >= catalogue_size:
+        raise InferenceUnavailable(f"model {model} answered row {int(rows.max())} of a catalogue of {catalogue_size}")
+    checked = scores[candidates]
+    if not np.isfinite(checked).all():
+        kind = "NaN" if np.isnan(checked).any() else "infinity"
+        item = int(rows[candidates[~np.isfinite(checked)][0]])
+        raise InferenceUnavailable(f"model {model} answered {kind} as the score of catalogue row {item}")
+    if excluded:
+        candidates = candidates[~np.isin(rows[candidates], np.fromiter(excluded, dtype=np.int64))]
+    order = candidates[np.lexsort((rows[candidates], -scores[candidates].astype(np.float64)))]
+    _, first = np.unique(rows[order], return_index=True)
+    return order[np.sort(first)][:k]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchBlend:
+    """How a search result is ordered: relevance first, personal taste as a small weight on top.
+
+    ``relevance + personal_weight * (score - lowest) / (highest - lowest)``, the lowest and the highest score being
+    those among the candidates: a weighted sum after min-max normalisation (CombSUM; Fox and Shaw 1994),
+    which needs no scale common to both. With ``personal_weight`` 0.1, taste outweighs at most 0.1 of cosine.
+    """
+
+    personal_weight: float = 0.1
+
+    def scores(
+        self, rows: NDArray[np.int64], relevance: NDArray[np.float32], scores: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """The blended scores, ``[n]``; NaN stays NaN for :func:`best_first` to refuse."""
+        candidates = rows >= 0
+        if self.personal_weight == 0 or not candidates.any():
+            return relevance
+        lowest, highest = scores[candidates].min(), scores[candidates].max()
+        if highest == lowest:
+            return relevance
+        personal = (scores - lowest) / (highest - lowest)
+        return np.where(candidates, relevance + self.personal_weight * personal, relevance).astype(np.float32)
+
+
+DEFAULT_SEARCH_BLEND = SearchBlend()

@@ -1,0 +1,86 @@
+"""The one place where configuration is read: environment variables, with defaults relative to one folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from recsys_plugin.errors import ConfigurationError
+
+__all__ = ["Settings", "parse_moment"]
+
+
+def parse_moment(text: str, *, name: str) -> datetime:
+    """Read an ISO 8601 date or date-time; without a zone it is UTC.
+
+    Raises:
+        ConfigurationError: if the text is not ISO 8601; the message names the setting.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{name}={text!r} is not an ISO 8601 time such as 2026-01-31T12:00:00Z") from error
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where everything is. Build it with :meth:`from_environment`; every field has one variable.
+
+    =====================  ==========================================================================
+    ``RECSYS_HOME``        folder holding ``feature_repo/``, ``model_repository/`` and the state folder
+                           ``.recsys/``; the working directory if unset
+    ``RECSYS_REDIS_URL``   ``redis://``, ``rediss://`` or ``unix://`` URL; unset means the embedded server
+    ``RECSYS_TRITON_URL``  ``grpc://host:port`` or ``grpcs://host:port``; unset means the embedded server
+    ``RECSYS_DATA``        folder with public data sets; unset means only those inside packages
+    ``RECSYS_AS_OF``       ISO 8601 moment to treat as now, for historical data; unset means the clock
+    ``RECSYS_TRITON_PYTHON``  interpreter of the environment with ``nvidia-pytriton``;
+                           ``.venv-triton/bin/python`` in the home folder if unset
+    =====================  ==========================================================================
+    """
+
+    home: Path
+    redis_url: str | None = None
+    triton_url: str | None = None
+    data: Path | None = None
+    as_of: datetime | None = None
+    triton_python: Path | None = None
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read the variables above from ``environ`` (``os.environ`` by default); empty counts as unset."""
+        env = {k: v for k, v in (os.environ if environ is None else environ).items() if v}
+        home = Path(env.get("RECSYS_HOME", ".")).expanduser().resolve()
+        return cls(
+            home=home,
+            redis_url=env.get("RECSYS_REDIS_URL"),
+            triton_url=env.get("RECSYS_TRITON_URL"),
+            data=Path(env["RECSYS_DATA"]).expanduser().resolve() if "RECSYS_DATA" in env else None,
+            as_of=parse_moment(env["RECSYS_AS_OF"], name="RECSYS_AS_OF") if "RECSYS_AS_OF" in env else None,
+            triton_python=Path(
+                env.get("RECSYS_TRITON_PYTHON", str(home / ".venv-triton" / "bin" / "python"))
+            ).expanduser(),
+        )
+
+    @property
+    def state(self) -> Path:
+        """Everything made on this machine that is neither Feast's nor Triton's: ``.recsys/``."""
+        return self.home / ".recsys"
+
+    @property
+    def tables(self) -> Path:
+        """The validated canonical tables, as Parquet."""
+        return self.state / "tables"
+
+    @property
+    def feature_repo(self) -> Path:
+        """The Feast repository."""
+        return self.home / "feature_repo"
+
+    @property
+    def model_repository(self) -> Path:
+        """The Triton model repository."""
+        return self.home / "model_repository"

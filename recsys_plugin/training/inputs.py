@@ -1,0 +1,195 @@
+"""The learned part of the feature contract: vocabularies and scales, kept with the weights so that the graph takes raw values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from recsys_plugin.features.contract import REQUEST_TIMESTAMP, FeatureContract, FeatureSpec, TensorName
+from recsys_plugin.training.packing import UserTensors
+
+__all__ = ["ItemInputs", "Lists", "UserInputs", "Vocabulary", "item_inputs"]
+
+_Array = np.ndarray[Any, np.dtype[Any]]
+_DAY = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The known values of one text feature; code 0 is everything else, the empty text included."""
+
+    values: tuple[str, ...]
+
+    @classmethod
+    def of(cls, column: _Array, *, at_least: int = 5, most: int = 2000) -> Vocabulary:
+        """The values that occur ``at_least`` times, the ``most`` frequent of them; ties in alphabetical order."""
+        counts = pd.Series(column, dtype=object).value_counts()
+        counts = counts[(counts >= at_least) & (counts.index != "")]
+        ordered = sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))
+        return cls(tuple(str(value) for value, _ in ordered[:most]))
+
+    def __len__(self) -> int:
+        return len(self.values) + 1
+
+    def codes(self, column: _Array) -> _Array:
+        """int64 codes of a column of texts."""
+        return np.maximum(pd.Index(self.values, dtype=object).get_indexer(pd.Index(column, dtype=object)) + 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """The list features of B users as tensors; rows are -1 where there is nothing."""
+
+    recent_rows: Tensor  # int64 [B, R]
+    recent_types: Tensor  # int64 [B, R]
+    recent_ages: Tensor  # float32 [B, R], days
+    favourite_rows: Tensor  # int64 [B, F]
+    favourite_weights: Tensor  # float32 [B, F]
+
+
+class UserInputs(nn.Module):
+    """Packed raw tensors → a dense vector and the lists, following the contract's slots.
+
+    Numbers become ``log1p`` and are scaled; times become ages in days, ``log1p``, scaled, with a flag for "never"; texts
+    arrive as vocabulary codes (the exported graph looks them up itself) and become embeddings.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, contract: FeatureContract, vocabularies: Mapping[str, Vocabulary], width: int = 8) -> None:
+        super().__init__()
+        self.contract = contract
+        self.vocabularies = dict(vocabularies)
+        scalars = [spec for spec in contract.features if not spec.is_list and not spec.from_request]
+        self.numbers = [s for s in scalars if s.tensor != TensorName.STRING and s.element != "UNIX_TIMESTAMP"]
+        self.times = [s for s in scalars if s.element == "UNIX_TIMESTAMP"]
+        self.texts = [s for s in scalars if s.tensor == TensorName.STRING]
+        self.embeddings = nn.ModuleList(
+            nn.Embedding(len(self.vocabularies[spec.reference]), width) for spec in self.texts
+        )
+        count = len(self.numbers) + len(self.times)
+        self.register_buffer("mean", torch.zeros(count))
+        self.register_buffer("scale", torch.ones(count))
+        self.width = count + len(self.times) + width * len(self.texts)
+
+    @classmethod
+    def fit(cls, contract: FeatureContract, users: UserTensors) -> UserInputs:
+        """Learn vocabularies and scales from training users."""
+        vocabularies = {}
+        for spec in contract.features:
+            if spec.tensor == TensorName.STRING and not spec.is_list:
+                column = users.user_string[:, contract.slots[spec.reference].offset]
+                vocabularies[spec.reference] = Vocabulary.of(column)
+        inputs = cls(contract, vocabularies)
+        raw, _ = inputs._raw(torch.from_numpy(users.user_float), torch.from_numpy(users.user_int))
+        inputs.mean.copy_(raw.mean(0))
+        inputs.scale.copy_(raw.std(0, unbiased=False).clamp(min=1e-3))
+        return inputs
+
+    def codes(self, user_string: _Array) -> _Array:
+        """Vocabulary codes int64 [B, texts] of a packed ``user_string``."""
+        columns = [
+            self.vocabularies[spec.reference].codes(user_string[:, self.contract.slots[spec.reference].offset])
+            for spec in self.texts
+        ]
+        return np.stack(columns, axis=1).astype(np.int64)
+
+    def _column(self, spec: FeatureSpec, user_float: Tensor, user_int: Tensor) -> Tensor:
+        slot = self.contract.slots[spec.reference]
+        source = user_float if slot.tensor == TensorName.FLOAT else user_int
+        return source[:, slot.offset : slot.offset + slot.width]
+
+    def _raw(self, user_float: Tensor, user_int: Tensor) -> tuple[Tensor, Tensor]:
+        now = self._now(user_int)
+        columns = [self._column(spec, user_float, user_int).float() for spec in self.numbers]
+        values = [torch.sign(column) * torch.log1p(column.abs()) for column in columns]
+        never = []
+        for spec in self.times:
+            moment = self._column(spec, user_float, user_int)
+            age = ((now - moment).float() / _DAY).clamp(min=0.0)
+            absent = (moment <= 0).float()
+            values.append(torch.log1p(age) * (1.0 - absent))
+            never.append(absent)
+        return torch.cat(values, dim=1), torch.cat(never, dim=1)
+
+    def _now(self, user_int: Tensor) -> Tensor:
+        slot = self.contract.slots[REQUEST_TIMESTAMP]
+        return user_int[:, slot.offset : slot.offset + 1]
+
+    def forward(self, user_float: Tensor, user_int: Tensor, user_codes: Tensor) -> tuple[Tensor, Lists]:
+        """Dense float32 [B, width] and the lists."""
+        raw, never = self._raw(user_float, user_int)
+        texts = [embed(user_codes[:, index]) for index, embed in enumerate(self.embeddings)]
+        dense = torch.cat([((raw - self.mean) / self.scale).clamp(-5.0, 5.0), never, *texts], dim=1)
+        by_name = {
+            spec.reference: self._column(spec, user_float, user_int) for spec in self.contract.features if spec.is_list
+        }
+        moments = by_name["user_recent_items:timestamps"]
+        ages = ((self._now(user_int) - moments).float() / _DAY).clamp(min=0.0)
+        lists = Lists(
+            recent_rows=by_name["user_recent_items:item_ids"],
+            recent_types=by_name["user_recent_items:event_type_codes"].clamp(0, 5),
+            recent_ages=ages,
+            favourite_rows=by_name["user_statistics:favourite_items"],
+            favourite_weights=by_name["user_statistics:favourite_weights"],
+        )
+        return dense, lists
+
+
+@dataclass(frozen=True, slots=True)
+class ItemInputs:
+    """What is known of the N catalogue items, ready for the models.
+
+    Attributes:
+        text: float32 [N, dimensions], unit vectors of the text encoder.
+        codes: int64 [N, 3], vocabulary codes of category, subcategory and brand.
+        numbers: float32 [N, numbers], scaled statistics and price, with a flag for an unknown price.
+    """
+
+    text: _Array
+    codes: _Array
+    numbers: _Array
+
+
+_TEXTS = ("item_catalogue__category", "item_catalogue__subcategory", "item_catalogue__brand")
+_COUNTS = (
+    "item_statistics__purchases_7d", "item_statistics__purchases_30d", "item_statistics__purchases_90d",
+    "item_statistics__buyers_30d", "item_statistics__buyers_90d", "item_statistics__returns_90d",
+    "item_statistics__lifetime_purchases",
+)  # fmt: skip
+_TIMES = ("item_statistics__first_sold_at", "item_statistics__last_sold_at")
+
+
+def item_inputs(frame: pd.DataFrame, text: _Array, vocabularies: Mapping[str, Vocabulary] | None = None) -> tuple[
+    ItemInputs, dict[str, Vocabulary]
+]:  # fmt: skip
+    """Encode a snapshot frame of :data:`~recsys_plugin.pipeline.feast_repository.SNAPSHOT_SERVICE`.
+
+    Args:
+        frame: one row per catalogue item, in row order, with ``event_timestamp``.
+        text: float32 [N, dimensions].
+        vocabularies: of an earlier snapshot; learned from this one if None.
+    """
+    texts = {name: frame[name].fillna("").to_numpy(object) for name in _TEXTS}
+    if vocabularies is None:
+        vocabularies = {name: Vocabulary.of(column, at_least=2) for name, column in texts.items()}
+    codes = np.stack([vocabularies[name].codes(column) for name, column in texts.items()], axis=1)
+    moment = frame["event_timestamp"]
+    columns = [np.log1p(frame[name].fillna(0.0).to_numpy(np.float64)) / 3.0 for name in _COUNTS]
+    for name in _TIMES:
+        days = (moment - frame[name]).dt.total_seconds().to_numpy(np.float64) / _DAY
+        columns += [
+            np.log1p(np.clip(np.nan_to_num(days, nan=0.0), 0, None)) / 3.0,
+            np.isnan(days).astype(float),
+        ]
+    price = frame["item_catalogue__price"].to_numpy(np.float64)
+    columns += [np.log1p(np.nan_to_num(price, nan=0.0)), np.isnan(price).astype(float)]
+    numbers = np.stack(columns, axis=1).astype(np.float32)
+    return ItemInputs(text.astype(np.float32), codes.astype(np.int64), numbers), dict(vocabularies)

@@ -1,0 +1,250 @@
+"""The CTR ranker: for a user and each candidate, the probabilities of a click and of a purchase.
+
+The first layer is split: the user's part is computed once per request, the items' part once per catalogue version, and only a
+few pair features (was it bought before, how lately, how alike to what was) are computed per candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys_plugin.training.inputs import ItemInputs, Lists, UserInputs
+from recsys_plugin.training.options import RankerOptions
+from recsys_plugin.training.packing import UserTensors
+from recsys_plugin.training.two_tower import DIMENSIONS, TwoTower, small_embedding
+
+__all__ = ["HEADS", "ItemTables", "Ranker", "TrainingLists", "train_ranker"]
+
+_Array = np.ndarray[Any, np.dtype[Any]]
+
+#: The order of the output heads.
+HEADS = ("click", "purchase")
+_PAIR_FEATURES = 8
+_HIDDEN = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ItemTables:
+    """The resident catalogue as the ranker sees it; row N (the last) is the empty item.
+
+    Attributes:
+        vectors: float32 [N+1, 64], the item tower's unit vectors.
+        first_layer: float32 [N+1, 64], the items' part of the first layer.
+        categories: int64 [N+1], category codes, 0 unknown.
+    """
+
+    vectors: Tensor
+    first_layer: Tensor
+    categories: Tensor
+
+
+class Ranker(nn.Module):
+    """A small deep CTR model over a split first layer, with one head per event type."""
+
+    def __init__(self, inputs: UserInputs, item_numbers: int, code_sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.user_part = nn.Linear(inputs.width + DIMENSIONS, _HIDDEN)
+        self.item_part = nn.Linear(item_numbers + DIMENSIONS, _HIDDEN, bias=False)
+        self.code_part = nn.ModuleList(small_embedding(size, _HIDDEN) for size in code_sizes)
+        self.pair_part = nn.Linear(_PAIR_FEATURES, _HIDDEN, bias=False)
+        self.network = nn.Sequential(nn.ReLU(), nn.Linear(_HIDDEN, 32), nn.ReLU())
+        self.heads = nn.Linear(32, len(HEADS))
+        # What repeats needs no depth: a straight path from the pair features keeps it from being learned twice.
+        self.pair_heads = nn.Linear(_PAIR_FEATURES, len(HEADS), bias=False)
+
+    def item_tables(self, vectors: Tensor, numbers: Tensor, codes: Tensor) -> ItemTables:
+        """Precompute the items' side from unit vectors [N,64], numbers [N,·] and codes [N,3]."""
+        first = self.item_part(torch.cat([numbers, vectors], dim=1))
+        for index, table in enumerate(self.code_part):
+            first = first + table(codes[:, index])
+        return ItemTables(
+            vectors=F.pad(vectors, (0, 0, 0, 1)),
+            first_layer=F.pad(first, (0, 0, 0, 1)),
+            categories=F.pad(codes[:, 0], (0, 1)),
+        )
+
+    def forward(
+        self,
+        user_float: Tensor,
+        user_int: Tensor,
+        user_codes: Tensor,
+        user_vector: Tensor,
+        candidate_rows: Tensor,
+        tables: ItemTables,
+    ) -> Tensor:
+        """Logits float32 [B, C, 2] for candidates int64 [B, C]; a row of -1 is the empty item."""
+        dense, lists = self.inputs(user_float, user_int, user_codes)
+        empty = tables.vectors.shape[0] - 1
+        rows = torch.where(candidate_rows < 0, empty, candidate_rows)
+        pair = self._pair_features(lists, user_vector, rows, tables)
+        hidden = self.user_part(torch.cat([dense, user_vector], dim=1)).unsqueeze(1)
+        hidden = hidden + tables.first_layer[rows] + self.pair_part(pair)
+        logits: Tensor = self.heads(self.network(hidden)) + self.pair_heads(pair)
+        return logits
+
+    def _pair_features(self, lists: Lists, user_vector: Tensor, rows: Tensor, tables: ItemTables) -> Tensor:
+        """float32 [B, C, 8]: likeness, own frequency, recency, category share."""
+        vectors = tables.vectors[rows]
+        cosine = (vectors @ user_vector.unsqueeze(-1)).squeeze(-1)
+        weights = lists.favourite_weights * (lists.favourite_rows >= 0)
+        same = (rows.unsqueeze(-1) == lists.favourite_rows.unsqueeze(1)).to(weights.dtype)
+        frequency = (same @ weights.unsqueeze(-1)).squeeze(-1)
+        share = frequency / weights.sum(1, keepdim=True).clamp(min=1e-6)
+        # Freshness 1/(1 + days): summed over the last events of this very item, so 0 means "not lately".
+        fresh = (lists.recent_rows >= 0) / (1.0 + lists.recent_ages)
+        repeated = (rows.unsqueeze(-1) == lists.recent_rows.unsqueeze(1)).to(weights.dtype)
+        recency = (repeated @ fresh.unsqueeze(-1)).squeeze(-1)
+        # Likeness to the nearest of the recent items, itself left out.
+        absent = torch.where(lists.recent_rows < 0, tables.vectors.shape[0] - 1, lists.recent_rows)
+        alike = vectors @ tables.vectors[absent].transpose(1, 2) - 2.0 * repeated
+        nearest = alike.amax(-1).clamp(min=0.0)
+        favourite = torch.where(lists.favourite_rows < 0, tables.vectors.shape[0] - 1, lists.favourite_rows)
+        category = tables.categories[rows]
+        kin = (category.unsqueeze(-1) == tables.categories[favourite].unsqueeze(1)) & (category > 0).unsqueeze(-1)
+        affinity = (kin.to(weights.dtype) @ weights.unsqueeze(-1)).squeeze(-1)
+        affinity = affinity / weights.sum(1, keepdim=True).clamp(min=1e-6)
+        return torch.stack(
+            [
+                3.0 * cosine,
+                torch.log1p(frequency),
+                torch.sqrt(share),
+                (frequency > 0).to(weights.dtype),
+                torch.sqrt(recency),
+                3.0 * nearest,
+                affinity,
+                torch.sqrt(affinity),
+            ],
+            dim=-1,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingLists:
+    """Candidate lists of n contexts, made by :mod:`recsys_plugin.training.candidates`.
+
+    Attributes:
+        context: int64 [n], positions in the packed users.
+        week: int64 [n], positions in the weekly item snapshots.
+        rows: int64 [n, C], candidates, -1 pads.
+        labels: float32 [n, C, 2], 1 or 0 for each head of :data:`HEADS`; NaN where the data cannot tell.
+        weights: float32 [n, C], how many candidates of the full list each one stands for; 0 for padding.
+    """
+
+    context: _Array
+    week: _Array
+    rows: _Array
+    labels: _Array
+    weights: _Array
+
+
+def train_ranker(
+    model: Ranker,
+    lists: TrainingLists,
+    users: UserTensors,
+    towers: TwoTower,
+    snapshots: list[ItemInputs],
+    options: RankerOptions,
+    *,
+    progress: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    validate: Callable[[int], float] | None = None,
+) -> dict[str, Any]:
+    """Train in place on candidate lists, weighted log loss (for probabilities) plus list-wise softmax (for order).
+
+    Args:
+        model: the ranker. lists: its examples. users: packed features of the contexts.
+        towers: the trained two-tower, whose vectors are features here. snapshots: item inputs by week.
+        options: epochs, batch, rate, seed. progress: told step, steps, running loss.
+        validate: called after each epoch with its number; the weights of the highest value are kept.
+
+    Returns:
+        ``loss`` of the last 50 steps, ``epoch`` kept, and ``validation`` values by epoch.
+    """
+    generator = np.random.default_rng(options.seed)
+    torch.manual_seed(options.seed)
+    codes = model.inputs.codes(users.user_string)
+    user_vectors = towers.user_vectors(users)
+    item_vectors = torch.from_numpy(towers.item_vectors()[1])
+    optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate)
+    batches = -(-len(lists.context) // options.batch)
+    steps = options.epochs * batches
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    best: tuple[float, int, dict[str, Tensor]] | None = None
+    values: list[float] = []
+    losses: list[float] = []
+    for epoch in range(options.epochs):
+        model.train()
+        # Lists of one week share a catalogue snapshot, so batches are drawn within weeks.
+        order = generator.permutation(len(lists.context))
+        order = order[np.argsort(lists.week[order], kind="stable")]
+        chunks = [chunk for week in np.unique(lists.week) for chunk in _chunks(order, lists.week, week, options.batch)]
+        for position in generator.permutation(len(chunks)):
+            chunk = chunks[position]
+            snapshot = snapshots[int(lists.week[chunk[0]])]
+            tables = model.item_tables(
+                item_vectors, torch.from_numpy(snapshot.numbers), torch.from_numpy(snapshot.codes)
+            )
+            who = lists.context[chunk]
+            logits = model(
+                torch.from_numpy(users.user_float[who]),
+                torch.from_numpy(users.user_int[who]),
+                torch.from_numpy(codes[who]),
+                torch.from_numpy(user_vectors[who]),
+                torch.from_numpy(lists.rows[chunk]),
+                tables,
+            )
+            loss = _loss(logits, torch.from_numpy(lists.labels[chunk]), torch.from_numpy(lists.weights[chunk]))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if len(losses) < steps - 1:
+                schedule.step()
+            losses.append(float(loss.detach()))
+            progress(len(losses), steps, float(np.mean(losses[-50:])))
+        model.eval()
+        if validate is not None:
+            values.append(validate(epoch))
+            if best is None or values[-1] > best[0]:
+                best = (
+                    values[-1],
+                    epoch,
+                    {name: value.clone() for name, value in model.state_dict().items()},
+                )
+    if best is not None:
+        model.load_state_dict(best[2])
+    return {
+        "loss": float(np.mean(losses[-50:])) if losses else float("nan"),
+        "epoch": best[1] if best else options.epochs - 1,
+        "validation": values,
+    }
+
+
+def _chunks(order: _Array, weeks: _Array, week: int, size: int) -> list[_Array]:
+    mine = order[weeks[order] == week]
+    return [mine[start : start + size] for start in range(0, len(mine), size)]
+
+
+def _loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    known = ~torch.isnan(labels)
+    filled = torch.where(known, labels, torch.zeros_like(labels))
+    each = F.binary_cross_entropy_with_logits(logits, filled, reduction="none")
+    scale = (weights.unsqueeze(-1) * known).detach()
+    pointwise = (each * scale).sum() / scale.sum().clamp(min=1.0)
+    listwise = logits.new_zeros(())
+    for head in range(logits.shape[-1]):
+        if not bool(known[..., head].any()):
+            continue
+        here = logits[..., head].masked_fill(weights <= 0, -1e9)
+        # A sampled negative stands for several: its weight enters the softmax as that many copies.
+        log_share = F.log_softmax(here + torch.log(weights.clamp(min=1e-6)), dim=1) - torch.log(weights.clamp(min=1e-6))
+        positive = filled[..., head] * (weights > 0)
+        count = positive.sum(1)
+        listwise = listwise - ((log_share * positive).sum(1) / count.clamp(min=1.0))[count > 0].mean()
+    return 10.0 * pointwise + listwise

@@ -1,0 +1,255 @@
+"""A shop of six items, as a Triton model repository of tiny ONNX graphs with the project's signatures.
+
+Scores are simple enough to work out by hand: retrieval score = ``BASE[row] + purchases * TASTE[row]``, and the ranker
+doubles it. ``purchases`` is the user's only float feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from recsys_plugin.features.contract import REQUEST_TIMESTAMP, Encoding, FeatureContract, FeatureSpec
+
+ITEM_IDS = ("tea", "cup", "pot", "mug", "jar", "box")
+TITLES = ("Green tea", "Cup", "Tea pot", "Mug", "Jar", "Box – gift")
+CATEGORIES = ("food", "kitchen", "kitchen", "kitchen", "", "gifts")
+PRICES = (2.5, 3.0, float("nan"), 4.0, 5.0, 6.0)
+BASE = np.array([0.6, 0.5, 0.4, 0.3, 0.2, 0.1], dtype=np.float32)
+TASTE = np.array([0.0, 0.0, 0.0, 1.0, 0.0, 0.5], dtype=np.float32)
+
+CONTRACT = FeatureContract(
+    (
+        FeatureSpec("profile:purchases", "FLOAT", 0.0, max_age_seconds=3600),
+        FeatureSpec("recent:item_ids", "STRING_LIST", -1, encoding=Encoding.ROW, length=2),
+        FeatureSpec("profile:country", "STRING", "?"),
+        FeatureSpec(REQUEST_TIMESTAMP, "UNIX_TIMESTAMP", 0),
+    ),
+)
+
+SCHEMA = {spec.reference: spec.dtype for spec in CONTRACT.stored_features}
+
+#: The moment that the shop's clock stands at; its users were written a minute before.
+NOW = 1_700_000_000.0
+
+
+@dataclass(frozen=True)
+class TinyShop:
+    redis_url: str
+    triton_url: str
+    write_user: Callable[[str, float, list[str]], None]
+    """user id, purchases, recent items"""
+    write_schema: Callable[[Mapping[str, str] | None], None]
+    publish: Callable[[int, tuple[str, ...]], None]
+    """version, item ids"""
+    stop_triton: Callable[[], None]
+    start_triton: Callable[[], None]
+
+
+_TYPES = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64, "BYTES": TensorProto.STRING}
+_USER = {"user_float": ("FP32", 1), "user_int": ("INT64", 3), "user_string": ("BYTES", 1)}
+_RETRIEVAL = {"excluded_rows": ("INT64", -1), "candidate_count": ("INT64", 1)}
+_SCORES = dict.fromkeys(("scores", "purchase_probability", "click_probability"), ("FP32", -1))
+
+Ports = dict[str, tuple[str, int]]
+
+
+def write_repository(folder: Path, version: int, *, item_ids: Sequence[str] = ITEM_IDS) -> None:
+    """Write one version of the five models."""
+    size = len(item_ids)
+    base = np.resize(BASE, size)
+    taste = np.resize(TASTE, size)
+    _write(
+        folder,
+        "recommend",
+        version,
+        {**_USER, **_RETRIEVAL},
+        {"rows": ("INT64", -1), "retrieval_scores": ("FP32", -1), **_SCORES},
+        _recommend(base, taste),
+    )
+    search_inputs = {**_USER, "query": ("BYTES", 1), **_RETRIEVAL}
+    _write(
+        folder,
+        "search",
+        version,
+        search_inputs,
+        {"rows": ("INT64", -1), "relevance": ("FP32", -1), **_SCORES},
+        _search(base, taste),
+    )
+    _write(folder, "rank", version, {**_USER, "candidate_rows": ("INT64", -1)}, _SCORES, _rank(base, taste))
+    _write(
+        folder,
+        "similar",
+        version,
+        {"item_row": ("INT64", 1), **_RETRIEVAL},
+        {"rows": ("INT64", -1), "similarity": ("FP32", -1)},
+        _similar(size),
+    )
+    columns = (item_ids, [TITLES[row % 6] for row in range(size)], [CATEGORIES[row % 6] for row in range(size)])
+    _write_catalogue(folder, version, columns, np.resize(np.array(PRICES, dtype=np.float32), size))
+
+
+def _constant(name: str, values: NDArray[np.generic]) -> onnx.NodeProto:
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(values, name))
+
+
+def _taste_scores(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[onnx.NodeProto]:
+    """``all_scores`` [b, N] of every item for every user."""
+    return [
+        _constant("base", base[np.newaxis]),
+        _constant("taste", taste[np.newaxis]),
+        helper.make_node("MatMul", ["user_float", "taste"], ["personal"]),
+        helper.make_node("Add", ["personal", "base"], ["all_scores"]),
+    ]
+
+
+def _top(scores: str, size: int) -> list[onnx.NodeProto]:
+    """``top`` scores and ``rows`` of the best ``candidate_count`` items that are not excluded, -1 after the last."""
+    return [
+        _constant("iota", np.arange(size, dtype=np.int64).reshape(1, size, 1)),
+        _constant("lowest", np.array(-1e9, dtype=np.float32)),
+        _constant("one", np.array([1], dtype=np.int64)),
+        _constant("axis", np.array([1], dtype=np.int64)),
+        _constant("last", np.array([2], dtype=np.int64)),
+        _constant("none", np.array(-1, dtype=np.int64)),
+        helper.make_node("Unsqueeze", ["excluded_rows", "axis"], ["excluded"]),
+        helper.make_node("Equal", ["iota", "excluded"], ["hits"]),
+        helper.make_node("Cast", ["hits"], ["hit_numbers"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["hit_numbers"], ["hit"], axes=[2], keepdims=0),
+        helper.make_node("Cast", ["hit"], ["masked"], to=TensorProto.BOOL),
+        helper.make_node("Where", ["masked", "lowest", scores], ["allowed"]),
+        helper.make_node("ReduceMax", ["candidate_count"], ["most"], keepdims=0),
+        helper.make_node("Reshape", ["most", "one"], ["count"]),
+        helper.make_node("TopK", ["allowed", "count"], ["top", "top_rows"], axis=1),
+        helper.make_node("Greater", ["top", "lowest"], ["found"]),
+        helper.make_node("Where", ["found", "top_rows", "none"], ["rows"]),
+    ]
+
+
+def _heads(scores: str) -> list[onnx.NodeProto]:
+    """``scores`` doubled, ``purchase_probability`` their sigmoid, ``click_probability`` unknown."""
+    return [
+        _constant("two", np.array(2, dtype=np.float32)),
+        _constant("nan", np.array(np.nan, dtype=np.float32)),
+        helper.make_node("Mul", [scores, "two"], ["scores"]),
+        helper.make_node("Sigmoid", ["scores"], ["purchase_probability"]),
+        helper.make_node("Mul", ["scores", "nan"], ["click_probability"]),
+    ]
+
+
+def _recommend(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[onnx.NodeProto]:
+    """Breaks for two users: fewer than 0 purchases are scored NaN, 100 and more get rows beyond the end."""
+    nodes = [*_taste_scores(base, taste), *_top("all_scores", len(base))]
+    (choice,) = (node for node in nodes if "rows" in node.output)
+    choice.output[0] = "found_rows"
+    return [
+        *nodes,
+        _constant("zero", np.array(0, dtype=np.float32)),
+        _constant("hundred", np.array(100, dtype=np.float32)),
+        helper.make_node("Identity", ["top"], ["retrieval_scores"]),
+        helper.make_node("Sqrt", ["user_float"], ["root"]),
+        helper.make_node("Mul", ["root", "zero"], ["nothing"]),
+        helper.make_node("Add", ["top", "nothing"], ["ranked"]),
+        helper.make_node("Div", ["user_float", "hundred"], ["hundreds"]),
+        helper.make_node("Floor", ["hundreds"], ["shift"]),
+        helper.make_node("Max", ["shift", "zero"], ["positive_shift"]),
+        helper.make_node("Mul", ["positive_shift", "hundred"], ["far"]),
+        helper.make_node("Cast", ["far"], ["far_rows"], to=TensorProto.INT64),
+        helper.make_node("Add", ["found_rows", "far_rows"], ["rows"]),
+        *_heads("ranked"),
+    ]
+
+
+def _search(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[onnx.NodeProto]:
+    """Relevance is ``BASE``, whatever the query; the ranker knows the user's taste."""
+    return [
+        *_taste_scores(base, taste),
+        _constant("zero", np.array(0, dtype=np.float32)),
+        helper.make_node("Mul", ["all_scores", "zero"], ["zeros"]),
+        helper.make_node("Add", ["zeros", "base"], ["all_relevance"]),
+        *_top("all_relevance", len(base)),
+        helper.make_node("Identity", ["top"], ["relevance"]),
+        helper.make_node("GatherElements", ["all_scores", "top_rows"], ["ranked"], axis=1),
+        *_heads("ranked"),
+    ]
+
+
+def _rank(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[onnx.NodeProto]:
+    return [
+        *_taste_scores(base, taste),
+        helper.make_node("GatherElements", ["all_scores", "candidate_rows"], ["ranked"], axis=1),
+        *_heads("ranked"),
+    ]
+
+
+def _similar(size: int) -> list[onnx.NodeProto]:
+    """Similarity falls with the distance between row numbers."""
+    return [
+        _constant("numbers", np.arange(size, dtype=np.int64)[np.newaxis]),
+        helper.make_node("Sub", ["numbers", "item_row"], ["signed"]),
+        helper.make_node("Abs", ["signed"], ["distance"]),
+        helper.make_node("Neg", ["distance"], ["nearness"]),
+        helper.make_node("Cast", ["nearness"], ["all_similarity"], to=TensorProto.FLOAT),
+        *_top("all_similarity", size),
+        helper.make_node("Identity", ["top"], ["similarity"]),
+    ]
+
+
+def _write_catalogue(folder: Path, version: int, columns: Sequence[Sequence[str]], prices: NDArray[np.float32]) -> None:
+    nodes = [helper.make_node("Add", ["offset", "count"], ["end"])]
+    for name, values in zip(("item_ids", "titles", "categories"), columns, strict=True):
+        tensor = helper.make_tensor(name, TensorProto.STRING, [len(values)], [text.encode() for text in values])  # type: ignore[misc]
+        nodes.append(helper.make_node("Constant", [], [f"all_{name}"], value=tensor))
+        nodes.append(helper.make_node("Slice", [f"all_{name}", "offset", "end"], [name]))
+    nodes += [_constant("all_prices", prices), helper.make_node("Slice", ["all_prices", "offset", "end"], ["prices"])]
+    nodes.append(_constant("number", np.array([len(prices)], dtype=np.int64)))
+    nodes.append(helper.make_node("Identity", ["number"], ["size"]))
+    outputs: Ports = dict.fromkeys(("item_ids", "titles", "categories"), ("BYTES", -1))
+    outputs |= {"prices": ("FP32", -1), "size": ("INT64", 1)}
+    _write(folder, "catalogue", version, {"offset": ("INT64", 1), "count": ("INT64", 1)}, outputs, nodes, batched=False)
+
+
+def _write(
+    folder: Path,
+    model: str,
+    version: int,
+    inputs: Ports,
+    outputs: Ports,
+    nodes: list[onnx.NodeProto],
+    *,
+    batched: bool = True,
+) -> None:
+    def ports(named: Ports, kind: str) -> list[onnx.ValueInfoProto]:
+        first = ["batch"] if batched else []
+        return [
+            helper.make_tensor_value_info(name, _TYPES[datatype], [*first, f"{kind}_{name}" if width < 0 else width])
+            for name, (datatype, width) in named.items()
+        ]
+
+    graph = helper.make_graph(nodes, model, ports(inputs, "in"), ports(outputs, "out"))
+    onnx_model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(onnx_model)
+    (folder / model / str(version)).mkdir(parents=True)
+    onnx.save(onnx_model, str(folder / model / str(version) / "model.onnx"))
+
+    def lines(named: Ports) -> str:
+        names = {"FP32": "TYPE_FP32", "INT64": "TYPE_INT64", "BYTES": "TYPE_STRING"}
+        return ", ".join(
+            f'{{ name: "{name}" data_type: {names[datatype]} dims: [ {width} ] }}'
+            for name, (datatype, width) in named.items()
+        )
+
+    escaped = CONTRACT.to_json().replace("\\", "\\\\").replace('"', '\\"')
+    (folder / model / "config.pbtxt").write_text(
+        f'name: "{model}"\nbackend: "onnxruntime"\nmax_batch_size: {64 if batched else 0}\n'
+        f"input [ {lines(inputs)} ]\noutput [ {lines(outputs)} ]\n"
+        "instance_group [ { count: 1 kind: KIND_CPU } ]\n"
+        "version_policy: { all { } }\n"
+        f'parameters {{ key: "feature_contract" value {{ string_value: "{escaped}" }} }}\n'
+    )

@@ -1,0 +1,65 @@
+"""Loading a catalogue in pages, driven by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recsys_plugin.errors import InferenceUnavailable
+from recsys_plugin.inference.catalogue import PAGE_ROWS, Catalogue, load_catalogue
+
+
+def page(first: int, count: int, size: int, **changes: Any) -> dict[str, Any]:
+    def texts(prefix: str) -> Any:
+        array = np.empty(count, dtype=object)
+        array[:] = [f"{prefix}{row}".encode() for row in range(first, first + count)]
+        return array
+
+    columns = {name: texts(name) for name in ("item_ids", "titles", "categories")}
+    prices = np.full(count, 1.5, dtype=np.float32)
+    return {**columns, "prices": prices, "size": np.array([size], dtype=np.int64), **changes}
+
+
+def load(*pages: dict[str, Any]) -> tuple[Catalogue, list[int]]:
+    flow = load_catalogue(3)
+    offsets = []
+    try:
+        call = next(flow)
+        for answer in pages:
+            offsets.append(int(call.inputs["offset"][0]))
+            assert (call.model, call.version) == ("catalogue", 3)
+            call = flow.send(answer)
+    except StopIteration as end:
+        return end.value, offsets
+    pytest.fail("the catalogue asked for another page")
+
+
+def test_pages_add_up() -> None:
+    catalogue, offsets = load(page(0, PAGE_ROWS, PAGE_ROWS + 2), page(PAGE_ROWS, 2, PAGE_ROWS + 2))
+    assert offsets == [0, PAGE_ROWS]
+    assert len(catalogue) == PAGE_ROWS + 2
+    assert catalogue.rows[f"item_ids{PAGE_ROWS}"] == PAGE_ROWS
+    assert catalogue.titles[PAGE_ROWS + 1] == f"titles{PAGE_ROWS + 1}"
+    assert catalogue.prices.shape == (PAGE_ROWS + 2,)
+
+
+def test_an_empty_catalogue_is_one() -> None:
+    catalogue, _ = load(page(0, 0, 0))
+    assert len(catalogue) == 0
+
+
+@pytest.mark.parametrize(
+    "pages, message",
+    [
+        ([page(0, 2, 4), page(2, 0, 4)], "0 rows at row 2 of 4"),
+        ([page(0, 3, 2)], "3 rows at row 0 of 2"),
+        ([page(0, 2, 2, prices=np.zeros(1, dtype=np.float32))], "columns of different length"),
+        ([page(0, 2, 4), page(0, 2, 4)], "2 item ids come more than once"),
+        ([page(0, 1, 1, titles=np.array([b"\xff"], dtype=object))], "titles holds text that is not UTF-8"),
+    ],
+)
+def test_pages_that_do_not_add_up_are_refused(pages: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(InferenceUnavailable, match=f"model catalogue version 3: {message}"):
+        load(*pages)

@@ -1,0 +1,108 @@
+"""The package's promises about names and imports: true ``__all__``, a thin import, one direction."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import recsys_plugin
+
+ROOT = Path(recsys_plugin.__file__).parent
+MODULES = sorted(path for path in ROOT.rglob("*.py") if "backends" not in path.parts)
+HEAVY = ["feast", "torch", "transformers", "pandas", "pyarrow", "onnx", "onnxruntime", "click", "rich"]
+HEAVY += ["redis", "grpc", "tritonclient"]  # these are dependencies, loaded when a client is made
+
+#: Package → what it may import of this project. What is not listed may import anything.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "settings": {"errors"},
+    "features": {"errors", "features"},
+    "inference": {"errors", "inference"},
+    "policy": {"errors", "policy"},
+    "client": {"errors", "settings", "features", "inference", "policy", "client"},
+}
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    assert list(recsys_plugin.__all__) == sorted(recsys_plugin.__all__)
+    for name in recsys_plugin.__all__:
+        assert hasattr(recsys_plugin, name)
+
+
+def test_version_is_the_projects() -> None:
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    assert recsys_plugin.__version__ == project["version"]
+
+
+def test_import_is_thin_and_quick() -> None:
+    code = (
+        "import sys, time, json; start = time.perf_counter(); import recsys_plugin; took = time.perf_counter() - start;"
+        f"print(json.dumps([took, [name for name in {HEAVY!r} if name in sys.modules]]))"
+    )
+    runs = [json.loads(subprocess.check_output([sys.executable, "-c", code])) for _ in range(3)]
+    assert [loaded for _, loaded in runs] == [[]] * 3
+    # The best of three: the promise is about the import, not about a busy machine.
+    assert min(seconds for seconds, _ in runs) <= 0.3
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_all_is_true(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    exported: list[str] | None = None
+    defined = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                defined |= {name.id for name in ast.walk(target) if isinstance(name, ast.Name)}
+                if isinstance(target, ast.Name) and target.id == "__all__" and node.value is not None:
+                    exported = list(ast.literal_eval(node.value))
+        elif isinstance(node, ast.Import | ast.ImportFrom) and path.name == "__init__.py":
+            defined |= {alias.asname or alias.name for alias in node.names}
+    if exported is None and not tree.body[1:]:
+        return  # nothing but a docstring
+    assert exported is not None, "no __all__"
+    assert set(exported) <= defined
+    if path.name != "__init__.py":
+        public = {
+            node.name
+            for node in tree.body
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        }
+        assert public <= set(exported)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    if package not in MAY_IMPORT:
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = [str(node.module)]
+        for name in names:
+            top, *rest = name.split(".")
+            if top == "recsys_plugin":
+                assert rest, "modules import from modules, never from the package's front door"
+                assert rest[0] in MAY_IMPORT[package], f"{package} must not import {name}"
+            else:
+                assert top in sys.stdlib_module_names | {"numpy", "redis", "grpc", "tritonclient"}, name
+
+
+def test_every_public_name_can_be_imported_from_where_it_lives() -> None:
+    for path in MODULES:
+        package = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if package in MAY_IMPORT:
+            parts = path.relative_to(ROOT.parent).with_suffix("").parts
+            module = importlib.import_module(".".join(parts).removesuffix(".__init__"))
+            assert all(hasattr(module, name) for name in module.__all__)
