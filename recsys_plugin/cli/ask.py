@@ -18,7 +18,7 @@ from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings, parse_moment
 
-__all__ = ["open_recommender", "page_table", "rank", "recommend", "request_moment", "search", "similar"]
+__all__ = ["open_recommender", "page_table", "print_page", "rank", "recommend", "request_moment", "search", "similar"]
 
 _Command = Callable[..., None]
 
@@ -59,26 +59,35 @@ def open_recommender(settings: Settings, *, timeout: float = 0.5) -> Recommender
 
 
 def page_table(page: Page, *, title: str) -> Table:
-    """A page as a table for people, with what served it below."""
-    table = Table(title=title, caption=_footer(page), caption_justify="left", title_justify="left")
+    """A page as a table for people; columns that hold nothing are left out."""
+    table = Table(title=title, title_justify="left")
+    columns: dict[str, list[str]] = {
+        "title": [escape(item.title) for item in page],
+        "category": [escape(item.category) for item in page],
+        "item": [escape(item.item_id) for item in page],
+        "price": [_figure(item.price, ".2f") for item in page],
+        "score": [_figure(item.score, ".4f") for item in page],
+        "P(purchase)": [_figure(item.purchase_probability, ".4f") for item in page],
+        "P(click)": [_figure(item.click_probability, ".4f") for item in page],
+    }
+    if columns["P(purchase)"] == columns["score"]:
+        del columns["P(purchase)"]  # the score is the probability, and says so by itself
+        columns = {("P(purchase)" if name == "score" else name): cells for name, cells in columns.items()}
+    shown = {name: cells for name, cells in columns.items() if name == "title" or any(cells)}
     table.add_column("#", justify="right")
-    table.add_column("title", overflow="fold")
-    table.add_column("category")
-    table.add_column("item", overflow="fold")
-    for name in ("price", "score", "P(purchase)", "P(click)"):
-        table.add_column(name, justify="right")
-    for item in page:
-        table.add_row(
-            str(item.position),
-            escape(item.title),
-            escape(item.category),
-            escape(item.item_id),
-            _figure(item.price, ".2f"),
-            _figure(item.score, ".4f"),
-            _figure(item.purchase_probability, ".4f"),
-            _figure(item.click_probability, ".4f"),
-        )
+    for name in shown:
+        words = name in ("title", "category", "item")
+        table.add_column(name, justify="left" if words else "right", overflow="fold")
+    for position, cells in enumerate(zip(*shown.values(), strict=True)):
+        table.add_row(str(page[position].position), *cells)
     return table
+
+
+def print_page(page: Page, *, title: str) -> None:
+    """Print a page on standard output: the table, then what served it and how long it took."""
+    out = Console()
+    out.print(page_table(page, title=title))
+    out.print(_footer(page), style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def _footer(page: Page) -> str:
@@ -95,7 +104,7 @@ def _footer(page: Page) -> str:
             f"{len(report.missing)} missing, {len(report.expired)} expired"
         )
     if page.unknown_items:
-        lines.append(f"not in the catalogue: {escape(', '.join(page.unknown_items))}")
+        lines.append(f"not in the catalogue: {', '.join(page.unknown_items)}")
     spent = page.timings
     lines.append(
         f"{spent.total:.1f} ms: features {spent.features:.1f}, inference {spent.inference:.1f}, "
@@ -105,7 +114,7 @@ def _footer(page: Page) -> str:
 
 
 def _figure(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+    return "" if value is None else format(value, form)
 
 
 def _answer(ask: Callable[[Recommender], Page], *, title: str, as_json: bool, timeout: float) -> None:
@@ -114,7 +123,7 @@ def _answer(ask: Callable[[Recommender], Page], *, title: str, as_json: bool, ti
     if as_json:
         emit_json(page.to_dict())
     else:
-        Console().print(page_table(page, title=title))
+        print_page(page, title=title)
 
 
 def _options(*, several: bool) -> Callable[[_Command], _Command]:

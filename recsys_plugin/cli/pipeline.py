@@ -14,7 +14,7 @@ from recsys_plugin.pipeline import steps
 from recsys_plugin.settings import Settings
 from recsys_plugin.training.options import TrainingOptions
 
-__all__ = ["apply", "export", "materialize", "metrics_table", "train", "training_options"]
+__all__ = ["apply", "export", "materialize", "metrics_table", "train", "training_flags", "training_options"]
 
 _force = click.option("--force", is_flag=True, help="Run even if everything is current.")
 
@@ -33,7 +33,7 @@ def training_options(
     return replace(options, two_tower=two_tower, ranker=ranker)
 
 
-def _training_flags(command: Callable[..., None]) -> Callable[..., None]:
+def training_flags(command: Callable[..., None]) -> Callable[..., None]:
     """The flags that choose a training run; ``export`` needs the same ones to find it."""
     for option in (
         click.option("--ranker-epochs", type=click.IntRange(1), help="Passes over the ranker's examples."),
@@ -70,7 +70,7 @@ def apply(force: bool, as_json: bool) -> None:
 
 
 @click.command()
-@_training_flags
+@training_flags
 @_force
 @json_option
 def train(
@@ -132,7 +132,7 @@ def materialize(force: bool, as_json: bool) -> None:
 
 
 @click.command()
-@_training_flags
+@training_flags
 @_force
 @json_option
 def export(
