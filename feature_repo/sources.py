@@ -1,10 +1,11 @@
-"""Where features come from: Parquet tables that `recsys` computes from the shop's events, and push sources for the live views."""
+"""Where features come from: Parquet tables that `recsys` computes from events, and push sources for the live views."""
 
 from pathlib import Path
 
 from feast import FileSource, PushSource
 
-# Absolute, because the DuckDB offline store resolves a relative path against the caller's folder. Apply again after a move.
+# Absolute, because the DuckDB offline store resolves a relative path against the caller's folder. Apply again after a
+# move.
 _DATA = Path(__file__).resolve().parent / "data"
 
 
@@ -39,9 +40,7 @@ item_catalogue_table = _table("item_catalogue", "Title, category, brand and pric
 item_statistics_table = _table("item_statistics", "Weekly sales statistics of each item.")
 
 # The item tower's vectors, one row per item and training run.
-item_embedding_table = _table(
-    "item_embedding", "Item vectors of the two-tower model and of the text encoder."
-)
+item_embedding_table = _table("item_embedding", "Item vectors of the two-tower model and of the text encoder.")
 
 # Events reach the live views in milliseconds through these; the tables above serve their history to training.
 user_recent_items_push = PushSource(name="user_recent_items_push", batch_source=user_recent_items_table)

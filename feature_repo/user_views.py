@@ -1,7 +1,8 @@
 """What is known of a user.
 
-A field's tags are what the model's feature contract needs beyond its type: `default` stands in for a missing or expired value,
-`length` pads or cuts a list (lists keep the newest or weightiest first), and `encoding: row` turns item ids into catalogue rows.
+A field's tags are what the model's feature contract needs beyond its type: `default` stands in for a missing or
+expired value, `length` pads or cuts a list (lists keep the newest or weightiest first), and `encoding: row` turns
+item ids into catalogue rows.
 """
 
 from datetime import timedelta
@@ -33,9 +34,7 @@ user_profile = FeatureView(
         Field(name="gender", dtype=String, tags=TEXT, description="Gender as told to the shop."),
         Field(name="age_group", dtype=String, tags=TEXT, description="Age band."),
         Field(name="income_group", dtype=String, tags=TEXT, description="Income band."),
-        Field(
-            name="household", dtype=String, tags=TEXT, description="Size and composition of the household."
-        ),
+        Field(name="household", dtype=String, tags=TEXT, description="Size and composition of the household."),
         Field(name="segment", dtype=String, tags=TEXT, description="The shop's own customer segment."),
         Field(name="signed_up_at", dtype=UnixTimestamp, tags=TIME, description="When the user joined."),
     ],
@@ -44,7 +43,8 @@ user_profile = FeatureView(
     description="Profile facts: the start for users who have bought little or nothing.",
 )
 
-# Much of a shop's business is repeat business: what a user buys often, how much and how lately, predicts his next basket best.
+# Much of a shop's business is repeat business: what a user buys often, how much and how lately, predicts his next
+# basket best.
 user_statistics = FeatureView(
     name="user_statistics",
     entities=[user],
@@ -84,9 +84,7 @@ user_statistics = FeatureView(
             tags=TIME,
             description="Time of the first purchase.",
         ),
-        Field(
-            name="last_purchase_at", dtype=UnixTimestamp, tags=TIME, description="Time of the last purchase."
-        ),
+        Field(name="last_purchase_at", dtype=UnixTimestamp, tags=TIME, description="Time of the last purchase."),
         Field(
             name="favourite_items",
             dtype=Array(String),
@@ -135,7 +133,8 @@ user_recent_items = FeatureView(
     description="The last 50 events: what the user is after now.",
 )
 
-# A visit has a mood: what was done in it so far tells browsing from buying. It is over half an hour after its last event.
+# A visit has a mood: what was done in it so far tells browsing from buying. It is over half an hour after its last
+# event.
 user_session = FeatureView(
     name="user_session",
     entities=[user],
@@ -148,12 +147,8 @@ user_session = FeatureView(
             tags=COUNT,
             description="Items put into the cart in this visit.",
         ),
-        Field(
-            name="session_purchases", dtype=Int64, tags=COUNT, description="Order lines bought in this visit."
-        ),
-        Field(
-            name="session_started_at", dtype=UnixTimestamp, tags=TIME, description="When this visit began."
-        ),
+        Field(name="session_purchases", dtype=Int64, tags=COUNT, description="Order lines bought in this visit."),
+        Field(name="session_started_at", dtype=UnixTimestamp, tags=TIME, description="When this visit began."),
         Field(name="last_query", dtype=String, tags=TEXT, description="The last search text of this visit."),
     ],
     source=user_session_push,

@@ -12,6 +12,7 @@
     └── ServiceUnavailable      a server did not answer as it should             exit code 1
         ├── StoreUnavailable        Redis
         ├── InferenceUnavailable    Triton
+        │   └── ReleaseChanged          another model version was loaded meanwhile
         └── DeadlineExceeded        the time allowed for the call ran out
 
 Each message says what was wrong, where, and what to do about it.
@@ -28,6 +29,7 @@ __all__ = [
     "InferenceUnavailable",
     "InvalidInput",
     "RecsysError",
+    "ReleaseChanged",
     "ServiceUnavailable",
     "StepFailed",
     "StoreUnavailable",
@@ -92,6 +94,10 @@ class StoreUnavailable(ServiceUnavailable):
 
 class InferenceUnavailable(ServiceUnavailable):
     """Triton did not answer as it should."""
+
+
+class ReleaseChanged(InferenceUnavailable):
+    """The steps of a model were of different versions: another was being loaded; clients refresh and ask again."""
 
 
 class DeadlineExceeded(ServiceUnavailable):

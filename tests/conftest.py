@@ -1,89 +1,14 @@
-"""The trained shop: real data through every step of the command line, once per session, on servers of its own."""
+"""Trained shops, each made once per session: one on real data, a small one on data with clicks."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
-
-from recsys_plugin.runtime.environment import environment_variables
-from recsys_plugin.runtime.services import Services
-from recsys_plugin.settings import Settings
-
-ROOT = Path(__file__).resolve().parent.parent
-RECSYS = Path(sys.executable).with_name("recsys")
-
-
-@dataclass(frozen=True)
-class CommandLine:
-    """The ``recsys`` command in a home folder of its own."""
-
-    home: Path
-    environment: dict[str, str] = field(repr=False)
-
-    @classmethod
-    def in_new_home(cls, home: Path) -> CommandLine:
-        """A home with the tracked repositories and nothing else; no data, no state, no weights."""
-        home.mkdir(parents=True, exist_ok=True)
-        for folder in ("feature_repo", "model_repository"):
-            untracked = shutil.ignore_patterns("data", "__pycache__", "[0-9]*")
-            shutil.copytree(ROOT / folder, home / folder, ignore=untracked)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RECSYS_")}
-        own = {
-            "RECSYS_HOME": str(home),
-            "RECSYS_TRITON_PYTHON": str(Settings.from_environment().triton_python),
-            "COLUMNS": "200",
-        }
-        if "RECSYS_DATA" in os.environ:
-            own["RECSYS_DATA"] = os.environ["RECSYS_DATA"]
-        return cls(home, inherited | own)
-
-    @property
-    def settings(self) -> Settings:
-        """The settings that the command runs with."""
-        return Settings.from_environment(self.environment)
-
-    def run(self, *arguments: str, expect: int = 0, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-        """Run ``recsys`` to its end and check its exit code."""
-        done = subprocess.run(
-            [str(RECSYS), *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        assert done.returncode == expect, f"recsys {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
-        return done
-
-
-@dataclass(frozen=True)
-class Shop:
-    """A trained and served shop."""
-
-    command: CommandLine
-    source: str
-    redis_url: str
-    triton_url: str
-    as_of: datetime
-    some_users: list[str]
-    some_items: list[str]
-    report: dict[str, object]
-
-    @property
-    def settings(self) -> Settings:
-        """The settings of the shop's home, ``as_of`` included."""
-        services = Services(self.command.settings)
-        return Settings.from_environment(self.command.environment | environment_variables(services))
+from shops import Shop, trained_shop
+from synthetic import write_tables
 
 
 @pytest.fixture(scope="session")
@@ -98,29 +23,17 @@ def data_source() -> str:
 
 @pytest.fixture(scope="session")
 def shop(data_source: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """Every step of the command line on real data, then both servers; stopped at the end of the session."""
-    command = CommandLine.in_new_home(tmp_path_factory.mktemp("shop"))
-    command.run("data", "--source", data_source)
-    command.run("apply")
-    report = json.loads(command.run("train", "--json").stdout)
-    command.run("materialize")
-    command.run("export")
-    try:
-        command.run("up")
-        services = Services(command.settings)
-        tables = command.settings.tables
-        users = pq.read_table(tables / "users.parquet", columns=["user_id"])["user_id"].to_pylist()
-        items = pq.read_table(tables / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
-        dataset = json.loads((tables / "dataset.json").read_text(encoding="utf-8"))
-        yield Shop(
-            command=command,
-            source=data_source,
-            redis_url=services.redis_url,
-            triton_url=services.triton_url,
-            as_of=datetime.fromisoformat(dataset["as_of"]),
-            some_users=users[:200],
-            some_items=items[:200],
-            report=report,
-        )
-    finally:
-        command.run("down")
+    """Every step of the command line on real data, with the training's defaults."""
+    with trained_shop(tmp_path_factory.mktemp("shop"), data_source, "--source", data_source) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def small_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """150 users, 120 items and two months of synthetic visits, clicks included; trained just long enough to work."""
+    tables = tmp_path_factory.mktemp("tables")
+    write_tables(tables)
+    short = ("--two-tower-steps", "60", "--ranker-epochs", "1")
+    home = tmp_path_factory.mktemp("small_shop")
+    with trained_shop(home, "synthetic", "--from", str(tables), training=short) as made:
+        yield made

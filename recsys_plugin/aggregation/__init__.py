@@ -1,1 +1,1 @@
-"""How events become features: pure functions over sorted arrays, the one definition for history and for live updates."""
+"""How events become features: pure functions over sorted arrays, one definition for history and for live updates."""

@@ -1,7 +1,7 @@
 """User features as of the moment just after each of a user's events.
 
-A row stamped ``t`` holds what was known once the event at ``t`` had happened. A point-in-time join for a decision at ``t`` must
-therefore ask for a moment before ``t``; training asks one microsecond earlier.
+A row stamped ``t`` holds what was known once the event at ``t`` had happened. A point-in-time join for a decision at
+``t`` must therefore ask for a moment before ``t``; training asks one microsecond earlier.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def _per_user(events: pd.DataFrame) -> Iterator[tuple[str, slice, _Array]]:
     """Yield each user with his slice of ``events`` (sorted by user, then time) and the ends of his distinct moments."""
     users = events["user_id"].to_numpy()
     moments = microseconds(events["timestamp"])
-    starts = np.flatnonzero(np.r_[True, users[1:] != users[:-1]]) if len(users) else np.empty(0, np.int64)
-    for start, stop in zip(starts, np.r_[starts[1:], len(users)], strict=True):
+    bounds = np.r_[0, np.flatnonzero(users[1:] != users[:-1]) + 1, len(users)] if len(users) else np.empty(0, np.int64)
+    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
         times = moments[start:stop]
         yield users[start], slice(start, stop), np.flatnonzero(np.r_[times[1:] != times[:-1], True])
 
@@ -68,7 +68,8 @@ def user_statistics(events: pd.DataFrame) -> pa.Table:
         One row per user and distinct moment, with the schema of the ``user_statistics`` view.
     """
     events = _sorted(events, ("purchase", "return"))
-    item_codes, item_ids = pd.factorize(events["item_id"])
+    # Sorted, so that favourites of equal weight come in the order of their ids, whatever the data of other users.
+    item_codes, item_ids = pd.factorize(events["item_id"], sort=True)
     moments = microseconds(events["timestamp"])
     bought = (events["event_type"] == "purchase").to_numpy()
     price = events["price"].fillna(0.0).to_numpy(np.float64)
@@ -88,8 +89,10 @@ def user_statistics(events: pd.DataFrame) -> pa.Table:
         returned = np.r_[0, np.cumsum(~is_purchase)]
         spent = np.r_[0.0, np.cumsum(np.where(is_purchase, spend[part], 0.0))]
         priced = np.r_[0.0, np.cumsum(np.where(is_purchase, price[part], 0.0))]
-        basket_start = np.r_[True, times[1:] != times[:-1]] & is_purchase
-        baskets = np.r_[0, np.cumsum(basket_start)]
+        # A basket is a moment with a purchase, counted at its first line: a return at the same moment may come before
+        # it.
+        opening = np.maximum.accumulate(np.where(np.r_[True, times[1:] != times[:-1]], np.arange(len(times)), 0))
+        baskets = np.r_[0, np.cumsum(is_purchase & (lines[:-1] == lines[opening]))]
         after = ends + 1
         before = {name: np.searchsorted(times, stamps - width, side="right") for name, width in _WINDOWS.items()}
         window_lines = {name: lines[after] - lines[start] for name, start in before.items()}
@@ -111,7 +114,8 @@ def user_statistics(events: pd.DataFrame) -> pa.Table:
         users.extend([user] * len(ends))
         at.extend(stamps.tolist())
 
-        # A purchase at t weighs 2^((t - origin) / half life): later ones weigh more, and nothing stored ever needs decaying.
+        # A purchase at t weighs 2^((t - origin) / half life): later ones weigh more, and nothing stored ever needs
+        # decaying.
         own, local = np.unique(codes, return_inverse=True)
         grown = np.where(is_purchase, np.exp2((times - origin) / half_life), 0.0)
         weight = np.zeros(len(own))
@@ -119,10 +123,12 @@ def user_statistics(events: pd.DataFrame) -> pa.Table:
         for end in ends:
             np.add.at(weight, local[begin : end + 1], grown[begin : end + 1])
             begin = end + 1
-            top = np.argsort(-weight, kind="stable")[:FAVOURITES_LENGTH]
-            top = top[weight[top] > 0]
+            # In the order of the weights as they are stored, so that rounding decides no tie.
+            now = (weight / np.exp2((times[end] - origin) / half_life)).astype(np.float32)
+            top = np.argsort(-now, kind="stable")[:FAVOURITES_LENGTH]
+            top = top[now[top] > 0]
             favourites.append(own[top])
-            weights.append(weight[top] / np.exp2((times[end] - origin) / half_life))
+            weights.append(now[top])
 
     columns: dict[str, pa.Array] = {
         "user_id": pa.array(users, pa.string()),
@@ -177,7 +183,10 @@ def user_recent_items(events: pd.DataFrame) -> pa.Table:
 
 
 def user_sessions(events: pd.DataFrame) -> pa.Table:
-    """Counters of the visit that is under way after each moment; a visit ends :data:`SESSION_GAP_SECONDS` after its last event."""
+    """Counters of the visit that is under way after each moment.
+
+    A visit ends :data:`SESSION_GAP_SECONDS` after its last event.
+    """
     acts = _sorted(events, ("click", "cart", "purchase"))
     moments = microseconds(acts["timestamp"])
     types = acts["event_type"].to_numpy()

@@ -37,8 +37,15 @@ def load_average() -> tuple[float, ...]:
 
 def package_versions(*distributions: str) -> dict[str, str]:
     """Python's version and those of the named distributions, this package's among them."""
-    names = ("recsys-plugin", "numpy", "redis", "tritonclient", *distributions)
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+    installed = {
+        "recsys_plugin": "recsys-plugin",
+        "numpy": "numpy",
+        "redis-py": "redis",
+        "tritonclient": "tritonclient",
+        **{name: name for name in distributions},
+    }
+    versions = {shown: metadata.version(name) for shown, name in installed.items()}
+    return {"python": platform.python_version(), **versions}
 
 
 def server_versions(redis_url: str, triton_url: str, *, timeout: float = 5.0) -> dict[str, str]:
@@ -62,8 +69,6 @@ def _redis_version(url: str, timeout: float) -> str:
             client.close()
     except redis.RedisError as error:
         raise StoreUnavailable(f"{address!r}: {error}") from error
-    if address.kind == "redis_cluster":
-        info = next(iter(info.values()))
     # Valkey states the Redis version that it is compatible with beside its own.
     return f"valkey {info['valkey_version']}" if "valkey_version" in info else f"redis {info['redis_version']}"
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +23,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from recsys_plugin.bench.machine import describe_machine, load_average, package_versions, server_versions
 from recsys_plugin.bench.timing import PERCENTILES, Ratio, Samples
 from recsys_plugin.errors import InvalidInput
 
-__all__ = ["Report"]
+__all__ = ["Report", "begin_report"]
 
 _NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 _LAST = ("calls", *(f"p{percentile}_ms" for percentile in PERCENTILES))
@@ -39,8 +40,8 @@ class Report:
 
     title: str
     """For people; not part of the JSON form."""
-    machine: Mapping[str, Any]
-    versions: Mapping[str, str]
+    machine: dict[str, Any]
+    versions: dict[str, str]
     figures: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -70,12 +71,27 @@ class Report:
         for last, value in zip(_RATIO, (ratio.value, ratio.low, ratio.high), strict=True):
             self.add(f"{name}.{last}", value)
 
+    def finish(self, *notes: str, frozen: bool) -> None:
+        """Add what must be known to read the figures, and how busy the machine was in the end.
+
+        Args:
+            notes: about this benchmark.
+            frozen: whether the garbage collector was kept from old objects.
+        """
+        self.machine["load_average_after"] = load_average()
+        collector = "kept from objects made before the first call" if frozen else "as Python has it"
+        self.notes += [
+            *notes,
+            "subjects were called in turn, in rounds of random order after warming up; ratios are of medians, with a "
+            f"bootstrap interval of 95 %; the garbage collector was {collector}",
+        ]
+
     def to_json(self) -> str:
         """The JSON form."""
         document = {
             "figures": self.figures,
-            "machine": dict(self.machine),
-            "versions": dict(self.versions),
+            "machine": self.machine,
+            "versions": self.versions,
             "notes": self.notes,
         }
         return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
@@ -107,6 +123,22 @@ class Report:
         for name in names:
             table.add_row(escape(name), *(_figure(self.figures[f"{name}.{ending}"]) for ending in endings))
         return table
+
+
+def begin_report(title: str, redis_url: str, triton_url: str, *distributions: str) -> Report:
+    """A report without figures, on this machine and these servers.
+
+    Args:
+        title: for people.
+        redis_url, triton_url: the servers that are measured.
+        distributions: installed packages that take part, besides those of every serving client.
+
+    Raises:
+        ServiceUnavailable: if a server does not answer.
+    """
+    machine = {**describe_machine(), "load_average_before": load_average()}
+    versions = {**package_versions(*distributions), **server_versions(redis_url, triton_url)}
+    return Report(title, machine, versions)
 
 
 def _pairs(title: str, pairs: Iterable[tuple[str, str]]) -> Table:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from recsys_plugin.client import flows
 from recsys_plugin.client.arguments import checked_id
-from recsys_plugin.client.base import LOADING_TIMEOUT, ClientBase, time_left
-from recsys_plugin.client.release import Release, load_release
+from recsys_plugin.client.base import LOADING_TIMEOUT, ClientBase, repeatable, time_left
+from recsys_plugin.client.release import Release, load_release, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.features.plan import ReadFeatures, ReadSchema
 from recsys_plugin.features.reader import AsyncFeatureReader
@@ -57,14 +57,15 @@ class AsyncRecommender(ClientBase):
         timeout: float | None = None,
     ) -> list[Page]:
         """See :meth:`Recommender.recommend_many`."""
-        context = self._context(await self._loaded())
-        flow = flows.recommend(context, user_ids, k, exclude=exclude, candidates=candidates)
-        return await self._run(flow, self._seconds(timeout))
+        users, excluded = repeatable(user_ids), repeatable(exclude)
+        return await self._ask(
+            lambda context: flows.recommend(context, users, k, exclude=excluded, candidates=candidates), timeout
+        )
 
     async def rank(self, user_id: object, item_ids: Iterable[object], *, timeout: float | None = None) -> Page:
         """See :meth:`Recommender.rank`."""
-        flow = flows.rank(self._context(await self._loaded()), user_id, item_ids)
-        return (await self._run(flow, self._seconds(timeout)))[0]
+        asked = repeatable(item_ids)
+        return (await self._ask(lambda context: flows.rank(context, user_id, asked), timeout))[0]
 
     async def search(
         self,
@@ -77,16 +78,14 @@ class AsyncRecommender(ClientBase):
         timeout: float | None = None,
     ) -> Page:
         """See :meth:`Recommender.search`."""
-        flow = flows.search(
-            self._context(await self._loaded()),
-            user_id,
-            query,
-            k,
-            exclude=exclude,
-            candidates=candidates,
-            blend=self._search_blend,
+        excluded, blend = repeatable(exclude), self._search_blend
+        pages = await self._ask(
+            lambda context: flows.search(
+                context, user_id, query, k, exclude=excluded, candidates=candidates, blend=blend
+            ),
+            timeout,
         )
-        return (await self._run(flow, self._seconds(timeout)))[0]
+        return pages[0]
 
     async def similar_items(
         self,
@@ -98,9 +97,11 @@ class AsyncRecommender(ClientBase):
         timeout: float | None = None,
     ) -> Page:
         """See :meth:`Recommender.similar_items`."""
-        context = self._context(await self._loaded())
-        flow = flows.similar_items(context, item_id, k, exclude=exclude, candidates=candidates)
-        return (await self._run(flow, self._seconds(timeout)))[0]
+        excluded = repeatable(exclude)
+        pages = await self._ask(
+            lambda context: flows.similar_items(context, item_id, k, exclude=excluded, candidates=candidates), timeout
+        )
+        return pages[0]
 
     @property
     def version(self) -> int | None:
@@ -142,6 +143,12 @@ class AsyncRecommender(ClientBase):
                 if self._release is None:
                     self._release = await self._run(load_release(self._project, None), LOADING_TIMEOUT)
         return self._release
+
+    async def _ask(self, ask: Callable[[flows.RequestContext], flows.Flow], timeout: float | None) -> list[Page]:
+        """Answer a request on the release that serves at present."""
+        release = await self._loaded()
+        flow = on_one_release(self._project, release, lambda release: ask(self._context(release)), self._adopt)
+        return await self._run(flow, self._seconds(timeout))
 
     async def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
         """Drive a flow to its end, performing each call with the time that is left."""

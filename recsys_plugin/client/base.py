@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Self
 
 from recsys_plugin.client.arguments import checked_timeout
@@ -16,7 +16,7 @@ from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
 from recsys_plugin.settings import Settings
 
-__all__ = ["LOADING_TIMEOUT", "ClientBase", "time_left"]
+__all__ = ["LOADING_TIMEOUT", "ClientBase", "repeatable", "time_left"]
 
 #: Seconds that loading a release may take; it happens at start-up and in ``refresh``, never within a request.
 LOADING_TIMEOUT = 60.0
@@ -38,6 +38,8 @@ class ClientBase:
         ConfigurationError: if a URL is malformed.
         InvalidInput: if the timeout is not a number of seconds above 0.
     """
+
+    _release: Release | None
 
     def __init__(
         self,
@@ -86,8 +88,16 @@ class ClientBase:
     def _context(self, release: Release) -> RequestContext:
         return RequestContext(release, self._request_ids(), self._clock(), time.perf_counter)
 
+    def _adopt(self, release: Release) -> None:
+        self._release = release
+
     def _seconds(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else checked_timeout(timeout)
+
+
+def repeatable(values: Iterable[object]) -> Iterable[object]:
+    """The same values, such that they can be gone through twice."""
+    return values if isinstance(values, Collection) or not isinstance(values, Iterable) else list(values)
 
 
 def time_left(deadline: float, allowed: float) -> float:

@@ -25,7 +25,7 @@ from recsys_plugin.client.arguments import (
 )
 from recsys_plugin.client.release import PersonalModel, Release
 from recsys_plugin.client.results import Page, ScoredItem, ServedBy, Timings
-from recsys_plugin.errors import InferenceUnavailable
+from recsys_plugin.errors import InferenceUnavailable, ReleaseChanged
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures
 from recsys_plugin.inference.calls import Infer, OutputSpec
 from recsys_plugin.inference.tensors import Array
@@ -82,13 +82,12 @@ def recommend(
     for start in range(0, len(users), model.max_batch_size):
         batch = users[start : start + model.max_batch_size]
         tensors, reports = yield from _read_features(context, model, batch)
-        answer = yield Infer(
+        answer = yield from _infer(
+            context,
             "recommend",
-            context.release.version,
             {**_user_inputs(tensors), **_retrieval_inputs(excluded, count, len(batch))},
             _outputs(len(batch), rows="INT64", retrieval_scores="FP32", **_SCORES),
         )
-        context.end_of("inference")
         for number, user_id in enumerate(batch):
             outputs = _line("recommend", answer, number)
             scores = outputs["scores"]
@@ -107,13 +106,12 @@ def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -
     if not rows.size:
         return [_page(context, "rank", user, (), None, unknown)]
     tensors, (report,) = yield from _read_features(context, context.release.models["rank"], [user])
-    answer = yield Infer(
+    answer = yield from _infer(
+        context,
         "rank",
-        context.release.version,
         {**_user_inputs(tensors), "candidate_rows": rows[np.newaxis]},
         {name: OutputSpec(datatype, (1, rows.size)) for name, datatype in _SCORES.items()},
     )
-    context.end_of("inference")
     outputs = {**_line("rank", answer, 0), "rows": rows}
     items = _page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size)
     return [_page(context, "rank", user, items, report, unknown)]
@@ -146,13 +144,12 @@ def search(
         tensors, (report,) = yield from _read_features(context, model, [user])
     encoded = np.empty((1, 1), dtype=object)
     encoded[0, 0] = text.encode()
-    answer = yield Infer(
+    answer = yield from _infer(
+        context,
         "search",
-        context.release.version,
         {**_user_inputs(tensors), "query": encoded, **_retrieval_inputs(excluded, count, 1)},
         _outputs(1, rows="INT64", relevance="FP32", **_SCORES),
     )
-    context.end_of("inference")
     outputs = _line("search", answer, 0)
     scores = blend.scores(outputs["rows"], outputs["relevance"], outputs["scores"])
     items = _page_items(context, "search", outputs, scores, "relevance", excluded, wanted)
@@ -170,13 +167,12 @@ def similar_items(
     if row is None or wanted == 0:
         return [_page(context, "similar", None, (), None, () if row is not None else (item,))]
     excluded |= {row}
-    answer = yield Infer(
+    answer = yield from _infer(
+        context,
         "similar",
-        context.release.version,
         {"item_row": np.array([[row]], dtype=np.int64), **_retrieval_inputs(excluded, count, 1)},
         _outputs(1, rows="INT64", similarity="FP32"),
     )
-    context.end_of("inference")
     outputs = _line("similar", answer, 0)
     items = _page_items(context, "similar", outputs, outputs["similarity"], "similarity", excluded, wanted)
     return [_page(context, "similar", None, items, None)]
@@ -194,6 +190,26 @@ def _read_features(
     decoded = plan.decode(user_ids, replies, now=context.now, rows=context.release.catalogue.rows)
     context.end_of("features")
     return decoded
+
+
+def _infer(
+    context: RequestContext, model: str, inputs: Mapping[str, Array], outputs: Mapping[str, OutputSpec]
+) -> Generator[Infer, Any, dict[str, Array]]:
+    """Call a model of this release, and make sure that each of its steps was of this release too."""
+    release = context.release
+    users = len(next(iter(inputs.values())))
+    told = {name: OutputSpec("INT64", (users, 1)) for name in release.step_versions[model]}
+    answer: dict[str, Array] = yield Infer(model, release.version, inputs, {**outputs, **told})
+    context.end_of("inference")
+    for name in told:
+        versions = answer.pop(name)
+        if (versions != release.version).any():
+            other = int(versions[versions != release.version][0])
+            raise ReleaseChanged(
+                f"model {model} version {release.version}: its {name} is {other}, so another version is being loaded "
+                "and row numbers may mean other items; call again"
+            )
+    return answer
 
 
 def _known_rows(release: Release, item_ids: Iterable[object]) -> set[int]:
@@ -249,32 +265,43 @@ def _page_items(
     catalogue = context.release.catalogue
     rows = outputs["rows"]
     order = best_first(model, rows, scores, catalogue_size=len(catalogue), excluded=excluded, k=k)
-    items = []
-    for position, candidate in enumerate(order, start=1):
-        row = int(rows[candidate])
-        items.append(
-            ScoredItem(
-                item_id=catalogue.item_ids[row],
-                score=float(scores[candidate]),
-                position=position,
-                title=catalogue.titles[row],
-                category=catalogue.categories[row],
-                price=_number(catalogue.prices[row]),
-                purchase_probability=_output(outputs, "purchase_probability", candidate),
-                click_probability=_output(outputs, "click_probability", candidate),
-                relevance=None if relevance is None else _output(outputs, relevance, candidate),
-            )
+    chosen = rows[order]
+    columns = zip(
+        chosen.tolist(),
+        scores[order].tolist(),
+        _numbers(catalogue.prices[chosen]),
+        _output(outputs, "purchase_probability", order),
+        _output(outputs, "click_probability", order),
+        _output(outputs, relevance, order),
+        strict=True,
+    )
+    return tuple(
+        ScoredItem(
+            item_id=catalogue.item_ids[row],
+            score=score,
+            position=position,
+            title=catalogue.titles[row],
+            category=catalogue.categories[row],
+            price=price,
+            purchase_probability=purchase,
+            click_probability=click,
+            relevance=near,
         )
-    return tuple(items)
+        for position, (row, score, price, purchase, click, near) in enumerate(columns, start=1)
+    )
 
 
-def _output(outputs: Mapping[str, Array], name: str, candidate: np.intp) -> float | None:
-    return _number(outputs[name][candidate]) if name in outputs else None
+def _output(outputs: Mapping[str, Array], name: str | None, order: NDArray[np.intp]) -> Sequence[float | None]:
+    return [None] * len(order) if name is None or name not in outputs else _numbers(outputs[name][order])
 
 
-def _number(value: np.float32) -> float | None:
-    """A float, or ``None`` for NaN: "not known" in every output where it is allowed."""
-    return None if np.isnan(value) else float(value)
+def _numbers(values: NDArray[np.floating[Any]]) -> list[float | None]:
+    """Floats, and ``None`` for NaN: "not known" in every output where it is allowed."""
+    numbers: list[float | None] = values.tolist()
+    unknown = np.isnan(values)
+    if unknown.any():
+        return [None if absent else number for number, absent in zip(numbers, unknown.tolist(), strict=True)]
+    return numbers
 
 
 def _page(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from recsys_plugin.client import flows
 from recsys_plugin.client.arguments import checked_id
-from recsys_plugin.client.base import LOADING_TIMEOUT, ClientBase, time_left
-from recsys_plugin.client.release import load_release
+from recsys_plugin.client.base import LOADING_TIMEOUT, ClientBase, repeatable, time_left
+from recsys_plugin.client.release import Release, load_release, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.features.plan import ReadFeatures, ReadSchema
 from recsys_plugin.features.reader import FeatureReader
@@ -35,6 +35,8 @@ class Recommender(ClientBase):
     those of :class:`~recsys_plugin.client.base.ClientBase`. Raises, besides its errors, ``FeatureContractError``
     when model and feature store disagree, and ``ServiceUnavailable`` when a server does not answer.
     """
+
+    _release: Release
 
     def _open(self) -> None:
         self._loading = threading.Lock()
@@ -86,8 +88,10 @@ class Recommender(ClientBase):
 
         One round trip to Redis and one call to Triton for as many users as the model takes in a batch.
         """
-        flow = flows.recommend(self._context(self._release), user_ids, k, exclude=exclude, candidates=candidates)
-        return self._run(flow, self._seconds(timeout))
+        users, excluded = repeatable(user_ids), repeatable(exclude)
+        return self._ask(
+            lambda context: flows.recommend(context, users, k, exclude=excluded, candidates=candidates), timeout
+        )
 
     def rank(self, user_id: object, item_ids: Iterable[object], *, timeout: float | None = None) -> Page:
         """The given items, at most 10,000, best first for this user.
@@ -96,8 +100,8 @@ class Recommender(ClientBase):
         ``page.unknown_items``; without any known item the page is empty and no server is asked.
         Raises as :meth:`recommend`.
         """
-        flow = flows.rank(self._context(self._release), user_id, item_ids)
-        return self._run(flow, self._seconds(timeout))[0]
+        asked = repeatable(item_ids)
+        return self._ask(lambda context: flows.rank(context, user_id, asked), timeout)[0]
 
     def search(
         self,
@@ -114,16 +118,13 @@ class Recommender(ClientBase):
         A query of more than 10,000 characters is refused; how much of a shorter one counts is up to the text encoder.
         Raises as :meth:`recommend`.
         """
-        flow = flows.search(
-            self._context(self._release),
-            user_id,
-            query,
-            k,
-            exclude=exclude,
-            candidates=candidates,
-            blend=self._search_blend,
-        )
-        return self._run(flow, self._seconds(timeout))[0]
+        excluded, blend = repeatable(exclude), self._search_blend
+        return self._ask(
+            lambda context: flows.search(
+                context, user_id, query, k, exclude=excluded, candidates=candidates, blend=blend
+            ),
+            timeout,
+        )[0]
 
     def similar_items(
         self,
@@ -139,9 +140,10 @@ class Recommender(ClientBase):
         For an item that is not in the catalogue the page is empty and lists it in ``page.unknown_items``.
         Raises as :meth:`recommend`.
         """
-        context = self._context(self._release)
-        flow = flows.similar_items(context, item_id, k, exclude=exclude, candidates=candidates)
-        return self._run(flow, self._seconds(timeout))[0]
+        excluded = repeatable(exclude)
+        return self._ask(
+            lambda context: flows.similar_items(context, item_id, k, exclude=excluded, candidates=candidates), timeout
+        )[0]
 
     @property
     def version(self) -> int:
@@ -171,6 +173,11 @@ class Recommender(ClientBase):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _ask(self, ask: Callable[[flows.RequestContext], flows.Flow], timeout: float | None) -> list[Page]:
+        """Answer a request on the release that serves at present."""
+        flow = on_one_release(self._project, self._release, lambda release: ask(self._context(release)), self._adopt)
+        return self._run(flow, self._seconds(timeout))
 
     def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
         """Drive a flow to its end, performing each call with the time that is left."""

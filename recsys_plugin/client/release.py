@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from recsys_plugin.errors import FeatureContractError
+from recsys_plugin.errors import FeatureContractError, ReleaseChanged
 from recsys_plugin.features.contract import FeatureContract
 from recsys_plugin.features.plan import ReadPlan, ReadSchema
 from recsys_plugin.inference.calls import GetSettings, ModelSettings
 from recsys_plugin.inference.catalogue import Catalogue, load_catalogue
 from recsys_plugin.inference.models import contract_text, newest_version
 
-__all__ = ["PersonalModel", "Release", "load_release"]
+__all__ = ["PersonalModel", "Release", "load_release", "on_one_release"]
+
+_Answer = TypeVar("_Answer")
 
 _PERSONAL = ("recommend", "rank", "search")
 
@@ -33,6 +35,8 @@ class Release:
     version: int
     catalogue: Catalogue
     models: Mapping[str, PersonalModel]
+    step_versions: Mapping[str, tuple[str, ...]]
+    """Model → the outputs by which its steps say their versions; all must be this release's."""
 
 
 def load_release(project: str, current: Release | None) -> Generator[Any, Any, Release]:
@@ -49,14 +53,40 @@ def load_release(project: str, current: Release | None) -> Generator[Any, Any, R
     if current is not None and current.version == version:
         return current
     schema = yield ReadSchema(project)
-    models = {}
-    for model in _PERSONAL:
+    models: dict[str, PersonalModel] = {}
+    step_versions: dict[str, tuple[str, ...]] = {}
+    for model in (*_PERSONAL, "similar"):
         settings: ModelSettings = yield GetSettings(model, version)
+        step_versions[model] = settings.step_versions
+        if model not in _PERSONAL:
+            continue
         contract = FeatureContract.from_json(contract_text(model, version, settings))
         _check_against_store(model, version, contract, project, schema)
         models[model] = PersonalModel(ReadPlan(contract), max(1, settings.max_batch_size))
     catalogue = yield from load_catalogue(version)
-    return Release(version, catalogue, models)
+    return Release(version, catalogue, models, step_versions)
+
+
+def on_one_release(
+    project: str,
+    release: Release,
+    ask: Callable[[Release], Generator[Any, Any, _Answer]],
+    adopt: Callable[[Release], None],
+) -> Generator[Any, Any, _Answer]:
+    """Ask on a release; should another version have come up meanwhile, take up the newest and ask once more.
+
+    Args:
+        project: the Feast project.
+        release: what to ask on first.
+        ask: makes the flow of the request; it may be called twice.
+        adopt: told of the release that the answer came from, if it is another.
+    """
+    try:
+        return (yield from ask(release))
+    except ReleaseChanged:
+        newest = yield from load_release(project, release)
+        adopt(newest)
+        return (yield from ask(newest))
 
 
 def _check_against_store(

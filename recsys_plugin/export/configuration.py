@@ -40,7 +40,7 @@ def render_config(model: Model) -> str:
     lines.append(f"max_batch_size: {model.max_batch}")
     lines += _tensors("input", model.inputs)
     lines += _tensors("output", model.outputs)
-    lines.append("version_policy: { latest: { num_versions: 2 } }")
+    lines.append(f"version_policy: {{ latest: {{ num_versions: {model.served_versions} }} }}")
     if model.is_ensemble:
         lines.append("ensemble_scheduling {")
         for step in model.steps:
@@ -49,7 +49,7 @@ def render_config(model: Model) -> str:
         lines.append("}")
     else:
         lines.append("instance_group [ { count: 1 } ]")
-        if model.max_batch > 0:
+        if model.max_batch > 0 and model.dynamic_batching:
             # No delay: waiting for company costs a lone caller more than it saves.
             lines.append("dynamic_batching { max_queue_delay_microseconds: 0 }")
     parameters = dict(model.parameters)
@@ -66,17 +66,18 @@ def render_readme(models: Sequence[Model]) -> str:
     lines = [
         "# Model repository",
         "",
-        "An ordinary Triton model repository. `recsys export` generates the configurations and this page from one typed",
-        "description (`recsys_plugin/export/description.py`) and writes the weights, which are not tracked, as a new version",
-        "of every model at once. `recsys up` serves it with the embedded `tritonserver`; a stock one serves it unchanged",
-        "(the tokenizer needs the Python package `tokenizers` there):",
+        "An ordinary Triton model repository. `recsys export` generates the configurations and this page from one",
+        "typed description (`recsys_plugin/export/description.py`) and writes the weights, which are not tracked, as a",
+        "new version of every model at once. `recsys up` serves it with the embedded `tritonserver`; a stock one",
+        "serves it unchanged (the tokenizer needs the Python package `tokenizers` there):",
         "",
         "```",
         "tritonserver --model-repository=model_repository",
         "```",
         "",
-        "The ensembles that take user features carry their feature contract in the parameter `feature_contract`: which Feast",
-        "features, in which order, with type, encoding, length, default and maximum age. Clients compile their reads from it.",
+        "The ensembles that take user features carry their feature contract in the parameter `feature_contract`: which",
+        "Feast features, in which order, with type, encoding, length, default and maximum age. Clients compile their",
+        "reads from it. A kept version with another contract has it in `feature_contract.<version>`.",
         "",
         "Shapes leave the batch out; -1 is any size.",
     ]

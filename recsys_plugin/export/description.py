@@ -1,13 +1,13 @@
-"""The model repository as one typed description; configurations, documentation and known answers are derived from it."""
+"""The model repository as one typed description, from which configurations and documentation are derived."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from recsys_plugin.features.contract import FeatureContract
 
-__all__ = ["CANDIDATE_COUNT", "Model", "Step", "Tensor", "describe_repository"]
+__all__ = ["CANDIDATE_COUNT", "VERSION", "Model", "Step", "Tensor", "describe_repository", "own_row_count"]
 
 #: Users or queries in one request, at most.
 MAX_BATCH = 64
@@ -35,7 +35,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model of the repository; an ensemble if it has steps."""
+    """One model of the repository; an ensemble if it has steps. Its newest ``served_versions`` are served."""
 
     name: str
     purpose: str
@@ -45,6 +45,8 @@ class Model:
     backend: str = "onnxruntime"
     max_batch: int = MAX_BATCH
     parameters: Mapping[str, str] = field(default_factory=dict)
+    served_versions: int = 2
+    dynamic_batching: bool = True
 
     @property
     def is_ensemble(self) -> bool:
@@ -52,8 +54,17 @@ class Model:
         return bool(self.steps)
 
 
+#: The output by which a graph says which version of it answered.
+VERSION = Tensor("version", "INT64", (1,), "the version that answered")
+
+
 def _same(*names: str) -> dict[str, str]:
     return {name: name for name in names}
+
+
+def own_row_count(contract: FeatureContract) -> int:
+    """How many of his own items a user brings as candidates: those of his list features."""
+    return sum(spec.width for spec in contract.features if spec.encoding == "row" and spec.is_list)
 
 
 def describe_repository(
@@ -107,7 +118,7 @@ def describe_repository(
         return Step("ctr_ranker", inputs, _same(*score_names))
 
     carries = {"feature_contract": contract.to_json()}
-    return (
+    return _answering_versions(
         Model(
             "recommend",
             "A user's features to ranked candidates: user tower, exact nearest items, CTR ranker.",
@@ -186,6 +197,8 @@ def describe_repository(
             "Exact top-k of the catalogue by cosine; the user's own items come first, excluded ones never.",
             (Tensor("query_vector", "FP32", (vector,), "unit vector"), _any_length(own), excluded, count),
             (rows, Tensor("similarities", "FP32", (-1,), "cosines")),
+            # The largest count of a batch holds for all of it: batched with strangers, a request would get other rows.
+            dynamic_batching=False,
         ),
         Model(
             "ctr_ranker",
@@ -199,6 +212,8 @@ def describe_repository(
             "Exact top-k of the catalogue's texts by cosine.",
             (Tensor("query_vector", "FP32", (text_vector,), "unit vector"), excluded, count),
             (rows, Tensor("similarities", "FP32", (-1,), "cosines")),
+            # The largest count of a batch holds for all of it: batched with strangers, a request would get other rows.
+            dynamic_batching=False,
         ),
         Model(
             "text_encoder",
@@ -214,6 +229,34 @@ def describe_repository(
             backend="python",
         ),
     )
+
+
+def _answering_versions(*models: Model) -> tuple[Model, ...]:
+    """Let every graph, and through the ensembles every step, say which version answered.
+
+    Triton runs the newest version of each step, whichever version of the ensemble was asked for. While a version is
+    being loaded that mixes two, and a row number of one catalogue read in another is a wrong item. So clients check.
+    """
+    stamped = {model.name for model in models if model.backend == "onnxruntime" and model.max_batch and not model.steps}
+    result: list[Model] = []
+    for model in models:
+        if model.name in stamped:
+            model = replace(model, outputs=(*model.outputs, VERSION))
+        elif model.is_ensemble:
+            steps = tuple(
+                replace(step, outputs={**step.outputs, VERSION.name: f"{step.model}_version"})
+                if step.model in stamped
+                else step
+                for step in model.steps
+            )
+            told = tuple(
+                Tensor(f"{step.model}_version", "INT64", (1,), f"the version of {step.model} that answered")
+                for step in steps
+                if step.model in stamped
+            )
+            model = replace(model, steps=steps, outputs=(*model.outputs, *told))
+        result.append(model)
+    return tuple(result)
 
 
 def _any_length(tensor: Tensor) -> Tensor:

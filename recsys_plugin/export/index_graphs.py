@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["IR_VERSION", "OPSET", "catalogue_graph", "index_graph", "lookup_graph"]
+__all__ = ["IR_VERSION", "OPSET", "answer_version", "catalogue_graph", "index_graph", "lookup_graph"]
 
 #: What the ONNX Runtime of Triton 24.10 and later reads.
 IR_VERSION, OPSET = 10, 18
@@ -37,6 +37,25 @@ def _int(values: Any) -> _Array:
     return np.array(values, dtype=np.int64)
 
 
+def answer_version(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """Add the output ``version`` int64 [B, 1], always the given number, to a graph whose inputs have a batch axis."""
+    graph = model.graph
+    source = graph.input[0]
+    batch = source.type.tensor_type.shape.dim[0].dim_param
+    for name, value in (("version_number", _int([[version]])), ("version_width", _int([1]))):
+        graph.initializer.append(numpy_helper.from_array(value, name=name))
+    graph.node.extend(
+        [
+            helper.make_node("Shape", [source.name], ["version_batch"], start=0, end=1),
+            helper.make_node("Concat", ["version_batch", "version_width"], ["version_shape"], axis=0),
+            helper.make_node("Expand", ["version_number", "version_shape"], ["version"]),
+        ]
+    )
+    graph.output.append(helper.make_tensor_value_info("version", TensorProto.INT64, [batch, 1]))
+    onnx.checker.check_model(model, full_check=False)
+    return model
+
+
 def index_graph(vectors: _Array, *, own_rows: bool) -> onnx.ModelProto:
     """Exact top-k by inner product over resident vectors.
 
@@ -46,7 +65,8 @@ def index_graph(vectors: _Array, *, own_rows: bool) -> onnx.ModelProto:
 
     Returns:
         ``query_vector`` [B, D], ``own_rows`` and ``excluded_rows`` int64 [B, any], ``candidate_count`` int64 [B, 1] →
-        ``rows`` int64 [B, K] and ``similarities`` float32 [B, K], where K = min(largest count, N); -1 for excluded rows.
+        ``rows`` int64 [B, K] and ``similarities`` float32 [B, K], where K = min(largest count, N); -1 for excluded
+        rows.
     """
     size = len(vectors)
     node = helper.make_node
@@ -111,7 +131,7 @@ def index_graph(vectors: _Array, *, own_rows: bool) -> onnx.ModelProto:
 
 
 def lookup_graph(vectors: _Array) -> onnx.ModelProto:
-    """``item_row`` int64 [B, 1] → ``item_vector`` float32 [B, D], and ``own_rows`` [B, 1] of -1: an item brings none."""
+    """``item_row`` int64 [B, 1] → ``item_vector`` float32 [B, D], and ``own_rows`` [B, 1] of -1: items bring none."""
     node, info = helper.make_node, helper.make_tensor_value_info
     nodes = [
         node("Squeeze", ["item_row", "axis"], ["row"]),
@@ -134,7 +154,7 @@ def lookup_graph(vectors: _Array) -> onnx.ModelProto:
 def catalogue_graph(
     item_ids: Sequence[str], titles: Sequence[str], categories: Sequence[str], prices: _Array
 ) -> onnx.ModelProto:
-    """``offset`` and ``count`` int64 [1] → that page of ids, titles, categories (texts) and prices (float32), and ``size``."""
+    """``offset`` and ``count`` int64 [1] → that page of ids, titles, categories and prices (float32), and ``size``."""
     node, info = helper.make_node, helper.make_tensor_value_info
     texts = {"item_ids": item_ids, "titles": titles, "categories": categories}
     columns = {f"all_{name}": np.array([*values], dtype=object) for name, values in texts.items()}
@@ -151,7 +171,7 @@ def catalogue_graph(
         *(node("Gather", [name, "page"], [name.removeprefix("all_")], axis=0) for name in columns),
         node("Identity", ["total"], ["size"]),
     ]
-    kinds = {name: TensorProto.STRING for name in texts} | {"prices": TensorProto.FLOAT}
+    kinds = dict.fromkeys(texts, TensorProto.STRING) | {"prices": TensorProto.FLOAT}
     constants = {"total": _int([len(item_ids)]), "first_row": _int([0]), "step": _int(1), **columns}
     return _model(
         "catalogue",

@@ -1,4 +1,4 @@
-"""Run the exported repository in this process: the same graphs through onnxruntime, step by step as the ensembles say."""
+"""Run the exported repository in this process: the same graphs through onnxruntime, as the ensembles say."""
 
 from __future__ import annotations
 

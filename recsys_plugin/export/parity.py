@@ -10,12 +10,12 @@ import torch
 
 from recsys_plugin.errors import CheckFailed
 from recsys_plugin.export.local import LocalRepository
+from recsys_plugin.training.artefacts import TrainedModels
 from recsys_plugin.training.candidates import candidate_rows
 from recsys_plugin.training.evaluation import score_candidates
 from recsys_plugin.training.packing import UserTensors
 from recsys_plugin.training.ranker import HEADS
 from recsys_plugin.training.text import TextEncoder, encode_texts
-from recsys_plugin.training.artefacts import TrainedModels
 
 __all__ = ["TOLERANCE", "check_parity", "user_inputs"]
 
@@ -70,6 +70,13 @@ def check_parity(
     rows, cosines = candidate_rows(models.towers, users, candidates)
     # Neighbours whose cosines differ by less than rounding may change places; the cosines by position may not.
     differences["item_index.similarities"] = _largest(found["similarities"], cosines)
+    vectors = models.towers.item_vectors()[1]
+    of_rows = np.take_along_axis(models.towers.user_vectors(users) @ vectors.T, found["rows"], axis=1)
+    differences["item_index.rows"] = _largest(found["similarities"], of_rows)
+    item_rows = np.arange(len(vectors), dtype=np.int64)[:, None]
+    differences["item_embedding.item_vector"] = _largest(
+        local.run("item_embedding", {"item_row": item_rows})["item_vector"], vectors
+    )
     ranked = local.run("ctr_ranker", {**packed, "user_vector": tower["user_vector"], "candidate_rows": rows})
     logits = score_candidates(models.ranker, models.towers, models.items, users, rows)
     for head in models.heads:

@@ -1,4 +1,4 @@
-"""Triton Python model: text to tokens. Runs inside the server, with the ``tokenizers`` package and nothing else of ours."""
+"""Triton Python model: text to tokens. Runs inside the server, with the package ``tokenizers`` and none of ours."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ __all__ = ["TritonPythonModel"]
 
 
 class TritonPythonModel:
-    """``query`` STRING [n, 1] → ``input_ids`` and ``attention_mask`` INT64 [n, tokens], padded to the longest of the request."""
+    """``query`` STRING [n, 1] → ``input_ids``, ``attention_mask`` INT64 [n, tokens], padded to the longest."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load ``tokenizer.json`` and the longest length from beside this file."""

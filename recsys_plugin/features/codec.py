@@ -30,6 +30,7 @@ Value = float | int | bool | str | bytes | list[float] | list[int] | list[bool] 
 _MASK = 0xFFFFFFFF
 _STRING, _INT64 = 2, 4  # numbers of Feast's ValueType
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5  # protobuf wire types
+_FIRST_DELIMITED = 1 << 3 | _DELIMITED  # the tag of an element of a list of strings or bytes
 
 
 class MalformedValueError(ValueError):
@@ -225,8 +226,17 @@ def _list_of(wire_type: int, decode: _Scalar) -> _Decoder:
     def decode_list(content: bytes | int) -> Value:
         assert isinstance(content, bytes)
         values: list[float | int | bool | str | bytes] = []
-        position = 0
-        while position < len(content):
+        position, end = 0, len(content)
+        while position < end:
+            if wire_type == _DELIMITED:
+                # Short elements, which nearly all are, have one byte of tag and one of length: read on the spot.
+                start = position + 2
+                if start <= end and content[position] == _FIRST_DELIMITED and content[position + 1] < 0x80:
+                    stop = start + content[position + 1]
+                    if stop <= end:
+                        values.append(decode(content[start:stop]))
+                        position = stop
+                        continue
             tag, position = _varint(content, position)
             if tag >> 3 != 1 or tag & 7 not in (wire_type, _DELIMITED):
                 raise MalformedValueError(f"tag {tag} does not belong to a list of this type")

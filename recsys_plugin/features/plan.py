@@ -5,7 +5,8 @@ One ``HMGET`` per user over all views; its reply is decoded into the three packe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,14 @@ from recsys_plugin.features.codec import (
     hash_field,
     timestamp_field,
 )
-from recsys_plugin.features.contract import Encoding, FeatureContract, FeatureSpec, TensorName
+from recsys_plugin.features.contract import (
+    REQUEST_TIMESTAMP,
+    Encoding,
+    FeatureContract,
+    FeatureSpec,
+    Slot,
+    TensorName,
+)
 
 __all__ = ["FeatureReport", "FeatureTensors", "ReadFeatures", "ReadPlan", "ReadSchema", "Reply"]
 
@@ -31,6 +39,12 @@ __all__ = ["FeatureReport", "FeatureTensors", "ReadFeatures", "ReadPlan", "ReadS
 Reply = Sequence[bytes | None]
 
 _FLOAT_LIMIT = float(np.finfo(np.float32).max)
+
+#: How Feast stores a time that is not known: the number of numpy's NaT. Its SDK returns it as ``None``.
+_NULL_MOMENT = -(2**63)
+
+#: Stored value, item id → row number → what goes into the tensor, at most as long as the contract says.
+_Elements = Callable[[Value, Mapping[str, int]], list[Any] | NDArray[Any] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +66,9 @@ class ReadSchema:
 class FeatureReport:
     """What the feature store had for one user.
 
-    Three outcomes are kept apart: a value was there; it was ``missing`` (never written, null, or a float that
-    is not finite); it was ``expired`` (older than the contract allows). The contract's default stood in for
-    the last two.
+    Three outcomes are kept apart: a value was there; it was ``missing`` (never written, null, a time that is not
+    known, or a float that is not finite); it was ``expired`` (older than the contract allows). The contract's default
+    stood in for the last two.
     """
 
     known: bool
@@ -89,6 +103,19 @@ class FeatureTensors:
     """``[B, S]`` of ``bytes``"""
 
 
+@dataclass(frozen=True, slots=True)
+class _StoredFeature:
+    """One feature of the contract, ready for requests."""
+
+    spec: FeatureSpec
+    view: str
+    max_age: float
+    """Seconds; infinite for a feature that does not expire."""
+    tensor: TensorName
+    offset: int
+    elements: _Elements
+
+
 class ReadPlan:
     """Which hash fields to ask for, and how to turn the reply into tensors.
 
@@ -110,7 +137,8 @@ class ReadPlan:
         #: The fields of every HMGET: one per stored feature in contract order, then one event time per view.
         self.fields: tuple[bytes, ...] = (*references, *(timestamp_field(view) for view in views))
         self._views = {view: len(references) + position for position, view in enumerate(views)}
-        self._slots = [(spec, contract.slots[spec.reference]) for spec in contract.features]
+        self._stored = tuple(_prepared(spec, contract.slots[spec.reference]) for spec in contract.stored_features)
+        self._request_time = contract.slots.get(REQUEST_TIMESTAMP)
         self._prefix = entity_key_prefix(contract.join_key)
         self._suffix = contract.project.encode()
         self._defaults = _defaults(contract)
@@ -169,27 +197,26 @@ class ReadPlan:
     ) -> FeatureReport:
         """Fill one line of each tensor, which holds the defaults so far."""
         ages = {view: self._age(user_id, view, reply[position], now) for view, position in self._views.items()}
+        if self._request_time is not None:
+            lines[self._request_time.tensor][self._request_time.offset] = int(now)
         missing, expired = [], []
-        stored = iter(reply)
-        for spec, slot in self._slots:
-            line = lines[slot.tensor]
-            if spec.from_request:
-                line[slot.offset] = int(now)
-                continue
-            data, age = next(stored), ages[spec.view]
+        # The event times at the end of the reply belong to no feature.
+        for feature, data in zip(self._stored, reply, strict=False):
+            age = ages[feature.view]
             if not data or age is None:
-                missing.append(spec.reference)
-            elif spec.max_age_seconds is not None and age > spec.max_age_seconds:
-                expired.append(spec.reference)
+                missing.append(feature.spec.reference)
+            elif age > feature.max_age:
+                expired.append(feature.spec.reference)
             else:
-                values = _elements(spec, self._decoded(user_id, spec, data), rows)
-                if values is None:
-                    missing.append(spec.reference)
+                value = self._decoded(user_id, feature.spec, data)
+                elements = None if value is None else feature.elements(value, rows)
+                if elements is None:
+                    missing.append(feature.spec.reference)
                 else:
-                    line[slot.offset : slot.offset + len(values)] = values
+                    lines[feature.tensor][feature.offset : feature.offset + len(elements)] = elements
         return FeatureReport(
             known=any(age is not None for age in ages.values()),
-            total=len(self.contract.stored_features),
+            total=len(self._stored),
             missing=tuple(missing),
             expired=tuple(expired),
         )
@@ -215,21 +242,51 @@ class ReadPlan:
         return value
 
 
-def _elements(spec: FeatureSpec, value: Value, rows: Mapping[str, int]) -> list[Any] | None:
-    """The values of one feature as they go into the tensor; ``None`` if there is nothing to use."""
-    if value is None:
-        return None
-    elements: list[Any] = value[: spec.length] if isinstance(value, list) else [value]
-    if spec.encoding == Encoding.ROW:
-        return [rows.get(item_id, -1) for item_id in elements]
-    if spec.tensor == TensorName.STRING:
-        return [text.encode() if isinstance(text, str) else text for text in elements]
-    if spec.tensor == TensorName.FLOAT:
-        usable = [-_FLOAT_LIMIT <= float(number) <= _FLOAT_LIMIT for number in elements]
-        if elements and not any(usable):
-            return None
-        return [number if good else spec.default for number, good in zip(elements, usable, strict=True)]
-    return [int(number) for number in elements]
+def _prepared(spec: FeatureSpec, slot: Slot) -> _StoredFeature:
+    """Work out once what does not change between requests."""
+    max_age = math.inf if spec.max_age_seconds is None else spec.max_age_seconds
+    return _StoredFeature(spec, spec.view, max_age, slot.tensor, slot.offset, _elements_of(spec))
+
+
+def _elements_of(spec: FeatureSpec) -> _Elements:
+    """How a stored value of this feature becomes what goes into the tensor; ``None`` if there is nothing to use."""
+    length, default = spec.length, spec.default
+
+    def listed(value: Value) -> list[Any]:
+        return value[:length] if isinstance(value, list) else [value]
+
+    if spec.encoding is Encoding.ROW:
+        return lambda value, rows: [rows.get(item_id, -1) for item_id in listed(value)]
+    if spec.tensor is TensorName.STRING:
+        if spec.element == "BYTES":
+            return lambda value, rows: listed(value)
+        return lambda value, rows: [text.encode() for text in listed(value)]
+    if spec.tensor is TensorName.FLOAT:
+        return (lambda value, rows: _finite(listed(value), default)) if spec.is_list else _finite_scalar
+    if spec.element == "UNIX_TIMESTAMP":
+        return lambda value, rows: _moments(listed(value), default)
+    return lambda value, rows: listed(value)
+
+
+def _finite_scalar(value: Value, rows: Mapping[str, int]) -> list[Any] | None:
+    return [value] if -_FLOAT_LIMIT <= value <= _FLOAT_LIMIT else None  # type: ignore[operator]
+
+
+def _finite(values: list[Any], default: Any) -> NDArray[np.float64] | None:
+    """Numbers that a float32 can hold, the default in place of others; ``None`` if there are only others."""
+    numbers = np.array(values, dtype=np.float64)
+    usable = np.abs(numbers) <= _FLOAT_LIMIT
+    if usable.all():
+        return numbers
+    return np.where(usable, numbers, default) if usable.any() else None
+
+
+def _moments(seconds: list[Any], default: object) -> list[Any] | None:
+    """Times, the default in place of Feast's null; ``None`` if there is nothing else."""
+    if _NULL_MOMENT not in seconds:
+        return seconds
+    known = [default if moment == _NULL_MOMENT else moment for moment in seconds]
+    return known if any(moment != _NULL_MOMENT for moment in seconds) else None
 
 
 def _defaults(contract: FeatureContract) -> FeatureTensors:

@@ -50,3 +50,10 @@ class ModelSettings:
     max_batch_size: int
     """The most users in one call; 0 when the model has no batch dimension."""
     parameters: Mapping[str, str]
+    outputs: tuple[str, ...] = ()
+    """The names of its outputs."""
+
+    @property
+    def step_versions(self) -> tuple[str, ...]:
+        """The outputs that say which version of each step answered."""
+        return tuple(name for name in self.outputs if name.endswith("_version"))

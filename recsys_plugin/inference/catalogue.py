@@ -38,7 +38,7 @@ class Catalogue:
     """``[N]`` of ``str``"""
     categories: NDArray[np.object_]
     """``[N]`` of ``str``, empty where unknown"""
-    prices: NDArray[np.float32]
+    prices: NDArray[np.float64]
     """``[N]``, NaN where unknown"""
 
     def __len__(self) -> int:
@@ -75,7 +75,8 @@ def load_catalogue(version: int) -> Generator[Infer, dict[str, Array], Catalogue
         rows=rows,
         titles=np.array(_texts(pages, "titles", where), dtype=object),
         categories=np.array(_texts(pages, "categories", where), dtype=object),
-        prices=np.concatenate([page["prices"] for page in pages]),
+        # Through text, because 0.79 in FP32 would otherwise read 0.7900000214576721 on the page.
+        prices=np.concatenate([page["prices"] for page in pages]).astype(str).astype(np.float64),
     )
 
 

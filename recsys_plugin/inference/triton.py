@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from recsys_plugin.errors import DeadlineExceeded, InferenceUnavailable
+from recsys_plugin.errors import DeadlineExceeded, InferenceUnavailable, ReleaseChanged
 from recsys_plugin.inference.address import CHANNEL_OPTIONS, TritonAddress
 from recsys_plugin.inference.calls import Infer, ModelSettings
 from recsys_plugin.inference.tensors import Array, MalformedTensorError, datatype_of, decode_tensor, encode_tensor
@@ -154,7 +154,8 @@ def _versions(reply: Any) -> tuple[int, ...]:
 
 def _settings(reply: Any) -> ModelSettings:
     parameters = {name: parameter.string_value for name, parameter in reply.config.parameters.items()}
-    return ModelSettings(reply.config.max_batch_size, parameters)
+    outputs = tuple(output.name for output in reply.config.output)
+    return ModelSettings(reply.config.max_batch_size, parameters, outputs)
 
 
 @contextmanager
@@ -168,4 +169,8 @@ def _named_errors(what: str, address: TritonAddress, timeout: float) -> Iterator
         code = error.code()
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             raise DeadlineExceeded(f"{what} at {address} did not answer within {timeout * 1000:.0f} ms") from error
-        raise InferenceUnavailable(f"{what} at {address}: {code.name}: {error.details()}") from error
+        message = f"{what} at {address}: {code.name}: {error.details()}"
+        # Triton's words for a version that it no longer serves, or is just taking down.
+        if code == grpc.StatusCode.NOT_FOUND or "not at ready state" in (error.details() or ""):
+            raise ReleaseChanged(message) from error
+        raise InferenceUnavailable(message) from error

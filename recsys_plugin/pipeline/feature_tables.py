@@ -47,9 +47,10 @@ def _constant_time(rows: int, moment: pd.Timestamp) -> pa.Array:
 
 
 def _user_profile(users: pd.DataFrame, first: pd.Timestamp) -> pa.Table:
-    # A profile without a date is known from the start of the data; one with a date, from then on.
+    # A profile is known from the start of the data, or from when its user joined after that. An earlier date would only
+    # let the profile of an old customer pass the view's ttl.
     signed_up = users["signed_up_at"]
-    known = signed_up.fillna(first).to_numpy("datetime64[us]").astype(np.int64)
+    known = signed_up.where(signed_up > first, first).to_numpy("datetime64[us]").astype(np.int64)
     return pa.table(
         {
             "user_id": pa.array(users["user_id"], pa.string()),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from recsys_plugin.data.store import Dataset, load_dataset
 from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.features.connection import RedisAddress
-from recsys_plugin.pipeline.feature_tables import FEATURE_TABLES, build_feature_tables
-from recsys_plugin.pipeline.workspace import StepResult, Workspace, atomic_text, source_digest
+from recsys_plugin.pipeline.feature_tables import EMBEDDING_SCHEMAS, FEATURE_TABLES, build_feature_tables
+from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_text, source_digest
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings
 from recsys_plugin.training.options import TrainingOptions
@@ -29,6 +29,10 @@ Progress = Callable[[str, int, int], None]
 
 #: Feast's project, and with it the tail of every key in Redis.
 PROJECT = "recsys"
+
+#: The record of a whole training run, and those that become false when the embedding tables are lost.
+TRAIN_STEP = "train"
+VECTOR_STEPS = ("train.vectors", TRAIN_STEP)
 
 
 def _repository_digest(settings: Settings) -> str:
@@ -61,9 +65,29 @@ def _publish_schema(settings: Settings, redis_url: str) -> None:
         client.close()
 
 
+def _tables_step(settings: Settings, dataset: Dataset) -> Step:
+    folder = settings.feature_repo / "data"
+    return Step(
+        "feature_tables",
+        inputs=_data_inputs(dataset),
+        outputs=[folder / f"{name}.parquet" for name in FEATURE_TABLES],
+        sources=("aggregation", "pipeline/feature_tables"),
+    )
+
+
+def _apply_step(settings: Settings, tables: StepResult) -> Step:
+    return Step(
+        "apply",
+        inputs={"repository": _repository_digest(settings), "tables": tables.fingerprint},
+        outputs=[settings.feature_repo / "data" / "registry.db", _schema_path(settings)],
+        sources=("pipeline/feast_repository",),
+    )
+
+
 def apply(settings: Settings, progress: Progress, *, force: bool = False) -> StepResult:
     """Compute the feature tables, run ``feast apply``, and tell Redis the types of all features."""
     dataset = load_dataset(settings)
+    _repository_digest(settings)  # refuses a folder without a repository before anything is written there
     workspace = Workspace(settings.state)
     folder = settings.feature_repo / "data"
     with workspace.lock():
@@ -71,6 +95,8 @@ def apply(settings: Settings, progress: Progress, *, force: bool = False) -> Ste
         def tables() -> Mapping[str, Any]:
             import pandas as pd
 
+            if not all((folder / f"{name}.parquet").exists() for name in EMBEDDING_SCHEMAS):
+                workspace.forget(*VECTOR_STEPS)  # empty tables take the vectors' place now
             return {
                 "rows": build_feature_tables(
                     folder,
@@ -82,14 +108,7 @@ def apply(settings: Settings, progress: Progress, *, force: bool = False) -> Ste
                 )
             }
 
-        made = workspace.run(
-            "feature_tables",
-            tables,
-            inputs=_data_inputs(dataset),
-            outputs=[folder / f"{name}.parquet" for name in FEATURE_TABLES],
-            sources=("aggregation", "pipeline/feature_tables"),
-            force=force,
-        )
+        made = workspace.run(_tables_step(settings, dataset), tables, force=force)
         with Services(settings).ensure_redis() as redis_url:
 
             def feast_apply() -> Mapping[str, Any]:
@@ -101,122 +120,129 @@ def apply(settings: Settings, progress: Progress, *, force: bool = False) -> Ste
                 atomic_text(_schema_path(settings), json.dumps(schema, sort_keys=True))
                 return {"features": len(schema), "rows": dict(made.info["rows"])}
 
-            done = workspace.run(
-                "apply",
-                feast_apply,
-                inputs={"repository": _repository_digest(settings), "tables": made.fingerprint},
-                outputs=[folder / "registry.db", _schema_path(settings)],
-                sources=("pipeline/feast_repository",),
-                force=force,
-            )
+            done = workspace.run(_apply_step(settings, made), feast_apply, force=force)
             _publish_schema(settings, redis_url)
     return done
 
 
-@contextmanager
-def _training(settings: Settings, dataset: Dataset, options: TrainingOptions, progress: Progress) -> Iterator[Training]:
+def _require_applied(settings: Settings, dataset: Dataset, workspace: Workspace) -> StepResult:
+    """The record of the ``apply`` that fits the present tables and definitions, without which features are stale."""
+    _repository_digest(settings)  # says so if there is no repository at all
+    tables = workspace.current(_tables_step(settings, dataset))
+    applied = workspace.current(_apply_step(settings, tables)) if tables else None
+    if applied is None:
+        raise ConfigurationError(
+            f"{settings.feature_repo} is not applied to the present tables and definitions; run `recsys apply`"
+        )
+    return applied
+
+
+def _training(
+    settings: Settings, dataset: Dataset, applied: StepResult, options: TrainingOptions, progress: Progress
+) -> Training:
     """Open Feast and torch for a training run; neither needs a Redis that runs."""
     from recsys_plugin.pipeline.feast_repository import open_store
     from recsys_plugin.training.train import Training, use_threads
 
-    _require_applied(settings)
     progress("opening Feast", 0, 0)
     use_threads()
     store = open_store(settings, Services(settings).redis_url)
-    yield Training(settings.state, settings.feature_repo / "data", dataset, store, options, progress)
-
-
-def _require_applied(settings: Settings) -> None:
-    if not (settings.feature_repo / "data" / "registry.db").exists():
-        raise ConfigurationError(f"nothing is applied in {settings.feature_repo}; run `recsys apply`")
+    return Training(
+        settings.state, settings.feature_repo / "data", dataset, store, options, progress, applied=applied.fingerprint
+    )
 
 
 def train(settings: Settings, options: TrainingOptions, progress: Progress, *, force: bool = False) -> StepResult:
     """Train and evaluate; the parts that are current are reused."""
     dataset = load_dataset(settings)
-    _require_applied(settings)
     workspace = Workspace(settings.state)
     with workspace.lock():
+        applied = _require_applied(settings, dataset, workspace)
+        folder = settings.state / "training"
+        step = Step(
+            TRAIN_STEP,
+            inputs={"applied": applied.fingerprint, "options": asdict(options)},
+            outputs=[
+                *(folder / name for name in ("text", "frames", "two_tower", "ranker", "report.json")),
+                *(settings.feature_repo / "data" / f"{name}.parquet" for name in EMBEDDING_SCHEMAS),
+            ],
+            sources=("training", "aggregation", "pipeline"),
+        )
 
         def action() -> Mapping[str, Any]:
-            with _training(settings, dataset, options, progress) as training:
-                return training.run(force=force).info
+            report = _training(settings, dataset, applied, options, progress).run(force=force).info
+            return {**report, "applied": applied.fingerprint, "options": asdict(options)}
 
-        return workspace.run(
-            "train",
-            action,
-            inputs={
-                **_data_inputs(dataset),
-                "repository": _repository_digest(settings),
-                "options": asdict(options),
-            },
-            outputs=[settings.state / "training" / "report.json"],
-            sources=("training", "aggregation", "pipeline"),
-            force=force,
-        )
+        return workspace.run(step, action, force=force)
 
 
 def export(settings: Settings, options: TrainingOptions, progress: Progress, *, force: bool = False) -> StepResult:
-    """Export the trained models as a new version of the model repository."""
+    """Export what was trained last as a new version of the model repository."""
     dataset = load_dataset(settings)
     workspace = Workspace(settings.state)
-    trained = workspace.info("train")
-    if trained is None:
-        raise ConfigurationError("nothing is trained; run `recsys train`")
     with workspace.lock():
+        applied = _require_applied(settings, dataset, workspace)
+        trained = workspace.finished(TRAIN_STEP)
+        if trained is None:
+            raise ConfigurationError("nothing is trained; run `recsys train`")
+        if trained.info.get("applied") != applied.fingerprint:
+            raise ConfigurationError("the models were trained on other tables or features; run `recsys train` again")
+        encoder = trained.info["options"]["encoder"]
+        if encoder != options.encoder:
+            raise ConfigurationError(
+                f"the models were trained with the text encoder {encoder!r}, not {options.encoder!r}; "
+                f"run `recsys train --encoder {options.encoder}`, or export with --encoder {encoder}"
+            )
 
         def action() -> Mapping[str, Any]:
-            from recsys_plugin.export.export import export_repository
+            from recsys_plugin.export.export import ExportMaterial, export_repository
             from recsys_plugin.training.packing import first_users
 
-            with _training(settings, dataset, options, progress) as training:
-                items = dataset.frame("items", ["item_id", "title", "category", "price"])
-                models = training.models()
-                return export_repository(
-                    settings.model_repository,
-                    settings.state,
-                    models,
-                    catalogue=items.set_index("item_id").loc[models.item_ids].rename_axis("item_id").reset_index(),
-                    text_vectors=training.text_vectors(),
-                    users=first_users(training.frames().test.users, 128),
-                    encoder=options.encoder,
-                    candidates=options.candidates,
-                    progress=progress,
-                )
+            training = _training(settings, dataset, applied, options, progress)
+            items = dataset.frame("items", ["item_id", "title", "category", "price"])
+            models = training.models()
+            material = ExportMaterial(
+                models=models,
+                catalogue=items.set_index("item_id").loc[models.item_ids].rename_axis("item_id").reset_index(),
+                text_vectors=training.text_vectors(),
+                users=first_users(training.frames().test.users, 128),
+                encoder=options.encoder,
+                candidates=options.candidates,
+            )
+            return export_repository(settings.model_repository, settings.state, material, progress=progress)
 
-        done = workspace.run(
+        step = Step(
             "export",
-            action,
             inputs={"train": trained.fingerprint, "encoder": options.encoder},
-            outputs=_exported_outputs(settings, workspace),
+            outputs=[settings.state / "export" / name for name in ("known_answers.json", "manifest.json")],
             sources=("export",),
-            force=force,
         )
-    return done
+        return workspace.run(step, action, force=force or not _exported_files_exist(settings))
 
 
-def _exported_outputs(settings: Settings, workspace: Workspace) -> list[Path]:
-    """What must be there for the last export to count: its known answers, and every file of its manifest."""
-    outputs = [settings.state / "export" / "known_answers.json"]
-    last = workspace.info("export")
-    if last is not None:
-        outputs += [settings.model_repository / name for name in last.info["sha256"]]
-    return outputs
+def _exported_files_exist(settings: Settings) -> bool:
+    """Whether every file of the last export's manifest is where it was put; True if nothing was exported."""
+    path = settings.state / "export" / "manifest.json"
+    if not path.exists():
+        return True
+    files = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+    return all((settings.model_repository / name).exists() for name in files)
 
 
 def materialize(settings: Settings, progress: Progress, *, as_of: Any = None, force: bool = False) -> dict[str, str]:
-    """Materialise every view that the online store does not hold as of now; what is held is recorded in the store itself.
+    """Materialise every view that the online store does not hold as of now; the store itself remembers what it holds.
 
     Returns:
         For each view, ``"current"`` or ``"materialised"``.
     """
     dataset = load_dataset(settings)
-    _require_applied(settings)
     moment = as_of or dataset.as_of
     workspace = Workspace(settings.state)
     key = f"recsys:materialized:{PROJECT}"
     result: dict[str, str] = {}
-    with workspace.lock(), Services(settings).ensure_redis() as redis_url:
+    with workspace.lock(), contextlib.ExitStack() as stack:
+        _require_applied(settings, dataset, workspace)
+        redis_url = stack.enter_context(Services(settings).ensure_redis())
         client = RedisAddress.parse(redis_url).connect(timeout=5.0)
         try:
             held = _text_hash(client, key)
@@ -225,11 +251,14 @@ def materialize(settings: Settings, progress: Progress, *, as_of: Any = None, fo
             result = {name: "current" for name in FEATURE_TABLES if name not in stale}
             if stale:
                 from recsys_plugin.pipeline.feast_repository import materialize_view, open_store
+                from recsys_plugin.pipeline.online_store import admit_equal_timestamps
 
                 progress("opening Feast", 0, 0)
                 store = open_store(settings, redis_url)
                 for done, name in enumerate(stale):
                     progress(f"view {name}", done, len(stale))
+                    (join_key,) = store.get_feature_view(name).join_keys
+                    admit_equal_timestamps(client, name, join_key=join_key, project=PROJECT)
                     materialize_view(store, name, as_of=moment)
                     client.hset(key, name, wanted[name])
                     result[name] = "materialised"

@@ -1,13 +1,14 @@
 """Steps that are repeated only when something they depend on has changed.
 
-A step is named, has inputs (anything JSON can hold) and outputs (files or folders). Its fingerprint covers the inputs and the
-source code that it names, so a new data set, another option or a changed line each make it run again. The record is written only
-after the outputs are in place: a step that was killed runs again, one that finished does not.
+A step is named, has inputs (anything JSON can hold) and outputs (files or folders). Its fingerprint covers the inputs
+and the source code that it names, so a new data set, another option or a changed line each make it run again. The
+record is written only after the outputs are in place: a step that was killed runs again, one that finished does not.
 """
 
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ from typing import Any
 
 from recsys_plugin.errors import StepFailed
 
-__all__ = ["StepResult", "Workspace", "atomic_folder", "atomic_text", "source_digest"]
+__all__ = ["Step", "StepResult", "Workspace", "atomic_folder", "atomic_text", "source_digest"]
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -53,8 +54,13 @@ def atomic_text(path: Path, text: str) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of ``path`` once the block has ended without an error."""
+    """Yield an empty folder that takes the place of ``path`` once the block has ended without an error.
+
+    Drafts that a killed process left behind are removed, so hold the pipeline's lock.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        shutil.rmtree(left)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     draft.mkdir()
     try:
@@ -68,6 +74,28 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             draft.replace(path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step depends on and what it makes.
+
+    Attributes:
+        name: the step's name; also the name of its record.
+        inputs: everything the outcome depends on besides code (JSON).
+        outputs: what must exist for the step to count as done.
+        sources: subpackages or modules of this package whose code the outcome depends on.
+    """
+
+    name: str
+    inputs: Mapping[str, Any]
+    outputs: Sequence[Path]
+    sources: Sequence[str]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the inputs and the sources, in hexadecimal."""
+        described = {"inputs": self.inputs, "sources": source_digest(*self.sources)}
+        return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,42 +131,44 @@ class Workspace:
                 ) from error
             yield
 
-    def info(self, name: str) -> StepResult | None:
-        """The record of a finished step, if there is one."""
+    def finished(self, name: str) -> StepResult | None:
+        """The record of a step that finished once, whether it is still current or not."""
         path = self._records / f"{name}.json"
         if not path.exists():
             return None
         record = json.loads(path.read_text(encoding="utf-8"))
         return StepResult(True, record["fingerprint"], record["info"])
 
-    def run(
-        self,
-        name: str,
-        action: Callable[[], Mapping[str, Any]],
-        *,
-        inputs: Mapping[str, Any],
-        outputs: Sequence[Path],
-        sources: Sequence[str],
-        force: bool = False,
-    ) -> StepResult:
-        """Run ``action`` unless a finished run with the same fingerprint left all its outputs.
+    def current(self, step: Step) -> StepResult | None:
+        """The record of a finished run with the same fingerprint whose outputs all exist still."""
+        done = self.finished(step.name)
+        if done is None or done.fingerprint != step.fingerprint():
+            return None
+        return done if all(path.exists() for path in step.outputs) else None
+
+    def run(self, step: Step, action: Callable[[], Mapping[str, Any]], *, force: bool = False) -> StepResult:
+        """Run ``action`` unless the step is current.
 
         Args:
-            name: the step's name; also the name of its record.
+            step: what it is.
             action: makes the outputs, each atomically, and returns what is to be remembered (JSON).
-            inputs: everything the outcome depends on besides code.
-            outputs: what must exist for the step to count as done.
-            sources: subpackages or modules of this package whose code the outcome depends on.
             force: run even if current.
+
+        Raises:
+            StepFailed: if the action did not make an output.
         """
-        described = json.dumps({"inputs": inputs, "sources": source_digest(*sources)}, sort_keys=True, default=str)
-        fingerprint = hashlib.sha256(described.encode()).hexdigest()
-        done = self.info(name)
-        if not force and done and done.fingerprint == fingerprint and all(path.exists() for path in outputs):
+        if not force and (done := self.current(step)):
             return done
+        # Before the action: code that changes while it runs makes the step run again.
+        fingerprint = step.fingerprint()
         info = dict(action())
-        if missing := [str(path) for path in outputs if not path.exists()]:
-            raise StepFailed(f"step {name!r} ended without making {', '.join(missing)}")
+        if missing := [str(path) for path in step.outputs if not path.exists()]:
+            raise StepFailed(f"step {step.name!r} ended without making {', '.join(missing)}")
         record = {"fingerprint": fingerprint, "info": info}
-        atomic_text(self._records / f"{name}.json", json.dumps(record, indent=2, default=str))
+        atomic_text(self._records / f"{step.name}.json", json.dumps(record, indent=2, default=str))
         return StepResult(False, fingerprint, info)
+
+    def forget(self, *names: str) -> None:
+        """Remove the records of steps, so that they run again."""
+        for name in names:
+            (self._records / f"{name}.json").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Trained weights with everything that gives them meaning, as safetensors and JSON: no pickle, nothing that runs on loading."""
+"""Trained weights with everything that gives them meaning, as safetensors and JSON: nothing that runs on loading."""
 
 from __future__ import annotations
 

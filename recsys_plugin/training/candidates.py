@@ -1,7 +1,7 @@
 """Candidate lists: what retrieval would have offered at each moment, and what of it was then bought.
 
-The data holds no impressions, so a candidate that was not bought counts as a negative. Such labels are a construction, and every
-report says so.
+The data holds no impressions, so a candidate that was not bought counts as a negative. Such labels are a
+construction, and every report says so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The moments that models learn from: one context per act, asked just before it, with what was chosen as its positives."""
+"""The moments that models learn from: one context per act, asked just before it; what was chosen is its positives."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from recsys_plugin.aggregation.arrays import microseconds
 
 __all__ = ["Contexts", "act_contexts", "future_contexts", "outcomes"]
 
@@ -63,7 +65,8 @@ def act_contexts(
 ) -> Contexts:
     """One context per user and moment of an act of ``types`` in [start, end), asked one microsecond before it.
 
-    The microsecond keeps the act itself out of its own features: feature rows are stamped with the event that made them.
+    The microsecond keeps the act itself out of its own features: feature rows are stamped with the event that made
+    them.
     """
     acts = events[events["event_type"].isin(types) & (events["timestamp"] < end)]
     if start is not None:
@@ -80,46 +83,43 @@ def outcomes(
     item_ids: pd.Index[str],
     event_type: str,
     *,
-    within: pd.Timedelta = pd.Timedelta(hours=24),
+    hours: int = 24,
     before: pd.Timestamp | None = None,
 ) -> Contexts:
-    """The same moments, with what the user did of ``event_type`` in the time ``within`` after each as positives.
+    """The same moments, with what the user did of ``event_type`` in the ``hours`` after each as positives.
 
     Nothing at or after ``before`` counts, so that a training label never looks past its split.
     """
     chosen = events[events["event_type"] == event_type]
     if before is not None:
         chosen = chosen[chosen["timestamp"] < before]
-    asked = contexts.entities.assign(context=np.arange(len(contexts)))
-    acts = pd.DataFrame(
-        {
-            "user_id": chosen["user_id"],
-            "timestamp": chosen["timestamp"],
-            "row": item_ids.get_indexer(pd.Index(chosen["item_id"])),
-        }
-    )
+    asked = contexts.entities
+    rows = item_ids.get_indexer(pd.Index(chosen["item_id"])).astype(np.int64)
     users = pd.Index(asked["user_id"].unique())
-    asked_key = _keys(users, asked["user_id"], asked["event_timestamp"])
-    acts = acts[acts["user_id"].isin(users) & (acts["row"] >= 0)]
-    order = np.argsort(acts_key := _keys(users, acts["user_id"], acts["timestamp"]), kind="stable")
-    low = np.searchsorted(acts_key[order], asked_key, side="right")
-    high = np.searchsorted(acts_key[order], asked_key + within.value // 1000, side="right")
-    rows = acts["row"].to_numpy(np.int64)[order]
+    who = users.get_indexer(pd.Index(chosen["user_id"]))
+    when = microseconds(chosen["timestamp"])
+    known = (who >= 0) & (rows >= 0)
+    who, when, rows = who[known], when[known], rows[known]
+    order = np.lexsort((when, who))
+    who, when, rows = who[order], when[order], rows[order]
+    # One sortable integer per user and moment. Moments become ranks, since users times microseconds would overflow.
+    moments = np.unique(when)
+    acts = who * (len(moments) + 1) + np.searchsorted(moments, when)
+    asking = users.get_indexer(pd.Index(asked["user_id"])) * (len(moments) + 1)
+    since = microseconds(asked["event_timestamp"])
+    low, high = (
+        np.searchsorted(acts, asking + np.searchsorted(moments, bound, side="right"))
+        for bound in (since, since + hours * 3_600_000_000)
+    )
     parts = [np.unique(rows[start:stop]) for start, stop in zip(low, high, strict=True)]
     offsets = np.r_[0, np.cumsum([len(part) for part in parts])].astype(np.int64)
-    return Contexts(contexts.entities, offsets, np.concatenate(parts) if parts else np.empty(0, np.int64))
-
-
-def _keys(users: pd.Index[str], who: pd.Series[str], when: pd.Series[pd.Timestamp]) -> _Array:
-    """One sortable integer per (user, moment): users lie further apart than any two moments."""
-    moments = when.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]").astype(np.int64)
-    return users.get_indexer(pd.Index(who)).astype(np.int64) * (1 << 53) + moments
+    return Contexts(asked, offsets, np.concatenate(parts) if parts else np.empty(0, np.int64))
 
 
 def future_contexts(
     events: pd.DataFrame, item_ids: pd.Index[str], *, start: pd.Timestamp, end: pd.Timestamp | None = None
 ) -> Contexts:
-    """One context per user at ``start``, whose positives are all he buys in [start, end), for users and items seen before.
+    """One context per user at ``start``: his positives are all he buys in [start, end), users and items being known.
 
     This is the protocol of the published reference figures: one ranking per user, made at the split.
     """
@@ -132,4 +132,5 @@ def future_contexts(
     rows = item_ids.get_indexer(pd.Index(after["item_id"]))
     # The rows stamped exactly at the split belong to the future.
     moment = start - pd.Timedelta(microseconds=1)
-    return _grouped(pd.DataFrame({"user_id": after["user_id"], "event_timestamp": moment, "row": rows}))
+    pairs = pd.DataFrame({"user_id": after["user_id"], "event_timestamp": moment, "row": rows})
+    return _grouped(pairs[pairs["row"] >= 0])

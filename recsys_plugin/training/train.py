@@ -1,4 +1,4 @@
-"""``recsys train``: text vectors, point-in-time frames, two-tower, ranker, report and vectors, each kept and resumed on its own."""
+"""``recsys train``: text vectors, point-in-time frames, two-tower, ranker, report and vectors, each kept on its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from recsys_plugin.data.store import Dataset
 from recsys_plugin.errors import StepFailed
 from recsys_plugin.pipeline.feast_repository import RANKING_SERVICE, contract_of, point_in_time
 from recsys_plugin.pipeline.feature_tables import write_table
-from recsys_plugin.pipeline.workspace import StepResult, Workspace, atomic_folder, atomic_text
+from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_folder, atomic_text
 from recsys_plugin.training.artefacts import (
     TrainedModels,
     code_sizes,
@@ -38,10 +38,10 @@ from recsys_plugin.training.inputs import UserInputs, item_inputs
 from recsys_plugin.training.options import TrainingOptions
 from recsys_plugin.training.packing import pack_frame
 from recsys_plugin.training.ranker import train_ranker
-from recsys_plugin.training.text import encode_texts, load_encoder
+from recsys_plugin.training.text import encode_texts, item_texts, load_encoder
 from recsys_plugin.training.two_tower import train_two_tower
 
-__all__ = ["Training", "item_texts", "use_threads"]
+__all__ = ["Training", "use_threads"]
 
 #: Told the name of what is under way, how much is done, and of how much.
 Progress = Callable[[str, int, int], None]
@@ -53,12 +53,6 @@ def use_threads() -> None:
         torch.set_num_threads(max(1, min(4, (os.cpu_count() or 1) // 2)))
 
 
-def item_texts(items: pd.DataFrame) -> list[str]:
-    """One text per item: title, then description, category and brand where there are any."""
-    columns = items[["title", "description", "category", "brand"]].fillna("")
-    return [". ".join(part for part in row if part) for row in columns.itertuples(index=False)]
-
-
 class Training:
     """One training run over a data set, in folders below ``.recsys/training/``.
 
@@ -66,6 +60,7 @@ class Training:
         state: the state folder. feature_data: the Feast repository's data folder, where vectors go.
         dataset: canonical tables. store: Feast's store, applied.
         options: what may be chosen. progress: told what is under way.
+        applied: fingerprint of the feature tables and definitions that the store holds.
     """
 
     def __init__(
@@ -76,7 +71,10 @@ class Training:
         store: Any,
         options: TrainingOptions,
         progress: Progress,
+        *,
+        applied: str,
     ) -> None:
+        self._applied = applied
         self._folder = state / "training"
         self._feature_data = feature_data
         self._workspace = Workspace(state)
@@ -89,10 +87,13 @@ class Training:
         """Run every part that is not current and return the report's result."""
         options = self._options
         torch.use_deterministic_algorithms(True)
-        data = dict(self._dataset.sha256)
         contract = contract_of(self._store)
         text = self._part(
-            "text", self._encode, {"items": data["items"], "encoder": options.encoder}, ("training/text",)
+            "text",
+            self._encode,
+            {"items": self._dataset.sha256["items"], "encoder": options.encoder},
+            ("training/text",),
+            force=force,
         )
         frames = self._part(
             "frames",
@@ -106,20 +107,15 @@ class Training:
                 seed=options.seed,
                 progress=self._progress,
             ),
-            {
-                "data": data,
-                "contract": contract.fingerprint,
-                "splits": [self._dataset.validation_start, self._dataset.test_start, self._dataset.as_of],
-                "options": [options.most_contexts, options.weeks, options.seed],
-            },
-            ("training/frames", "training/contexts", "training/packing", "aggregation", "pipeline/feature_tables"),
+            {"applied": self._applied, "options": [options.most_contexts, options.weeks, options.seed]},
+            ("training/frames", "training/contexts", "training/packing", "pipeline/feast_repository"),
             force=force,
         )
         towers = self._part(
             "two_tower",
             self._train_two_tower,
             {"text": text.fingerprint, "frames": frames.fingerprint, "options": asdict(options.two_tower)},
-            ("training/two_tower", "training/inputs", "training/artefacts"),
+            ("training/two_tower", "training/inputs", "training/artefacts", "training/train"),
             force=force,
         )
         ranker = self._part(
@@ -129,25 +125,23 @@ class Training:
                 "towers": towers.fingerprint,
                 "options": [asdict(options.ranker), options.ranker_contexts, options.candidates, options.seed],
             },
-            ("training/ranker", "training/candidates", "training/evaluation"),
+            ("training/ranker", "training/candidates", "training/evaluation", "training/metrics", "training/train"),
             force=force,
         )
-        self._workspace.run(
+        vectors = Step(
             "train.vectors",
-            self._write_vectors,
             inputs={"towers": towers.fingerprint},
             outputs=[self._feature_data / f"{name}.parquet" for name in ("user_embedding", "item_embedding")],
             sources=("training/train",),
-            force=force,
         )
-        return self._workspace.run(
+        self._workspace.run(vectors, self._write_vectors, force=force)
+        report = Step(
             "train.report",
-            self._report,
             inputs={"ranker": ranker.fingerprint},
             outputs=[self._folder / "report.json"],
             sources=("training/evaluation", "training/metrics", "training/train"),
-            force=force,
         )
+        return self._workspace.run(report, self._report, force=force)
 
     def models(self) -> TrainedModels:
         """The trained models on the newest item snapshot, for export.
@@ -188,9 +182,7 @@ class Training:
             with atomic_folder(folder) as draft:
                 return make(draft)
 
-        return self._workspace.run(
-            f"train.{name}", action, inputs=inputs, outputs=[folder], sources=sources, force=force
-        )
+        return self._workspace.run(Step(f"train.{name}", inputs, [folder], sources), action, force=force)
 
     def _encode(self, folder: Path) -> Mapping[str, Any]:
         encoder, tokenizer = load_encoder(self._options.encoder)

@@ -1,7 +1,8 @@
 """The two-tower retrieval model: users and items meet in one space, P(item | user) = softmax of scaled inner products.
 
-Trained with in-batch sampled softmax and logQ correction (Yi et al. 2019, "Sampling-bias-corrected neural modeling for large
-corpus item recommendations"). Item ids are dropped in part of the training, so that an item never sold has a sensible vector.
+Trained with in-batch sampled softmax and logQ correction (Yi et al. 2019, "Sampling-bias-corrected neural modeling
+for large corpus item recommendations"). Item ids are dropped in part of the training, so that an item never sold has
+a sensible vector.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class ItemTower(nn.Module):
         self.vector = nn.Sequential(nn.Linear(DIMENSIONS, 128), nn.ReLU(), nn.Linear(128, DIMENSIONS))
 
     def forward(self, id_kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """History embeddings and unit vectors of the catalogue; ``id_kept`` float32 [N, 1] blanks the ids of some items."""
+        """History embeddings and unit vectors of the catalogue; ``id_kept`` float32 [N, 1] blanks some items' ids."""
         ids = self.from_id.weight if id_kept is None else self.from_id.weight * id_kept
         embedded = self.from_text(self.text) + self.from_numbers(self.numbers) + ids
         for index, table in enumerate(self.from_codes):

@@ -87,11 +87,14 @@ def test_feast_reads_any_login_back(user: str, password: str) -> None:
 
 @given(_TEXT.filter(lambda text: len(text) > 3))
 def test_the_password_is_never_shown(password: str) -> None:
-    secret = quote(password, safe="")
-    assert secret not in repr(RedisAddress.parse(f"redis://me:{secret}@shop"))
-    with pytest.raises(ConfigurationError) as caught:
-        RedisAddress.parse(f"redis://me:{secret}@shop/no-number")
-    assert secret not in str(caught.value)
+    """What is shown is the same for every password; a password such as "Redi" may well occur in the text around it."""
+
+    def shown(secret: str) -> tuple[str, str]:
+        with pytest.raises(ConfigurationError) as caught:
+            RedisAddress.parse(f"redis://me:{secret}@shop/no-number")
+        return repr(RedisAddress.parse(f"redis://me:{secret}@shop")), str(caught.value)
+
+    assert shown(quote(password, safe="")) == shown("another")
 
 
 @pytest.mark.parametrize(

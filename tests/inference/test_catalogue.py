@@ -45,6 +45,13 @@ def test_pages_add_up() -> None:
     assert catalogue.prices.shape == (PAGE_ROWS + 2,)
 
 
+def test_prices_read_as_the_shop_wrote_them() -> None:
+    """0.79 travels as FP32; on the page it must not become 0.7900000214576721."""
+    catalogue, _ = load(page(0, 2, 2, prices=np.array([0.79, np.nan], dtype=np.float32)))
+    assert catalogue.prices[0] == 0.79
+    assert np.isnan(catalogue.prices[1])
+
+
 def test_an_empty_catalogue_is_one() -> None:
     catalogue, _ = load(page(0, 0, 0))
     assert len(catalogue) == 0

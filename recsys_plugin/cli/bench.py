@@ -1,0 +1,150 @@
+"""``recsys bench serving|store``: how fast it is, against the usual way and against the floor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.console import Console
+
+from recsys_plugin.cli._output import console, finish, reporter
+from recsys_plugin.cli.ask import request_moment
+from recsys_plugin.errors import InvalidInput
+from recsys_plugin.pipeline.workspace import atomic_text
+from recsys_plugin.settings import Settings
+
+if TYPE_CHECKING:
+    from recsys_plugin.bench.report import Report
+
+__all__ = ["bench", "serving", "store", "write_report"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _options(command: _Command) -> _Command:
+    """What every benchmark takes."""
+    for option in (
+        click.option("--json", "target", metavar="FILE", help="Write the report as JSON; - is standard output."),
+        click.option("--freeze-gc", is_flag=True, help="Keep the garbage collector from objects made before timing."),
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="Fixes what is asked and in which order.",
+        ),
+        click.option(
+            "--calls",
+            type=click.IntRange(min=1),
+            default=500,
+            show_default=True,
+            help="Calls of each subject; the usual way, which is slow, gets a tenth.",
+        ),
+        click.option(
+            "--users", type=click.IntRange(min=1), default=100, show_default=True, help="How many users take turns."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def bench() -> None:
+    """Measure the running servers: ours against the usual way and the floor.
+
+    All ways are called in turn in one run, and must give the same answers first (exit code 3 if they do not), so the
+    ratios hold on a busy machine as well. The servers must run: `recsys up`.
+    """
+
+
+@bench.command()
+@_options
+@click.option(
+    "--candidates", type=click.IntRange(1, 10_000), default=500, show_default=True, help="Items ranked per request."
+)
+def serving(users: int, calls: int, candidates: int, seed: int, freeze_gc: bool, target: str | None) -> None:
+    """Whole requests: recommend, rank, search, similar items.
+
+    Ours, the client of this package; the usual way, Feast's SDK for the features of the user and of all candidates
+    and tritonclient for their scores; and the floor, one bare round trip to each server and the same graphs in this
+    process.
+
+    \b
+    Examples:
+      recsys bench serving
+      recsys bench serving --calls 2000 --json report.json
+      recsys bench serving --json - | jq '.figures["recommend.usual_to_ours.ratio_p50"]'
+    """
+    settings = _ready(target)
+    from recsys_plugin.bench.serving import measure_serving
+
+    with reporter() as tell:
+        report = measure_serving(
+            settings,
+            now=_now(settings),
+            users=users,
+            calls=calls,
+            candidates=candidates,
+            seed=seed,
+            freeze=freeze_gc,
+            tell=tell,
+        )
+    write_report(report, target)
+
+
+@bench.command()
+@_options
+@click.option("--items", type=click.IntRange(1, 10_000), default=500, show_default=True, help="Items per request.")
+def store(users: int, calls: int, items: int, seed: int, freeze_gc: bool, target: str | None) -> None:
+    """Features alone: from ids to tensors, ours against Feast's SDK.
+
+    \b
+    Examples:
+      recsys bench store
+      recsys bench store --items 1000 --json report.json
+    """
+    settings = _ready(target)
+    from recsys_plugin.bench.store import measure_store
+
+    with reporter() as tell:
+        report = measure_store(
+            settings,
+            now=_now(settings),
+            users=users,
+            calls=calls,
+            items=items,
+            seed=seed,
+            freeze=freeze_gc,
+            tell=tell,
+        )
+    write_report(report, target)
+
+
+def write_report(report: Report, target: str | None) -> None:
+    """Write the JSON form where it is wanted, and show the tables: on standard error if JSON has standard output."""
+    if target == "-":
+        click.echo(report.to_json())
+    elif target is not None:
+        atomic_text(Path(target), report.to_json() + "\n")
+    (console if target == "-" else Console()).print(report.renderable())
+    written = f"; report in {target}" if target not in (None, "-") else ""
+    finish(f"{len(report.figures)} figures{written}")
+
+
+def _ready(target: str | None) -> Settings:
+    """The settings, once it is sure that the report can be written: not after minutes of measuring.
+
+    Raises:
+        InvalidInput: if ``target`` cannot be a file.
+    """
+    if target not in (None, "-") and not Path(target).resolve().parent.is_dir():
+        raise InvalidInput(f"--json {target}: the folder {Path(target).resolve().parent} does not exist")
+    return Settings.from_environment()
+
+
+def _now(settings: Settings) -> float:
+    moment = request_moment(settings)
+    return time.time() if moment is None else moment.timestamp()
