@@ -173,4 +173,6 @@ def _named_errors(what: str, address: TritonAddress, timeout: float) -> Iterator
         # Triton's words for a version that it no longer serves, or is just taking down.
         if code == grpc.StatusCode.NOT_FOUND or "not at ready state" in (error.details() or ""):
             raise ReleaseChanged(message) from error
+        if code == grpc.StatusCode.UNAVAILABLE:
+            message += ". Is Triton running? `recsys up` starts the embedded one"
         raise InferenceUnavailable(message) from error

@@ -114,6 +114,8 @@ class TritonEnvironment:
             "LD_LIBRARY_PATH": os.pathsep.join([*map(str, libraries), *filter(None, [inherited])]),
             # Ours would put numpy 2 in front of the numpy 1 that this build of the Python backend needs.
             "PYTHONPATH": "",
+            # A Python model would leave its bytecode in the model repository, which then looks changed.
+            "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
         }
 

@@ -20,6 +20,7 @@ from recsys_plugin.export.export import ExportMaterial, export_repository
 from recsys_plugin.export.index_graphs import answer_version, index_graph
 from recsys_plugin.export.install import exported_versions
 from recsys_plugin.export.parity import TOLERANCE, check_parity, user_inputs
+from recsys_plugin.export.torch_graphs import ranker_graph
 from recsys_plugin.runtime.known_answers import load_known_answers
 from recsys_plugin.training.text import load_encoder
 
@@ -142,8 +143,6 @@ def test_ensembles_compose(users: int, exported: Exported) -> None:
 
 
 def test_a_head_that_was_never_trained_is_nan(exported: Exported, tmp_path: Path) -> None:
-    from recsys_plugin.export.torch_graphs import ranker_graph
-
     material = exported.material
     graph = ranker_graph(replace(material.models, heads=("purchase",)))
     onnx.save(answer_version(graph, 1), tmp_path / "model.onnx")
