@@ -1,4 +1,4 @@
-"""A small shop with what no public data set offers: impressions, clicks with queries, carts and returns, from a seed."""
+"""A small seeded shop with what no public data set offers: impressions, clicks with queries, carts and returns."""
 
 from __future__ import annotations
 

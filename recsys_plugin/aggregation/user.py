@@ -6,6 +6,7 @@ A row stamped ``t`` holds what was known once the event at ``t`` had happened. A
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,7 +48,7 @@ def _per_user(events: pd.DataFrame) -> Iterator[tuple[str, slice, _Array]]:
     users = events["user_id"].to_numpy()
     moments = microseconds(events["timestamp"])
     bounds = np.r_[0, np.flatnonzero(users[1:] != users[:-1]) + 1, len(users)] if len(users) else np.empty(0, np.int64)
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in itertools.pairwise(bounds):
         times = moments[start:stop]
         yield users[start], slice(start, stop), np.flatnonzero(np.r_[times[1:] != times[:-1], True])
 

@@ -183,7 +183,7 @@ def test_up_never_serves_an_interrupted_export(small_shop: Shop, monkeypatch: py
         # What ran before still does, and a restart would have been refused as well.
         assert client.recommend("user-003", 5).served_by.version == before
         assert client.refresh() == before
-        command.run("export")
+        steps.export(settings, options, no_progress)
         command.run("up")
         newest = load_known_answers(known).version
         assert newest > before

@@ -179,7 +179,8 @@ def test_heads_that_the_data_cannot_tell_are_left_alone(material: Material, towe
 
 
 def test_no_lists_at_all(material: Material, towers: TwoTower, few: np.ndarray) -> None:
-    nothing = {head: Contexts(truth.entities.iloc[few].reset_index(drop=True), np.zeros(len(few) + 1, np.int64), truth.rows[:0]) for head, truth in material.frames.outcomes.items()}  # fmt: skip # noqa: E501
+    entities = material.frames.train.contexts.entities.iloc[few].reset_index(drop=True)
+    nothing = dict.fromkeys(HEADS, Contexts(entities, np.zeros(len(few) + 1, np.int64), np.empty(0, np.int64)))
     users = material.frames.train.users.take(few)
     lists = training_lists(towers, nothing, users, material.frames.weeks[few])
     assert len(lists.context) == 0
