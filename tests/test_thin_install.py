@@ -30,12 +30,13 @@ def test_the_plugin_works_alone(shop: Any, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     # The pins hold for the build as well: a year from now it must install the same.
     pins = ROOT / "scripts" / "requirements" / "pipeline.txt"
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    bare = [str(python), "-m", "pip", "--disable-pip-version-check"]
+    pip = [*bare, "--quiet"]
     subprocess.run([*pip, "install", "--constraint", str(pins), "setuptools"], check=True, stderr=subprocess.DEVNULL)
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)], check=True)
     wheel = next(tmp_path.glob("recsys_plugin-*.whl"))
     subprocess.run([*pip, "install", "--constraint", str(pins), str(wheel)], check=True, stderr=subprocess.DEVNULL)
-    installed = subprocess.run([*pip, "list", "--format=json"], check=True, capture_output=True, text=True)
+    installed = subprocess.run([*bare, "list", "--format=json"], check=True, capture_output=True, text=True)
     names = {package["name"].lower() for package in json.loads(installed.stdout)}
     assert not names & {"feast", "torch", "transformers", "pandas"}
     subprocess.run([*pip, "check"], check=True)

@@ -68,6 +68,6 @@ def test_served_features_equal_trained_ones(which: str, request: pytest.FixtureR
     assert texts.user_float.dtype == got.user_float.dtype == np.float32
     assert texts.user_int.dtype == got.user_int.dtype == np.int64
     assert differences(contract, texts, got, users) == []
-    # Not because all of it is missing.
-    assert np.count_nonzero(got.user_float.any(axis=1)) >= 40
-    assert np.count_nonzero((got.user_int >= 0).sum(axis=1) > 30) >= 40
+    # Not because all of it is missing: only the two strangers and the ten who lapsed first may have nothing left.
+    assert np.count_nonzero(got.user_float.any(axis=1)) >= len(users) - 12
+    assert np.count_nonzero((got.user_int >= 0).sum(axis=1) > 30) >= len(users) - 12
