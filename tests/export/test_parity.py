@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import Exported, no_progress
+from exports import Exported, no_progress
 from onnx import numpy_helper
 
 from recsys_plugin.errors import CheckFailed, StepFailed
 from recsys_plugin.export import export as export_module
 from recsys_plugin.export.export import ExportMaterial, export_repository
-from recsys_plugin.export.index_graphs import answer_version, index_graph
+from recsys_plugin.export.index_graphs import answer_version
 from recsys_plugin.export.install import exported_versions
 from recsys_plugin.export.parity import TOLERANCE, check_parity, user_inputs
 from recsys_plugin.export.torch_graphs import ranker_graph
@@ -74,10 +74,12 @@ def test_a_perturbed_graph_is_refused(name: str, exported: Exported, tmp_path: P
 def test_nothing_is_installed_when_a_graph_is_wrong(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(vectors: Any, *, own_rows: bool) -> onnx.ModelProto:
-        return index_graph(vectors * np.float32(1.01), own_rows=own_rows)
+    def wrong(staging: Path, *rest: Any) -> dict[str, Path]:
+        copies = exported.copy(staging)
+        perturbed(copies["item_index"], copies["item_index"])
+        return copies
 
-    monkeypatch.setattr(export_module, "index_graph", wrong)
+    monkeypatch.setattr(export_module, "_write_graphs", wrong)
     with pytest.raises(CheckFailed, match="item_index"):
         export_repository(tmp_path / "repository", tmp_path / "state", exported.material, progress=no_progress)
     assert not (tmp_path / "repository").exists()
@@ -155,7 +157,7 @@ def test_a_head_that_was_never_trained_is_nan(exported: Exported, tmp_path: Path
 
 def test_known_answers_and_manifest(exported: Exported) -> None:
     known = load_known_answers(exported.state / "export" / "known_answers.json")
-    assert known.version == exported.manifest["version"] == 1
+    assert known.version == exported.version
     assert {answer.model for answer in known.answers} == {"recommend", "rank", "search", "similar", "catalogue"}
     local = exported.local()
     for answer in known.answers:
@@ -165,7 +167,7 @@ def test_known_answers_and_manifest(exported: Exported) -> None:
         }
         outputs = local.run(answer.model, decoded)
         assert outputs.keys() == answer.outputs.keys()
-    assert exported_versions(exported.repository) == [1]
+    assert exported_versions(exported.repository)[-1] == exported.version
     for name, digest in exported.manifest["sha256"].items():
         assert hashlib.sha256((exported.repository / name).read_bytes()).hexdigest() == digest
     assert exported.manifest["contract"] == exported.material.models.contract.fingerprint

@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from feast import FeatureStore
-from shops import Shop
+from shops import CommandLine, Shop
 from synthetic import NEVER_BOUGHT, NEVER_SEEN
 
 from recsys_plugin.features.codec import entity_key_prefix, entity_key_value, hash_field
@@ -23,9 +23,16 @@ FEAST = Path(sys.executable).with_name("feast")
 
 
 @pytest.fixture(scope="module")
-def environment(small_shop: Shop) -> dict[str, str]:
+def empty_redis(small_shop: Shop) -> str:
+    """The shop's Redis has fifteen more databases, all empty."""
+    return small_shop.redis_url.removesuffix("/0") + "/1"
+
+
+@pytest.fixture(scope="module")
+def environment(small_shop: Shop, empty_redis: str) -> dict[str, str]:
     """What ``eval "$(recsys env)"`` gives a shell, and nothing else of ours."""
-    printed: dict[str, str] = json.loads(small_shop.command.run("env", "--json").stdout)
+    command = CommandLine(small_shop.command.home, small_shop.command.environment | {"RECSYS_REDIS_URL": empty_redis})
+    printed: dict[str, str] = json.loads(command.run("env", "--json").stdout)
     return {name: value for name, value in os.environ.items() if not name.startswith("RECSYS_")} | printed
 
 
@@ -37,15 +44,14 @@ def feast(shop: Shop, environment: dict[str, str], *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def materialized(small_shop: Shop, environment: dict[str, str]) -> Iterator[FeatureStore]:
+def materialized(small_shop: Shop, environment: dict[str, str], empty_redis: str) -> FeatureStore:
     """Applied and materialised with the stock command into an empty Redis."""
-    with RedisAddress.parse(small_shop.redis_url).connect(5) as client:
-        client.flushall()
+    with RedisAddress.parse(empty_redis).connect(5) as client:
+        assert client.dbsize() == 0
     feast(small_shop, environment, "apply")
     feast(small_shop, environment, "materialize", "2015-01-01T00:00:00", small_shop.as_of.isoformat())
-    yield open_store(small_shop.settings, small_shop.redis_url)
-    # The records of our own that the flush took as well.
-    small_shop.command.run("materialize")
+    store: FeatureStore = open_store(small_shop.settings, empty_redis)
+    return store
 
 
 def test_feature_views_are_listed(small_shop: Shop, environment: dict[str, str]) -> None:
@@ -57,7 +63,7 @@ def test_feature_views_are_listed(small_shop: Shop, environment: dict[str, str])
 
 
 def same_bytes(
-    store: FeatureStore, shop: Shop, join_key: str, ids: Sequence[str], references: Sequence[str]
+    store: FeatureStore, redis_url: str, join_key: str, ids: Sequence[str], references: Sequence[str]
 ) -> dict[str, int]:
     """Compare Feast's answer with the hash fields that the plugin reads; how many values each id has."""
     rows = [{join_key: value} for value in ids]
@@ -65,7 +71,7 @@ def same_bytes(
     columns = dict(zip(answer.metadata.feature_names.val, answer.results, strict=True))
     assert columns.keys() == {join_key, *(reference.replace(":", "__") for reference in references)}
     present = {}
-    with RedisAddress.parse(shop.redis_url).connect(5) as client:
+    with RedisAddress.parse(redis_url).connect(5) as client:
         for number, value in enumerate(ids):
             key = entity_key_prefix(join_key) + entity_key_value(value) + b"recsys"
             stored = client.hmget(key, [hash_field(reference) for reference in references])
@@ -77,19 +83,23 @@ def same_bytes(
     return present
 
 
-def test_online_features_of_users_are_what_the_plugin_reads(materialized: FeatureStore, small_shop: Shop) -> None:
+def test_online_features_of_users_are_what_the_plugin_reads(
+    materialized: FeatureStore, small_shop: Shop, empty_redis: str
+) -> None:
     references = [spec.reference for spec in contract_of(materialized).stored_features]
     users = [*small_shop.some_users[:40], NEVER_SEEN, "nobody"]
-    present = same_bytes(materialized, small_shop, "user_id", users, references)
+    present = same_bytes(materialized, empty_redis, "user_id", users, references)
     assert present["nobody"] == 0
     assert 0 < present[NEVER_SEEN] <= 7
     assert max(present.values()) > 20
 
 
-def test_online_features_of_items_are_what_the_codec_reads(materialized: FeatureStore, small_shop: Shop) -> None:
+def test_online_features_of_items_are_what_the_codec_reads(
+    materialized: FeatureStore, small_shop: Shop, empty_redis: str
+) -> None:
     references = [name for name in feature_schema(materialized) if name.startswith("item_")]
     items = [*small_shop.some_items[:40], NEVER_BOUGHT, "nothing"]
-    present = same_bytes(materialized, small_shop, "item_id", items, references)
+    present = same_bytes(materialized, empty_redis, "item_id", items, references)
     assert present["nothing"] == 0
     assert present[NEVER_BOUGHT] < max(present.values()) == len(references)
 

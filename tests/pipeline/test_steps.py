@@ -17,7 +17,9 @@ import pytest
 from shops import RECSYS, CommandLine
 from synthetic import write_tables
 
+from recsys_plugin.cli.pipeline import training_options
 from recsys_plugin.data.store import load_dataset
+from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.features.codec import decode_value
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.plan import ReadPlan
@@ -28,6 +30,12 @@ from recsys_plugin.pipeline.online_store import admit_equal_timestamps
 from recsys_plugin.runtime.services import Services
 
 QUICK = ("--two-tower-steps", "5", "--ranker-epochs", "1")
+#: The same for a step that is called in this process.
+OPTIONS = training_options(two_tower_steps=5, ranker_epochs=1)
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Nobody watches."""
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +126,9 @@ def test_a_killed_training_keeps_what_was_finished(applied: CommandLine) -> None
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
     assert {"text", "frames", "two_tower", "ranker", "report.json"} == {path.name for path in folder.iterdir()}
     assert "are current" in applied.run("train", *QUICK).stderr
-    # A part that is lost is made again, with what depends on it only where it came out differently.
+    # A part that is lost is made again, and no other.
     shutil.rmtree(folder / "ranker")
-    applied.run("train", *QUICK)
+    assert not steps.train(applied.settings, OPTIONS, no_progress).current
     for name in ("text", "frames", "two_tower"):
         assert all(path.stat().st_mtime_ns == made[path] for path in (folder / name).rglob("*"))
     assert (folder / "ranker").stat().st_mtime_ns != made[folder / "ranker"]
@@ -130,9 +138,9 @@ def test_lost_vectors_are_written_again(applied: CommandLine) -> None:
     path = applied.settings.feature_repo / "data" / "user_embedding.parquet"
     assert pq.read_metadata(path).num_rows == 40
     path.unlink()
-    applied.run("apply")
+    steps.apply(applied.settings, no_progress)
     assert pq.read_metadata(path).num_rows == 0
-    applied.run("train", *QUICK)
+    assert not steps.train(applied.settings, OPTIONS, no_progress).current
     assert pq.read_metadata(path).num_rows == 40
 
 
@@ -156,7 +164,7 @@ def test_materialize_repeats_only_stale_views_and_takes_corrections(applied: Com
         return value
 
     def materialize(**options: bool) -> set[str]:
-        states = steps.materialize(settings, lambda what, done, total: None, **options)
+        states = steps.materialize(settings, no_progress, **options)
         assert states.keys() == set(FEATURE_TABLES)
         return {name for name, state in states.items() if state == "materialised"}
 
@@ -195,8 +203,13 @@ def test_other_tables_make_every_later_step_refuse(applied: CommandLine, tmp_pat
     write_tables(other, users=30, items=50, seed=4)
     before = load_dataset(applied.settings).sha256
     applied.run("data", "--from", str(other))
-    assert load_dataset(applied.settings).sha256 != before
-    for step in ("train", "materialize", "export"):
-        assert "is not applied to the present tables" in applied.run(step, expect=2).stderr
-    applied.run("apply")
-    assert "trained on other tables or features; run `recsys train` again" in applied.run("export", expect=2).stderr
+    settings = applied.settings
+    assert load_dataset(settings).sha256 != before
+    with pytest.raises(ConfigurationError, match="is not applied to the present tables"):
+        steps.train(settings, OPTIONS, no_progress)
+    with pytest.raises(ConfigurationError, match="is not applied to the present tables"):
+        steps.materialize(settings, no_progress)
+    assert "is not applied to the present tables" in applied.run("export", expect=2).stderr
+    steps.apply(settings, no_progress)
+    with pytest.raises(ConfigurationError, match="trained on other tables or features; run `recsys train` again"):
+        steps.export(settings, OPTIONS, no_progress)
