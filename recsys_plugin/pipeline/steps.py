@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys_plugin.data.store import Dataset, load_dataset
-from recsys_plugin.errors import ConfigurationError
+from recsys_plugin.errors import ConfigurationError, StoreUnavailable
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.pipeline.feature_tables import EMBEDDING_SCHEMAS, FEATURE_TABLES, build_feature_tables
 from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_text, source_digest
-from recsys_plugin.runtime.services import Services
+from recsys_plugin.runtime.services import Services, public_url
 from recsys_plugin.settings import Settings
 from recsys_plugin.training.options import TrainingOptions
 
@@ -235,6 +235,8 @@ def materialize(settings: Settings, progress: Progress, *, as_of: Any = None, fo
     Returns:
         For each view, ``"current"`` or ``"materialised"``.
     """
+    import redis
+
     dataset = load_dataset(settings)
     moment = as_of or dataset.as_of
     workspace = Workspace(settings.state)
@@ -257,12 +259,18 @@ def materialize(settings: Settings, progress: Progress, *, as_of: Any = None, fo
                 store = open_store(settings, redis_url)
                 for done, name in enumerate(stale):
                     progress(f"view {name}", done, len(stale))
+                    client.hdel(key, name)  # until it is whole, the store does not count as holding it
                     (join_key,) = store.get_feature_view(name).join_keys
                     admit_equal_timestamps(client, name, join_key=join_key, project=PROJECT)
                     materialize_view(store, name, as_of=moment)
                     client.hset(key, name, wanted[name])
                     result[name] = "materialised"
             _publish_schema(settings, redis_url)
+        except redis.RedisError as error:
+            raise StoreUnavailable(
+                f"Redis at {public_url(redis_url)} failed while views were materialised: {error}. "
+                "The views that were done are kept; run `recsys materialize` again"
+            ) from error
         finally:
             client.close()
     return result
