@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Self
 
@@ -22,7 +23,7 @@ __all__ = ["LOADING_TIMEOUT", "ClientBase", "repeatable", "time_left"]
 LOADING_TIMEOUT = 60.0
 
 
-class ClientBase:
+class ClientBase(ABC):
     """The arguments of a client, read and checked.
 
     Args:
@@ -61,9 +62,9 @@ class ClientBase:
         self._request_ids = request_ids
         self._open()
 
+    @abstractmethod
     def _open(self) -> None:
         """Get ready as far as is possible without waiting; a blocking client gets ready altogether."""
-        raise NotImplementedError
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
