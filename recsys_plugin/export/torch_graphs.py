@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from recsys_plugin.export.index_graphs import IR_VERSION, OPSET
 from recsys_plugin.training.artefacts import TrainedModels
 from recsys_plugin.training.inputs import ItemInputs, UserInputs
-from recsys_plugin.training.ranker import HEADS, ItemTables, Ranker
+from recsys_plugin.training.pair_features import ItemTables
+from recsys_plugin.training.ranker import HEADS, Ranker
 from recsys_plugin.training.text import TextEncoder
 from recsys_plugin.training.two_tower import TwoTower
 

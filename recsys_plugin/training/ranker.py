@@ -15,34 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys_plugin.training.inputs import ItemInputs, Lists, UserInputs
+from recsys_plugin.training.inputs import ItemInputs, UserInputs
 from recsys_plugin.training.options import RankerOptions
 from recsys_plugin.training.packing import UserTensors
+from recsys_plugin.training.pair_features import PAIR_FEATURES, ItemTables, pair_features
 from recsys_plugin.training.two_tower import DIMENSIONS, TwoTower, small_embedding
 
-__all__ = ["HEADS", "ItemTables", "Ranker", "TrainingLists", "train_ranker"]
+__all__ = ["HEADS", "Ranker", "TrainingLists", "train_ranker"]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 #: The order of the output heads.
 HEADS = ("click", "purchase")
-_PAIR_FEATURES = 8
 _HIDDEN = 64
-
-
-@dataclass(frozen=True, slots=True)
-class ItemTables:
-    """The resident catalogue as the ranker sees it; row N (the last) is the empty item.
-
-    Attributes:
-        vectors: float32 [N+1, 64], the item tower's unit vectors.
-        first_layer: float32 [N+1, 64], the items' part of the first layer.
-        categories: int64 [N+1], category codes, 0 unknown.
-    """
-
-    vectors: Tensor
-    first_layer: Tensor
-    categories: Tensor
 
 
 class Ranker(nn.Module):
@@ -54,11 +39,11 @@ class Ranker(nn.Module):
         self.user_part = nn.Linear(inputs.width + DIMENSIONS, _HIDDEN)
         self.item_part = nn.Linear(item_numbers + DIMENSIONS, _HIDDEN, bias=False)
         self.code_part = nn.ModuleList(small_embedding(size, _HIDDEN) for size in code_sizes)
-        self.pair_part = nn.Linear(_PAIR_FEATURES, _HIDDEN, bias=False)
+        self.pair_part = nn.Linear(len(PAIR_FEATURES), _HIDDEN, bias=False)
         self.network = nn.Sequential(nn.ReLU(), nn.Linear(_HIDDEN, 32), nn.ReLU())
         self.heads = nn.Linear(32, len(HEADS))
         # What repeats needs no depth: a straight path from the pair features keeps it from being learned twice.
-        self.pair_heads = nn.Linear(_PAIR_FEATURES, len(HEADS), bias=False)
+        self.pair_heads = nn.Linear(len(PAIR_FEATURES), len(HEADS), bias=False)
 
     def item_tables(self, vectors: Tensor, numbers: Tensor, codes: Tensor) -> ItemTables:
         """Precompute the items' side from unit vectors [N,64], numbers [N,·] and codes [N,3]."""
@@ -84,46 +69,11 @@ class Ranker(nn.Module):
         dense, lists = self.inputs(user_float, user_int, user_codes)
         empty = tables.vectors.shape[0] - 1
         rows = torch.where(candidate_rows < 0, empty, candidate_rows)
-        pair = self._pair_features(lists, user_vector, rows, tables)
+        pair = pair_features(lists, user_vector, rows, tables)
         hidden = self.user_part(torch.cat([dense, user_vector], dim=1)).unsqueeze(1)
         hidden = hidden + tables.first_layer[rows] + self.pair_part(pair)
         logits: Tensor = self.heads(self.network(hidden)) + self.pair_heads(pair)
         return logits
-
-    def _pair_features(self, lists: Lists, user_vector: Tensor, rows: Tensor, tables: ItemTables) -> Tensor:
-        """float32 [B, C, 8]: likeness, own frequency, recency, category share."""
-        vectors = tables.vectors[rows]
-        cosine = (vectors @ user_vector.unsqueeze(-1)).squeeze(-1)
-        weights = lists.favourite_weights * (lists.favourite_rows >= 0)
-        same = (rows.unsqueeze(-1) == lists.favourite_rows.unsqueeze(1)).to(weights.dtype)
-        frequency = (same @ weights.unsqueeze(-1)).squeeze(-1)
-        share = frequency / weights.sum(1, keepdim=True).clamp(min=1e-6)
-        # Freshness 1/(1 + days): summed over the last events of this very item, so 0 means "not lately".
-        fresh = (lists.recent_rows >= 0) / (1.0 + lists.recent_ages)
-        repeated = (rows.unsqueeze(-1) == lists.recent_rows.unsqueeze(1)).to(weights.dtype)
-        recency = (repeated @ fresh.unsqueeze(-1)).squeeze(-1)
-        # Likeness to the nearest of the recent items, itself left out.
-        absent = torch.where(lists.recent_rows < 0, tables.vectors.shape[0] - 1, lists.recent_rows)
-        alike = vectors @ tables.vectors[absent].transpose(1, 2) - 2.0 * repeated
-        nearest = alike.amax(-1).clamp(min=0.0)
-        favourite = torch.where(lists.favourite_rows < 0, tables.vectors.shape[0] - 1, lists.favourite_rows)
-        category = tables.categories[rows]
-        kin = (category.unsqueeze(-1) == tables.categories[favourite].unsqueeze(1)) & (category > 0).unsqueeze(-1)
-        affinity = (kin.to(weights.dtype) @ weights.unsqueeze(-1)).squeeze(-1)
-        affinity = affinity / weights.sum(1, keepdim=True).clamp(min=1e-6)
-        return torch.stack(
-            [
-                3.0 * cosine,
-                torch.log1p(frequency),
-                torch.sqrt(share),
-                (frequency > 0).to(weights.dtype),
-                torch.sqrt(recency),
-                3.0 * nearest,
-                affinity,
-                torch.sqrt(affinity),
-            ],
-            dim=-1,
-        )
 
 
 @dataclass(frozen=True, slots=True)
