@@ -2,12 +2,12 @@
 
 from feast import FeatureService
 from item_views import item_catalogue, item_embedding, item_statistics
-from user_views import user_embedding, user_profile, user_recent_items, user_session, user_statistics
+from user_views import user_embedding, user_profile, user_recent_items, user_session, user_statistics, user_text
 
 # The ranking models read everything about the user at request time; items travel inside the models.
 ranking_v1 = FeatureService(
     name="ranking_v1",
-    features=[user_profile, user_statistics, user_recent_items, user_session],
+    features=[user_profile, user_statistics, user_recent_items, user_session, user_text],
     tags={"team": "recommendation"},
     description="User features of the two-tower and CTR models, version 1.",
 )

@@ -30,6 +30,9 @@ user_recent_items_table = _table("user_recent_items", "Recent items after each e
 # Counters of a user's visit, as of the moment just after each event.
 user_session_table = _table("user_session", "Session counters after each event of a user.")
 
+# What users wrote themselves, as of the moment just after each of their texts.
+user_text_table = _table("user_text", "Mean text vector after each text of a user.")
+
 # The user tower's vectors, one row per user and training run.
 user_embedding_table = _table("user_embedding", "User vectors of the two-tower model.")
 

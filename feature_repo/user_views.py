@@ -16,6 +16,7 @@ from sources import (
     user_recent_items_push,
     user_session_push,
     user_statistics_table,
+    user_text_table,
 )
 
 TEXT = {"default": ""}
@@ -154,6 +155,25 @@ user_session = FeatureView(
     source=user_session_push,
     tags={"team": "recommendation", "freshness": "live"},
     description="Counters of the current visit: browsing or buying.",
+)
+
+# Who writes reviews or posts says what he likes in his own words; training reads them with the text encoder.
+user_text = FeatureView(
+    name="user_text",
+    entities=[user],
+    ttl=timedelta(days=3650),
+    schema=[
+        Field(name="texts", dtype=Int64, tags=COUNT, description="Texts so far; 0 means that the vector says nothing."),
+        Field(
+            name="vector",
+            dtype=Array(Float32),
+            tags={"default": "0", "length": "32"},
+            description="Mean vector of the texts, along the 32 principal axes of the catalogue's texts.",
+        ),
+    ],
+    source=user_text_table,
+    tags={"team": "recommendation", "freshness": "batch"},
+    description="A user's own texts.",
 )
 
 # Neighbours, segments and the fallback when the user tower is away need the user's vector without computing it.

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-__all__ = ["list_column", "microseconds", "moment_column", "second_column"]
+__all__ = ["list_column", "microseconds", "moment_column", "second_column", "sorted_codes"]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -29,9 +29,25 @@ def second_column(values: Sequence[int] | _Array) -> pa.Array:
     return pa.array(np.asarray(values, np.int64) // 1_000_000).cast(pa.timestamp("s", tz="UTC"))
 
 
-def list_column(values: pa.Array, chunks: Sequence[_Array]) -> pa.Array:
-    """A list column with one list per chunk of indices into ``values``."""
-    offsets = np.zeros(len(chunks) + 1, np.int32)
-    offsets[1:] = np.cumsum([len(chunk) for chunk in chunks])
-    indices = np.concatenate(chunks) if chunks else np.empty(0, np.int64)
+def list_column(values: pa.Array, indices: _Array, lengths: _Array) -> pa.Array:
+    """A list column whose lists, of the given lengths, follow one another in ``values.take(indices)``."""
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    offsets[1:] = np.cumsum(lengths)
     return pa.ListArray.from_arrays(pa.array(offsets), values.take(pa.array(indices)))
+
+
+def sorted_codes(column: pd.Series[str]) -> tuple[_Array, _Array]:
+    """A text column without nulls as numbers that sort as its texts do, by code point.
+
+    Returns:
+        codes int64 [n], and the texts that they stand for: object (str), ascending; of a categorical column all
+        categories, whether they occur or not.
+    """
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        codes, names = pd.factorize(column.to_numpy(object), sort=True)
+        return codes.astype(np.int64), np.asarray(names, dtype=object)
+    names = column.cat.categories.to_numpy(object)
+    order = np.argsort(names, kind="stable")
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return rank[column.cat.codes.to_numpy()], names[order]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from recsys_plugin.aggregation.arrays import microseconds, second_column
+from recsys_plugin.aggregation.arrays import microseconds, second_column, sorted_codes
 
 __all__ = ["item_statistics", "weekly_moments"]
 
@@ -38,8 +38,8 @@ def item_statistics(events: pd.DataFrame, moments: Sequence[pd.Timestamp]) -> pa
     """
     events = events[events["event_type"].isin(("purchase", "return"))].sort_values("timestamp", kind="stable")
     times = microseconds(events["timestamp"])
-    items, item_ids = pd.factorize(events["item_id"])
-    users, _ = pd.factorize(events["user_id"])
+    items, item_ids = sorted_codes(events["item_id"])
+    users, _ = sorted_codes(events["user_id"])
     is_purchase = (events["event_type"] == "purchase").to_numpy()
     price = events["price"].fillna(0.0).to_numpy(np.float64)
     size = len(item_ids)
@@ -48,7 +48,7 @@ def item_statistics(events: pd.DataFrame, moments: Sequence[pd.Timestamp]) -> pa
     np.minimum.at(first, bought, bought_times)
 
     tables: list[pa.Table] = []
-    ids = pa.array(item_ids.to_numpy(dtype=object), pa.string())
+    ids = pa.array(item_ids, pa.string())
     for moment in sorted(moments):
         at = moment.value // 1000
         end = int(np.searchsorted(times, at, side="left"))

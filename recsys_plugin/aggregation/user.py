@@ -6,15 +6,15 @@ A row stamped ``t`` holds what was known once the event at ``t`` had happened. A
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from recsys_plugin.aggregation.arrays import list_column, microseconds, moment_column, second_column
+from recsys_plugin.aggregation.arrays import list_column, microseconds, moment_column, second_column, sorted_codes
 
 __all__ = [
     "EVENT_TYPE_CODES",
@@ -22,6 +22,7 @@ __all__ = [
     "FAVOURITE_HALF_LIFE_DAYS",
     "RECENT_LENGTH",
     "SESSION_GAP_SECONDS",
+    "in_user_order",
     "user_recent_items",
     "user_sessions",
     "user_statistics",
@@ -43,19 +44,55 @@ _WINDOWS = {"7d": 7 * _DAY, "30d": 30 * _DAY, "90d": 90 * _DAY}
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def _per_user(events: pd.DataFrame) -> Iterator[tuple[str, slice, _Array]]:
-    """Yield each user with his slice of ``events`` (sorted by user, then time) and the ends of his distinct moments."""
-    users = events["user_id"].to_numpy()
-    moments = microseconds(events["timestamp"])
-    bounds = np.r_[0, np.flatnonzero(users[1:] != users[:-1]) + 1, len(users)] if len(users) else np.empty(0, np.int64)
-    for start, stop in itertools.pairwise(bounds):
-        times = moments[start:stop]
-        yield users[start], slice(start, stop), np.flatnonzero(np.r_[times[1:] != times[:-1], True])
+def in_user_order(events: pd.DataFrame) -> pd.DataFrame:
+    """The events by user, then time, then id: the order in which the functions of this module need them.
+
+    They bring events into it themselves; events that are in it already are sorted no more.
+    """
+    users, ids = (sorted_codes(events[name])[0] for name in ("user_id", "event_id"))
+    order = np.lexsort((ids, microseconds(events["timestamp"]), users))
+    if (np.diff(order) > 0).all():
+        return events.reset_index(drop=True)
+    return events.take(order).reset_index(drop=True)
 
 
-def _sorted(events: pd.DataFrame, types: tuple[str, ...]) -> pd.DataFrame:
-    chosen = events[events["event_type"].isin(types)]
-    return chosen.sort_values(["user_id", "timestamp", "event_id"], kind="stable", ignore_index=True)
+@dataclass(frozen=True, slots=True)
+class _Acts:
+    """Events of some types in user order, and where each user's rows and moments end.
+
+    Attributes:
+        events: the rows.
+        names: users by code, object (str). users: int64 [n], code of each row. times: int64 [n], microseconds.
+        starts: int64 [n], position of the first row of each row's user.
+        ends: int64 [m], position of the last row of each moment of each user.
+    """
+
+    events: pd.DataFrame
+    names: _Array
+    users: _Array
+    times: _Array
+    starts: _Array
+    ends: _Array
+
+    @classmethod
+    def of(cls, events: pd.DataFrame, types: tuple[str, ...]) -> _Acts:
+        chosen = in_user_order(events[events["event_type"].isin(types)])
+        users, names = sorted_codes(chosen["user_id"])
+        times = microseconds(chosen["timestamp"])
+        positions = np.arange(len(users))
+        last = np.flatnonzero(np.r_[users[1:] != users[:-1], True][: len(users)])
+        first = np.r_[0, last[:-1] + 1][: len(last)]
+        starts = np.repeat(first, np.diff(np.r_[first, len(users)]))
+        moves = np.r_[(users[1:] != users[:-1]) | (times[1:] != times[:-1]), True][: len(users)]
+        return cls(chosen, names, users, times, starts, positions[moves])
+
+    def keys(self) -> dict[str, pa.Array]:
+        """The columns ``user_id`` and ``event_timestamp`` of one row for each moment."""
+        names = pa.array(self.names, pa.string())
+        return {
+            "user_id": names.take(pa.array(self.users[self.ends])),
+            "event_timestamp": moment_column(self.times[self.ends]),
+        }
 
 
 def user_statistics(events: pd.DataFrame) -> pa.Table:
@@ -68,23 +105,22 @@ def user_statistics(events: pd.DataFrame) -> pa.Table:
     Returns:
         One row per user and distinct moment, with the schema of the ``user_statistics`` view.
     """
-    events = _sorted(events, ("purchase", "return"))
+    acts = _Acts.of(events, ("purchase", "return"))
+    events, moments = acts.events, acts.times
     # Sorted, so that favourites of equal weight come in the order of their ids, whatever the data of other users.
-    item_codes, item_ids = pd.factorize(events["item_id"], sort=True)
-    moments = microseconds(events["timestamp"])
+    item_codes, item_ids = sorted_codes(events["item_id"])
     bought = (events["event_type"] == "purchase").to_numpy()
     price = events["price"].fillna(0.0).to_numpy(np.float64)
     spend = price * events["quantity"].to_numpy(np.float64)
     half_life = FAVOURITE_HALF_LIFE_DAYS * _DAY
-    origin = moments.min() if len(moments) else 0
 
-    users: list[str] = []
-    at: list[int] = []
     numbers: dict[str, list[_Array]] = {}
     favourites: list[_Array] = []
     weights: list[_Array] = []
-    for user, part, ends in _per_user(events):
+    bounds = np.r_[np.unique(acts.starts), len(moments)]
+    for part in map(slice, bounds, bounds[1:]):
         times, is_purchase, codes = moments[part], bought[part], item_codes[part]
+        ends = np.flatnonzero(np.r_[times[1:] != times[:-1], True])
         stamps = times[ends]
         lines = np.r_[0, np.cumsum(is_purchase)]
         returned = np.r_[0, np.cumsum(~is_purchase)]
@@ -112,29 +148,24 @@ def user_statistics(events: pd.DataFrame) -> pa.Table:
         }
         for name, column in row.items():
             numbers.setdefault(name, []).append(column)
-        users.extend([user] * len(ends))
-        at.extend(stamps.tolist())
 
-        # A purchase at t weighs 2^((t - origin) / half life): later ones weigh more, and nothing stored ever needs
+        # A purchase at t weighs 2^((t - first event) / half life): later ones weigh more, and nothing stored ever needs
         # decaying.
         own, local = np.unique(codes, return_inverse=True)
-        grown = np.where(is_purchase, np.exp2((times - origin) / half_life), 0.0)
+        grown = np.where(is_purchase, np.exp2((times - times[0]) / half_life), 0.0)
         weight = np.zeros(len(own))
         begin = 0
-        for end in ends:
+        for end in ends.tolist():
             np.add.at(weight, local[begin : end + 1], grown[begin : end + 1])
             begin = end + 1
             # In the order of the weights as they are stored, so that rounding decides no tie.
-            now = (weight / np.exp2((times[end] - origin) / half_life)).astype(np.float32)
+            now = (weight / np.exp2((times[end] - times[0]) / half_life)).astype(np.float32)
             top = np.argsort(-now, kind="stable")[:FAVOURITES_LENGTH]
             top = top[now[top] > 0]
             favourites.append(own[top])
             weights.append(now[top])
 
-    columns: dict[str, pa.Array] = {
-        "user_id": pa.array(users, pa.string()),
-        "event_timestamp": moment_column(at),
-    }
+    columns = acts.keys()
     for name in (
         *(f"purchases_{w}" for w in _WINDOWS), "baskets_90d", "spend_90d", "average_price_90d", "returns_90d",
     ):  # fmt: skip
@@ -142,7 +173,9 @@ def user_statistics(events: pd.DataFrame) -> pa.Table:
     columns["lifetime_purchases"] = pa.array(_joined(numbers.get("lifetime_purchases")).astype(np.int64))
     for name in ("first_purchase_at", "last_purchase_at"):
         columns[name] = second_column(_joined(numbers.get(name)))
-    columns["favourite_items"] = list_column(pa.array(item_ids.to_numpy(dtype=object), pa.string()), favourites)
+    lengths = np.array([len(part) for part in favourites], np.int64)
+    flat_items = _joined(favourites).astype(np.int64)
+    columns["favourite_items"] = list_column(pa.array(item_ids, pa.string()), flat_items, lengths)
     flat = pa.array(_joined(weights).astype(np.float32))
     columns["favourite_weights"] = pa.ListArray.from_arrays(columns["favourite_items"].offsets, flat)
     return pa.table(columns)
@@ -157,28 +190,20 @@ def user_recent_items(events: pd.DataFrame) -> pa.Table:
 
     Impressions are left out: being shown an item is not an act of the user.
     """
-    events = _sorted(events, ("click", "cart", "purchase", "return"))
-    item_codes, item_ids = pd.factorize(events["item_id"])
-    users: list[str] = []
-    at: list[int] = []
-    chunks: list[_Array] = []
-    moments = microseconds(events["timestamp"])
-    for user, part, ends in _per_user(events):
-        users.extend([user] * len(ends))
-        at.extend(moments[part][ends].tolist())
-        for end in ends + part.start:
-            chunks.append(np.arange(end, max(end - RECENT_LENGTH, part.start - 1), -1))
-    positions = _joined(chunks).astype(np.int64)
-    ids = pa.array(item_ids.to_numpy(dtype=object), pa.string())
-    items = list_column(ids, [item_codes[chunk] for chunk in chunks])
-    codes = events["event_type"].map(EVENT_TYPE_CODES).to_numpy(np.int64)
+    acts = _Acts.of(events, ("click", "cart", "purchase", "return"))
+    lengths = np.minimum(acts.ends - acts.starts[acts.ends] + 1, RECENT_LENGTH)
+    back = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    positions = np.repeat(acts.ends, lengths) - back
+    item_codes, item_ids = sorted_codes(acts.events["item_id"])
+    items = list_column(pa.array(item_ids, pa.string()), item_codes[positions], lengths)
+    types, type_names = sorted_codes(acts.events["event_type"])
+    codes = np.array([EVENT_TYPE_CODES[name] for name in type_names], np.int64)[types]
     return pa.table(
         {
-            "user_id": pa.array(users, pa.string()),
-            "event_timestamp": moment_column(at),
+            **acts.keys(),
             "item_ids": items,
             "event_type_codes": pa.ListArray.from_arrays(items.offsets, pa.array(codes[positions])),
-            "timestamps": pa.ListArray.from_arrays(items.offsets, second_column(moments[positions])),
+            "timestamps": pa.ListArray.from_arrays(items.offsets, second_column(acts.times[positions])),
         }
     )
 
@@ -188,33 +213,26 @@ def user_sessions(events: pd.DataFrame) -> pa.Table:
 
     A visit ends :data:`SESSION_GAP_SECONDS` after its last event.
     """
-    acts = _sorted(events, ("click", "cart", "purchase"))
-    moments = microseconds(acts["timestamp"])
-    types = acts["event_type"].to_numpy()
-    queries = acts["query"].fillna("").to_numpy() if "query" in acts else np.full(len(acts), "", object)
-    users: list[str] = []
-    at: list[int] = []
-    rows: dict[str, list[_Array]] = {}
-    texts: list[str] = []
-    for user, part, ends in _per_user(acts):
-        times = moments[part]
-        new = np.r_[True, np.diff(times) > SESSION_GAP_SECONDS * 1_000_000]
-        start = np.maximum.accumulate(np.where(new, np.arange(len(times)), 0))
-        for kind, name in (("click", "clicks"), ("cart", "carts"), ("purchase", "purchases")):
-            total = np.r_[0, np.cumsum(types[part] == kind)]
-            rows.setdefault(f"session_{name}", []).append(total[ends + 1] - total[start[ends]])
-        rows.setdefault("session_started_at", []).append(times[start[ends]])
-        last = ""
-        spoken: list[str] = []
-        for is_new, query in zip(new, queries[part], strict=True):
-            last = query or ("" if is_new else last)
-            spoken.append(last)
-        texts.extend(spoken[end] for end in ends)
-        users.extend([user] * len(ends))
-        at.extend(times[ends].tolist())
-    columns = {"user_id": pa.array(users, pa.string()), "event_timestamp": moment_column(at)}
-    for name in ("session_clicks", "session_carts", "session_purchases"):
-        columns[name] = pa.array(_joined(rows.get(name)).astype(np.int64))
-    columns["session_started_at"] = second_column(_joined(rows.get("session_started_at")))
-    columns["last_query"] = pa.array(texts, pa.string())
+    acts = _Acts.of(events, ("click", "cart", "purchase"))
+    positions = np.arange(len(acts.times))
+    pause = np.diff(acts.times, prepend=0) > SESSION_GAP_SECONDS * 1_000_000
+    start = np.maximum.accumulate(np.where((positions == acts.starts) | pause, positions, 0))
+    begun, ends = start[acts.ends], acts.ends
+    columns = acts.keys()
+    types = acts.events["event_type"]
+    for kind, name in (("click", "clicks"), ("cart", "carts"), ("purchase", "purchases")):
+        total = np.r_[0, np.cumsum((types == kind).to_numpy())]
+        columns[f"session_{name}"] = pa.array(total[ends + 1] - total[begun])
+    columns["session_started_at"] = second_column(acts.times[begun])
+    columns["last_query"] = _last_queries(acts.events, begun, ends)
     return pa.table(columns)
+
+
+def _last_queries(acts: pd.DataFrame, begun: _Array, ends: _Array) -> pa.Array:
+    """The newest search text within the rows from ``begun`` to ``ends``, both included; empty if there is none."""
+    if "query" not in acts:
+        return pa.array([""] * len(ends), pa.string())
+    texts = pa.Array.from_pandas(acts["query"].astype(object), type=pa.string())
+    spoken = pc.fill_null(pc.greater(pc.binary_length(texts), 0), False).to_numpy(zero_copy_only=False)
+    newest = np.maximum.accumulate(np.where(spoken, np.arange(len(acts)), -1))[ends]
+    return pc.fill_null(texts.take(pa.array(newest, mask=newest < begun)), "")

@@ -23,7 +23,7 @@ from recsys_plugin.runtime.triton_client import TritonManager
 
 __all__ = ["USUAL_WAY_NOTE", "UsualAnswer", "UsualWay", "open_usual_way"]
 
-_SCORES = ("scores", "purchase_probability", "click_probability")
+_SCORES = ("scores", "purchase_probability", "cart_probability", "click_probability")
 _DTYPES = {TensorName.FLOAT: np.float32, TensorName.INT: np.int64, TensorName.STRING: object}
 _TRITON_DTYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64", np.dtype(object): "BYTES"}
 

@@ -12,6 +12,8 @@ COMMANDS = {
     "data": "recsys_plugin.cli.data:data",
     "apply": "recsys_plugin.cli.pipeline:apply",
     "train": "recsys_plugin.cli.pipeline:train",
+    "report": "recsys_plugin.cli.report:report",
+    "select": "recsys_plugin.cli.select:select",
     "materialize": "recsys_plugin.cli.pipeline:materialize",
     "export": "recsys_plugin.cli.pipeline:export",
     "up": "recsys_plugin.cli.servers:up",

@@ -68,6 +68,7 @@ def page_table(page: Page, *, title: str) -> Table:
         "price": [_figure(item.price, ".2f") for item in page],
         "score": [_figure(item.score, ".4f") for item in page],
         "P(purchase)": [_figure(item.purchase_probability, ".4f") for item in page],
+        "P(cart)": [_figure(item.cart_probability, ".4f") for item in page],
         "P(click)": [_figure(item.click_probability, ".4f") for item in page],
     }
     if columns["P(purchase)"] == columns["score"]:

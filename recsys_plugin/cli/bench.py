@@ -1,4 +1,4 @@
-"""``recsys bench serving|store``: how fast it is, against the usual way and against the floor."""
+"""``recsys bench serving|store|quality|training``: how fast it is against the usual way and the floor, and how good."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from rich.console import Console
 
 from recsys_plugin.cli._output import console, finish, reporter
 from recsys_plugin.cli.ask import request_moment
+from recsys_plugin.cli.bench_training import training
+from recsys_plugin.cli.quality import quality
 from recsys_plugin.errors import InvalidInput
 from recsys_plugin.pipeline.workspace import atomic_text
 from recsys_plugin.settings import Settings
@@ -53,11 +55,16 @@ def _options(command: _Command) -> _Command:
 
 @click.group()
 def bench() -> None:
-    """Measure the running servers: ours against the usual way and the floor.
+    """Measure: the speed of the running servers, and the quality of the models on public data.
 
-    All ways are called in turn in one run, and must give the same answers first (exit code 3 if they do not), so the
-    ratios hold on a busy machine as well. The servers must run: `recsys up`.
+    serving and store compare ours with the usual way and the floor. All ways are called in turn in one run, and must
+    give the same answers first (exit code 3 if they do not), so the ratios hold on a busy machine as well. The servers
+    must run: `recsys up`. quality and training need no server.
     """
+
+
+bench.add_command(quality)
+bench.add_command(training)
 
 
 @bench.command()

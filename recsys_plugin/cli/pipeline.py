@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 from rich.table import Table
 
 from recsys_plugin.cli._output import console, emit_json, finish, json_option, reporter
+from recsys_plugin.cli.select import models_table
+from recsys_plugin.export.options import PRECISIONS, PrecisionOptions
 from recsys_plugin.pipeline import steps
 from recsys_plugin.settings import Settings
-from recsys_plugin.training.options import TrainingOptions
+from recsys_plugin.training.options import CTR_MODELS, FINE_TUNING_MODES, TrackingOptions, TrainingOptions
+from recsys_plugin.training.tracking import TRACKERS
 
-__all__ = ["apply", "export", "materialize", "metrics_table", "train", "training_flags", "training_options"]
+__all__ = [
+    "apply",
+    "export",
+    "materialize",
+    "metrics_table",
+    "precision_table",
+    "train",
+    "training_flags",
+    "training_options",
+]
 
 _force = click.option("--force", is_flag=True, help="Run even if everything is current.")
 
@@ -43,7 +56,7 @@ def training_flags(command: Callable[..., None]) -> Callable[..., None]:
             "--encoder",
             default="minilm",
             show_default=True,
-            help="Text encoder: 'minilm' (comes in a package), a folder, or a Hugging Face name.",
+            help="Text encoder: 'minilm' or 'e5' (multilingual), which come in packages, a folder, or a Hugging Face name.",
         ),
     ):
         command = option(command)
@@ -71,28 +84,71 @@ def apply(force: bool, as_json: bool) -> None:
 
 @click.command()
 @training_flags
+@click.option(
+    "--tracker",
+    type=click.Choice(TRACKERS),
+    default="tensorboard",
+    show_default=True,
+    help="Where curves are shown: below .recsys/training/runs/ (tensorboard), or as WANDB_MODE and MLFLOW_TRACKING_URI "
+    "say.",
+)
+@click.option(
+    "--model",
+    "models",
+    type=click.Choice(["all", *CTR_MODELS]),
+    multiple=True,
+    default=["split_mlp"],
+    show_default=True,
+    help="CTR models to train and compare; may be repeated. split_mlp is always among them.",
+)
+@click.option(
+    "--fine-tune",
+    type=click.Choice(FINE_TUNING_MODES),
+    default="frozen",
+    show_default=True,
+    help="What of the text encoder is trained on the shop's baskets and queries: nothing, low-rank changes, or all.",
+)
+@click.option("--run-name", help="The run's name in the tracker; the time in UTC without it.")
 @_force
 @json_option
 def train(
-    encoder: str, seed: int, two_tower_steps: int | None, ranker_epochs: int | None, force: bool, as_json: bool
+    encoder: str,
+    seed: int,
+    two_tower_steps: int | None,
+    ranker_epochs: int | None,
+    tracker: str,
+    models: tuple[str, ...],
+    fine_tune: str,
+    run_name: str | None,
+    force: bool,
+    as_json: bool,
 ) -> None:
-    """Train the two-tower and the CTR ranker, and compare them with baselines on a temporal split.
+    """Train the two-tower and the CTR models, and compare them with baselines on a temporal split.
 
     \b
     Examples:
       recsys train
+      recsys train --model all
+      recsys train --model lightgbm --model dcn
       recsys train --seed 1 --json > report.json
+      recsys train --encoder e5 --fine-tune lora
       recsys train --encoder sentence-transformers/all-mpnet-base-v2
     """
     options = training_options(encoder, seed, two_tower_steps, ranker_epochs)
+    asked = {"split_mlp", *(CTR_MODELS if "all" in models else models)}
+    options = replace(options, ctr_models=tuple(name for name in CTR_MODELS if name in asked))
+    options = replace(options, fine_tuning=replace(options.fine_tuning, mode=fine_tune, seed=seed))
     with reporter() as progress:
-        done = steps.train(Settings.from_environment(), options, progress, force=force)
+        tracking = TrackingOptions(tracker, run_name or datetime.now(UTC).strftime("%Y%m%d-%H%M%S"))
+        done = steps.train(Settings.from_environment(), options, progress, force=force, tracking=tracking)
     if as_json:
         emit_json(done.info)
     else:
         console.print(metrics_table(done.info))
+        console.print(models_table(done.info["ctr_models"]["models"]))
         console.print(f"  {done.info['protocol']}\n  labels {done.info['labels']}", style="dim", soft_wrap=True)
-    finish("trained models are current" if done.current else "models trained", then="recsys materialize")
+    following = "recsys select" if len(asked) > 1 else "recsys materialize"
+    finish("trained models are current" if done.current else "models trained", then=following)
 
 
 def metrics_table(report: Any) -> Table:
@@ -105,7 +161,7 @@ def metrics_table(report: Any) -> Table:
         for name, figures in test[part].items():
             if isinstance(figures, dict):
                 row = (f"{figures['recall@20']:.4f}", f"{figures['ndcg@20']:.4f}", f"{figures['users']:,}")
-                table.add_row(name, *row, style="bold" if name == "two-tower + ranker" else None)
+                table.add_row(name, *row, style="bold" if name.startswith("two-tower +") else None)
         table.add_section()
     return table
 
@@ -133,22 +189,47 @@ def materialize(force: bool, as_json: bool) -> None:
 
 @click.command()
 @training_flags
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp32",
+    show_default=True,
+    help="How the ranker's catalogue and the text encoder are stored: int8 is quicker on a CPU, fp16 is for GPUs.",
+)
+@click.option(
+    "--most-loss",
+    type=click.FloatRange(0.0, 1.0),
+    default=PrecisionOptions().most_loss,
+    show_default=True,
+    help="Largest allowed fall of NDCG@20, AUC and the texts' cosine in a lower precision.",
+)
 @_force
 @json_option
 def export(
-    encoder: str, seed: int, two_tower_steps: int | None, ranker_epochs: int | None, force: bool, as_json: bool
+    encoder: str,
+    seed: int,
+    two_tower_steps: int | None,
+    ranker_epochs: int | None,
+    precision: str,
+    most_loss: float,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Write the trained models as a new version of the Triton model repository, after checking parity.
 
     \b
-    Example:
+    Examples:
       recsys export
+      recsys export --precision int8
     """
     options = training_options(encoder, seed, two_tower_steps, ranker_epochs)
     with reporter() as progress:
-        done = steps.export(Settings.from_environment(), options, progress, force=force)
+        stored = PrecisionOptions(precision, most_loss)
+        done = steps.export(Settings.from_environment(), options, progress, force=force, precision=stored)
     if as_json:
         emit_json(done.info)
+    elif precision != "fp32":
+        console.print(precision_table(done.info["precision"]))
     largest = max(done.info["parity"]["largest_difference"].values())
     said = "is current" if done.current else "exported"
     finish(
@@ -156,3 +237,29 @@ def export(
         f"models {largest:.1g}",
         then="recsys up",
     )
+
+
+def precision_table(reduced: Any) -> Table:
+    """What a lower precision costs and saves, by model."""
+    named = reduced["precision"]
+    table = Table(title=f"{named} against fp32", title_justify="left")
+    for name in ("", "figure", "fp32", named):
+        table.add_column(name, justify="left" if name in ("", "figure") else "right")
+    for model, found in reduced.items():
+        if not isinstance(found, dict):
+            continue
+        if "note" in found:
+            table.add_row(model, found["note"], "", "")
+            continue
+        size = found["bytes"]
+        table.add_row(model, "MB", f"{size['fp32'] / 1e6:.1f}", f"{size[named] / 1e6:.1f}")
+        table.add_row("", "CPU time", "1.00", f"{found['cpu_time_ratio']:.2f}")
+        for metric in ("ndcg@20", "auc"):
+            if isinstance(found.get(metric), list):
+                whole, less = found[metric]
+                table.add_row("", metric, f"{whole:.4f}", f"{less:.4f}")
+        if "cosine" in found:
+            table.add_row("", "cosine to fp32, mean", "1.0000", f"{found['cosine']['mean']:.4f}")
+        if isinstance(found.get("ndcg@20"), float):
+            table.add_row("", "ndcg@20 of neighbours", "1.0000", f"{found['ndcg@20']:.4f}")
+    return table

@@ -86,7 +86,7 @@ def recommend(
             context,
             "recommend",
             {**_user_inputs(tensors), **_retrieval_inputs(excluded, count, len(batch))},
-            _outputs(len(batch), rows="INT64", retrieval_scores="FP32", **_SCORES),
+            _outputs(len(batch), rows="INT64", retrieval_scores="FP32", **_scores(model)),
         )
         for number, user_id in enumerate(batch):
             outputs = _line("recommend", answer, number)
@@ -105,12 +105,13 @@ def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -
     rows = np.array([known[item_id] for item_id in asked if item_id in known], dtype=np.int64)
     if not rows.size:
         return [_page(context, "rank", user, (), None, unknown)]
-    tensors, (report,) = yield from _read_features(context, context.release.models["rank"], [user])
+    model = context.release.models["rank"]
+    tensors, (report,) = yield from _read_features(context, model, [user])
     answer = yield from _infer(
         context,
         "rank",
         {**_user_inputs(tensors), "candidate_rows": rows[np.newaxis]},
-        {name: OutputSpec(datatype, (1, rows.size)) for name, datatype in _SCORES.items()},
+        {name: OutputSpec(datatype, (1, rows.size)) for name, datatype in _scores(model).items()},
     )
     outputs = {**_line("rank", answer, 0), "rows": rows}
     items = _page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size)
@@ -148,7 +149,7 @@ def search(
         context,
         "search",
         {**_user_inputs(tensors), "query": encoded, **_retrieval_inputs(excluded, count, 1)},
-        _outputs(1, rows="INT64", relevance="FP32", **_SCORES),
+        _outputs(1, rows="INT64", relevance="FP32", **_scores(model)),
     )
     outputs = _line("search", answer, 0)
     scores = blend.scores(outputs["rows"], outputs["relevance"], outputs["scores"])
@@ -178,7 +179,9 @@ def similar_items(
     return [_page(context, "similar", None, items, None)]
 
 
-_SCORES = {"scores": "FP32", "purchase_probability": "FP32", "click_probability": "FP32"}
+def _scores(model: PersonalModel) -> dict[str, str]:
+    """The outputs that say how good each candidate is, with their datatypes."""
+    return dict.fromkeys(("scores", *model.probabilities), "FP32")
 
 
 def _read_features(
@@ -271,6 +274,7 @@ def _page_items(
         scores[order].tolist(),
         _numbers(catalogue.prices[chosen]),
         _output(outputs, "purchase_probability", order),
+        _output(outputs, "cart_probability", order),
         _output(outputs, "click_probability", order),
         _output(outputs, relevance, order),
         strict=True,
@@ -284,10 +288,11 @@ def _page_items(
             category=catalogue.categories[row],
             price=price,
             purchase_probability=purchase,
+            cart_probability=cart,
             click_probability=click,
             relevance=near,
         )
-        for position, (row, score, price, purchase, click, near) in enumerate(columns, start=1)
+        for position, (row, score, price, purchase, cart, click, near) in enumerate(columns, start=1)
     )
 
 

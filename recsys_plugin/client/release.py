@@ -26,6 +26,8 @@ class PersonalModel:
 
     plan: ReadPlan
     max_batch_size: int
+    probabilities: tuple[str, ...]
+    """Its outputs that are probabilities: one for each kind of event that the model has a head for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,11 @@ def load_release(project: str, current: Release | None) -> Generator[Any, Any, R
             continue
         contract = FeatureContract.from_json(contract_text(model, version, settings))
         _check_against_store(model, version, contract, project, schema)
-        models[model] = PersonalModel(ReadPlan(contract), max(1, settings.max_batch_size))
+        models[model] = PersonalModel(
+            ReadPlan(contract),
+            max(1, settings.max_batch_size),
+            tuple(name for name in settings.outputs if name.endswith("_probability")),
+        )
     catalogue = yield from load_catalogue(version)
     return Release(version, catalogue, models, step_versions)
 

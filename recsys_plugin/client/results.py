@@ -29,6 +29,8 @@ class ScoredItem:
     """The model's estimate; ``None`` where it makes none."""
     click_probability: float | None = None
     """The model's estimate; ``None`` where it makes none, such as for data without clicks."""
+    cart_probability: float | None = None
+    """The model's estimate; ``None`` where it makes none, such as for data without carts."""
     relevance: float | None = None
     """What the first stage found: retrieval score, cosine to the query, or similarity to the item."""
 

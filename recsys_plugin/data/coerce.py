@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from difflib import get_close_matches
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys_plugin.data.check import Check, first_true, show
 from recsys_plugin.data.schema import EARLIEST, LATEST, Column
-from recsys_plugin.errors import DataError
+from recsys_plugin.data.vectors import coerce_vectors, is_list, is_number
 
-__all__ = ["coerce_column", "first_true", "show"]
+__all__ = ["coerce_column"]
 
 _NUMBER = r"^-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _NOT_FINITE = r"(?i)^[+-]?(nan|inf|infinity)$"
@@ -30,7 +29,9 @@ _FLOAT_ADVICE = (
 )
 
 
-def coerce_column(values: pa.ChunkedArray, column: Column, *, file: str, now: datetime) -> pa.ChunkedArray:
+def coerce_column(
+    values: pa.ChunkedArray, column: Column, *, file: str, now: datetime, first_row: int = 1, whole: bool = True
+) -> pa.ChunkedArray:
     """Convert one column to its canonical type and check each of its own rules (not uniqueness or references).
 
     Args:
@@ -38,6 +39,8 @@ def coerce_column(values: pa.ChunkedArray, column: Column, *, file: str, now: da
         column: what it must be.
         file: named in errors.
         now: aware moment after which a ``past`` timestamp is refused.
+        first_row: the file's row that ``values`` begin with.
+        whole: whether ``values`` are all that the file has; errors say "at least" so many rows if not.
 
     Returns:
         A chunked array of ``column.arrow_type``, defaults filled in.
@@ -45,7 +48,7 @@ def coerce_column(values: pa.ChunkedArray, column: Column, *, file: str, now: da
     Raises:
         DataError: naming file, column, the first row at fault (1-based) and what to do.
     """
-    check = _Check(column, file)
+    check = Check(column, file, first_row, whole)
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if pa.types.is_null(values.type):
@@ -59,50 +62,25 @@ def coerce_column(values: pa.ChunkedArray, column: Column, *, file: str, now: da
         return _number(values, check)
     if column.kind == "timestamp":
         return _timestamp(values, check, now)
+    if column.kind == "vector":
+        return coerce_vectors(values, check)
     return _text(values, check)
-
-
-def first_true(mask: pa.ChunkedArray) -> int | None:
-    """Position of the first true value, nulls counting as false; ``None`` if there is none."""
-    position: int = pc.index(mask, True).as_py()
-    return None if position < 0 else position
-
-
-def show(value: Any, limit: int = 60) -> str:
-    """A value for an error message, cut to ``limit`` characters."""
-    text = value if isinstance(value, str) else str(value)
-    return repr(text if len(text) <= limit else text[:limit] + "…")
-
-
-class _Check:
-    """Raises for the first row of a mask, saying how many rows share the fault."""
-
-    def __init__(self, column: Column, file: str) -> None:
-        self.column, self.file = column, file
-
-    def refuse(self, mask: pa.ChunkedArray, values: pa.ChunkedArray, reason: Callable[[Any], str]) -> None:
-        row = first_true(mask)
-        if row is None:
-            return
-        count = pc.sum(mask).as_py()
-        also = f" ({count:,} rows have this fault)" if count > 1 else ""
-        raise self.error(reason(values[row].as_py()) + also, row=row + 1)
-
-    def error(self, reason: str, row: int | None = None) -> DataError:
-        return DataError(reason, file=self.file, column=self.column.name, row=row)
 
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _check_type(kind: pa.DataType, check: _Check) -> None:
+def _check_type(kind: pa.DataType, check: Check) -> None:
     """Refuse Arrow types that would have to be guessed at; text is always accepted, its content is judged later."""
     wanted = check.column.kind
     whole = pa.types.is_integer(kind)
     if wanted == "number":
-        fits = whole or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        fits = is_number(kind)
         advice = "expected a number; convert it before writing"
+    elif wanted == "vector":
+        fits = is_list(kind) and is_number(kind.value_type)
+        advice = "expected lists of numbers; store Parquet lists of float32 or JSON text"
     elif wanted == "timestamp":
         fits = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
         advice = "whose unit and zone are anyone's guess; store a Parquet timestamp or ISO 8601 text"
@@ -115,7 +93,7 @@ def _check_type(kind: pa.DataType, check: _Check) -> None:
         raise check.error(f"is stored as {kind}, {advice}")
 
 
-def _text_or_null(values: pa.ChunkedArray, check: _Check) -> pa.ChunkedArray:
+def _text_or_null(values: pa.ChunkedArray, check: Check) -> pa.ChunkedArray:
     """Empty text becomes null, as an empty CSV field does; what is not UTF-8 (Parquet does not check) is refused."""
     try:
         values.validate(full=True)
@@ -126,15 +104,15 @@ def _text_or_null(values: pa.ChunkedArray, check: _Check) -> pa.ChunkedArray:
 
 def _first_undecodable(values: pa.ChunkedArray) -> int | None:
     binary = pa.large_binary() if pa.types.is_large_string(values.type) else pa.binary()
-    for number, value in enumerate(values.cast(binary).to_pylist(), 1):
+    for position, value in enumerate(values.cast(binary).to_pylist()):
         try:
             (value or b"").decode()
         except UnicodeDecodeError:
-            return number
+            return position
     return None
 
 
-def _text(values: pa.ChunkedArray, check: _Check) -> pa.ChunkedArray:
+def _text(values: pa.ChunkedArray, check: Check) -> pa.ChunkedArray:
     column = check.column
     values = values.cast(pa.string())
     check.refuse(
@@ -164,7 +142,7 @@ def _not_allowed(value: str, column: Column) -> str:
     return f"{show(value)} is none of {', '.join(column.allowed)}{hint}"
 
 
-def _check_identifier(values: pa.ChunkedArray, check: _Check) -> None:
+def _check_identifier(values: pa.ChunkedArray, check: Check) -> None:
     check.refuse(
         pc.match_substring_regex(values, _UNCLEAN_IDENTIFIER),
         values,
@@ -180,7 +158,7 @@ def _check_identifier(values: pa.ChunkedArray, check: _Check) -> None:
         )
 
 
-def _number(values: pa.ChunkedArray, check: _Check) -> pa.ChunkedArray:
+def _number(values: pa.ChunkedArray, check: Check) -> pa.ChunkedArray:
     column = check.column
     if _is_text(values.type):
         values = pc.utf8_trim_whitespace(values)
@@ -208,7 +186,7 @@ def _number(values: pa.ChunkedArray, check: _Check) -> pa.ChunkedArray:
     return numbers if column.default is None else pc.fill_null(numbers, column.default)
 
 
-def _timestamp(values: pa.ChunkedArray, check: _Check, now: datetime) -> pa.ChunkedArray:
+def _timestamp(values: pa.ChunkedArray, check: Check, now: datetime) -> pa.ChunkedArray:
     column = check.column
     if _is_text(values.type):
         values = _parse_moments(values, check)
@@ -226,7 +204,7 @@ def _timestamp(values: pa.ChunkedArray, check: _Check, now: datetime) -> pa.Chun
     return moments
 
 
-def _parse_moments(values: pa.ChunkedArray, check: _Check) -> pa.ChunkedArray:
+def _parse_moments(values: pa.ChunkedArray, check: Check) -> pa.ChunkedArray:
     advice = "is not an ISO 8601 time such as 2026-01-31T12:00:00Z"
     trimmed = pc.utf8_trim_whitespace(values)
     wrong = pc.invert(pc.match_substring_regex(trimmed, _MOMENT))
@@ -239,7 +217,7 @@ def _parse_moments(values: pa.ChunkedArray, check: _Check) -> pa.ChunkedArray:
     return moments
 
 
-def _check_range(values: pa.ChunkedArray, check: _Check) -> None:
+def _check_range(values: pa.ChunkedArray, check: Check) -> None:
     """Compare in the column's own unit: a cast first could overflow into a plausible date."""
     zone = values.type.tz
     first, last = (pa.scalar(edge if zone else edge.replace(tzinfo=None), values.type) for edge in (EARLIEST, LATEST))
@@ -248,6 +226,4 @@ def _check_range(values: pa.ChunkedArray, check: _Check) -> None:
     if row is not None:
         # Far dates overflow datetime, so the text comes from Arrow.
         value = values[row].cast(pa.string()).as_py()
-        raise check.error(
-            f"{value} lies outside {EARLIEST:%Y-%m-%d} to {LATEST:%Y-%m-%d}; mend or empty it", row=row + 1
-        )
+        raise check.error(f"{value} lies outside {EARLIEST:%Y-%m-%d} to {LATEST:%Y-%m-%d}; mend or empty it", row=row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import pyarrow.parquet as parquet
 from recsys_plugin.data.schema import TABLES, Table
 from recsys_plugin.errors import DataError, InvalidInput
 
-__all__ = ["RawTable", "find_tables", "read_csv", "read_parquet", "read_table"]
+__all__ = ["LargeTable", "RawTable", "find_tables", "open_events", "read_csv", "read_parquet", "read_table"]
 
 _CHUNK = 1 << 24
+#: Parquet tables of events with more rows are not read whole.
+_WHOLE_ROWS = 1 << 20
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -30,6 +33,49 @@ class RawTable:
     file: str
     data: pa.Table
     ignored: tuple[str, ...] = ()
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns of ``data``."""
+        return list(self.data.column_names)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return int(self.data.num_rows)
+
+    def pieces(self, rows: int) -> Iterator[pa.Table]:
+        """The rows in order, at most so many at a time."""
+        for start in range(0, self.data.num_rows, rows):
+            yield self.data.slice(start, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class LargeTable:
+    """A Parquet file of events that is read piece by piece; its canonical columns are ``column_names``."""
+
+    path: Path
+    column_names: list[str]
+    rows: int
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """What error messages call it."""
+        return self.path.name
+
+    def pieces(self, rows: int) -> Iterator[pa.Table]:
+        """The rows in order, at most so many at a time.
+
+        Raises:
+            DataError: if a part of the file cannot be read.
+        """
+        try:
+            with parquet.ParquetFile(self.path) as source:
+                for batch in source.iter_batches(rows, columns=self.column_names):
+                    yield pa.Table.from_batches([batch])
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"cannot be read as Parquet ({error}); write it again", file=self.file) from error
 
 
 def find_tables(folder: Path) -> dict[str, Path]:
@@ -67,6 +113,25 @@ def read_table(path: Path, table: Table) -> RawTable:
         what = "leave the file out" if not table.required else f"a shop needs at least one row of {table.name}"
         raise DataError(f"a header but no rows; {what}", file=raw.file)
     return raw
+
+
+def open_events(path: Path, table: Table) -> RawTable | LargeTable:
+    """A file of events: read whole if it is CSV or small, else opened for reading piece by piece.
+
+    Raises:
+        DataError: if the file is empty, has no rows, or is not what its suffix says.
+    """
+    if path.suffix == ".parquet" and path.stat().st_size > 0:
+        try:
+            with parquet.ParquetFile(path) as source:
+                names, rows = source.schema_arrow.names, source.metadata.num_rows
+        except (pa.ArrowException, ValueError, OSError):
+            rows = 0  # read_table says what is wrong with it
+        if rows > _WHOLE_ROWS:
+            _refuse_repeated(names, table.column_names, path.name)
+            kept = [name for name in table.column_names if name in names]
+            return LargeTable(path, kept, rows, tuple(name for name in names if name not in table.column_names))
+    return read_table(path, table)
 
 
 def read_parquet(path: Path, columns: tuple[str, ...]) -> RawTable:

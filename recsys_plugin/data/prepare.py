@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.compute as pc
+from tempfile import TemporaryDirectory
 
 from recsys_plugin.data.adapters import Adapter, Places, Report, SourceTables, adapter_named
 from recsys_plugin.data.adapters.folder import Folder
 from recsys_plugin.data.schema import schema_fingerprint
 from recsys_plugin.data.store import Dataset, Description, load_dataset, locked, sha256_of, write_dataset
-from recsys_plugin.data.tables import validate_tables
+from recsys_plugin.data.tables import ValidTables, validate_tables
 from recsys_plugin.errors import ConfigurationError, InvalidInput
 from recsys_plugin.settings import Settings
 
@@ -26,6 +25,8 @@ DEFAULT_SOURCE = "complete_journey"
 #: A shop's own data whose last event is older than this is history: time stands still at its last event.
 _LIVE_FOR = timedelta(days=7)
 _HELD_OUT = 0.1
+#: Folders for events that are too many for memory; what a killed run left is removed by the next.
+_SCRATCH = ".events-unsorted-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +89,13 @@ def prepare(
         report(f"reading {adapter.name}", 1, 4)
         found = adapter.read(files)
         report("validating", 2, 4)
-        valid = validate_tables(found.tables, now=now)
-        described = _describe(found, adapter.name, valid.tables["events"], valid.notes, fingerprint, now)
-        report("writing", 3, 4)
-        dataset = write_dataset(settings, valid.tables, described)
+        for left in settings.state.glob(f"{_SCRATCH}*"):
+            shutil.rmtree(left)
+        with TemporaryDirectory(prefix=_SCRATCH, dir=settings.state) as scratch:
+            valid = validate_tables(found.tables, now=now, scratch=Path(scratch))
+            described = _describe(found, adapter.name, valid, fingerprint, now)
+            report("writing", 3, 4)
+            dataset = write_dataset(settings, valid.tables, valid.events, described)
         report("done", 4, 4)
         return Prepared(dataset, reused=False)
 
@@ -128,20 +132,12 @@ def _current(settings: Settings, fingerprint: str) -> Dataset | None:
     return dataset if dataset.description.fingerprint == fingerprint and dataset.damaged() is None else None
 
 
-def _describe(
-    found: SourceTables,
-    source: str,
-    events: pa.Table,
-    remarks: tuple[str, ...],
-    fingerprint: str,
-    now: datetime,
-) -> Description:
-    bounds = pc.min_max(events["timestamp"]).as_py()
-    first, last = bounds["min"], bounds["max"]
+def _describe(found: SourceTables, source: str, valid: ValidTables, fingerprint: str, now: datetime) -> Description:
+    first, last = valid.events.first, valid.events.last
     historical = last < now - _LIVE_FOR if found.historical is None else found.historical
     span = last - first
     test_start = found.test_start or last - span * _HELD_OUT
-    notes = [*found.notes, *remarks]
+    notes = [*found.notes, *valid.notes]
     if not span:
         notes.append("events: all at one moment, so that nothing comes before the test period; models cannot be judged")
     return Description(

@@ -23,7 +23,7 @@ __all__ = [
     "schema_fingerprint",
 ]
 
-Kind = Literal["identifier", "text", "number", "timestamp"]
+Kind = Literal["identifier", "text", "number", "timestamp", "vector"]
 
 #: What a shopper can do. ``return`` is a purchase brought back.
 EVENT_TYPES = ("impression", "click", "cart", "purchase", "return")
@@ -38,6 +38,7 @@ _ARROW_TYPES: dict[Kind, pa.DataType] = {
     "text": pa.string(),
     "number": pa.float64(),
     "timestamp": pa.timestamp("us", tz="UTC"),
+    "vector": pa.list_(pa.float32()),
 }
 
 
@@ -91,6 +92,8 @@ class Column:
             rules.append("one of " + ", ".join(self.allowed))
         if self.kind == "number":
             rules.append("finite")
+        if self.kind == "vector":
+            rules.append("finite numbers, as many in every row; in CSV a JSON list such as [0.5, -1.25]")
         if self.minimum is not None:
             rules.append(f"{'>' if self.above_minimum else '>='} {self.minimum:g}")
         if self.kind == "timestamp":
@@ -168,6 +171,7 @@ _ITEMS = Table(
         Column("brand", "text", "Brand or maker."),
         Column("price", "number", "Current unit price in the shop's currency.", minimum=0.0),
         Column("available_from", "timestamp", "When the product is first on sale; may lie in the future."),
+        Column("image_vector", "vector", "What an image encoder made of the product's picture."),
     ),
 )
 

@@ -8,27 +8,64 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as parquet
 
+from recsys_plugin.data.dictionaries import dictionary_frame
 from recsys_plugin.data.schema import TABLES
 from recsys_plugin.errors import ConfigurationError, InvalidInput, StepFailed
 from recsys_plugin.settings import Settings
 
-__all__ = ["MANIFEST", "Dataset", "Description", "load_dataset", "locked", "sha256_of", "write_dataset"]
+__all__ = [
+    "MANIFEST",
+    "ROW_GROUP",
+    "Dataset",
+    "Description",
+    "load_dataset",
+    "locked",
+    "sha256_of",
+    "write_dataset",
+]
 
 MANIFEST = "dataset.json"
+#: Rows of one row group of the stored tables, and of what is read of them at a time.
+ROW_GROUP = 1 << 18
 _PREVIOUS = ".tables-previous"
 _UNFINISHED = ".tables-unfinished-"
+
+
+class OrderedEvents(Protocol):
+    """Canonical events in order of time: :class:`~recsys_plugin.data.events.ValidEvents`."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+
+    @property
+    def first(self) -> datetime:
+        """When the first was."""
+
+    @property
+    def last(self) -> datetime:
+        """When the last was."""
+
+    @property
+    def types(self) -> Mapping[str, int]:
+        """How many there are of each type."""
+
+    @property
+    def pieces(self) -> Callable[[], Iterator[pa.Table]]:
+        """Gives them piece by piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +141,68 @@ class Dataset:
         return self.folder / f"{table}.parquet"
 
     def table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """One table, or some of its columns, as Arrow; events are in order of time."""
+        """One table, or some of its columns, as Arrow; events are in order of time.
+
+        An optional table that the data set does not have is empty.
+        """
+        if table in TABLES and table not in self.counts:
+            empty = TABLES[table].arrow_schema.empty_table()
+            return empty if columns is None else empty.select(list(columns))
         return parquet.read_table(self.path(table), columns=None if columns is None else list(columns))
 
-    def frame(self, table: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """One table, or some of its columns, as pandas; timestamps are aware (UTC), text nulls are ``None``."""
-        frame = self.table(table, columns).to_pandas()
-        assert isinstance(frame, pd.DataFrame)
-        return frame
+    def frame(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        *,
+        dictionary: bool = False,
+        event_types: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """One table, or some of its columns, as pandas; timestamps are aware (UTC), text nulls are ``None``.
+
+        Args:
+            table: its name; an optional table that the data set does not have gives an empty frame.
+            columns: which, in this order; all if None.
+            dictionary: give text columns as categories in order of their code points, which takes a tenth of the
+                memory where values repeat; a null is then NaN.
+            event_types: of events, only those of these types; the others are never in memory.
+        """
+        if event_types is None:
+            content = self.table(table, columns)
+        else:
+            wanted = pc.field("event_type").isin(list(event_types))
+            names = None if columns is None else list(columns)
+            content = parquet.read_table(self.path(table), columns=names, filters=wanted)
+        return dictionary_frame(content) if dictionary else content.to_pandas()
+
+    def batches(self, table: str, columns: Sequence[str] | None = None, *, rows: int = ROW_GROUP) -> Iterator[pa.Table]:
+        """The table piece by piece, for data that does not fit in memory: at most ``rows`` rows at a time, in order.
+
+        The columns come in the order of the table, whatever the order of ``columns``.
+        """
+        if table in TABLES and table not in self.counts:
+            return
+        with parquet.ParquetFile(self.path(table)) as source:
+            for batch in source.iter_batches(rows, columns=None if columns is None else list(columns)):
+                yield pa.Table.from_batches([batch])
+
+    def event_frames(self, columns: Sequence[str], *, rows: int = ROW_GROUP) -> Iterator[pd.DataFrame]:
+        """The events piece by piece in order of time, as :func:`dictionary_frame`; no moment is split between two.
+
+        Args:
+            columns: which; ``timestamp`` must be among them.
+            rows: about as many rows at a time; more if that many happened at one moment.
+        """
+        held: pa.Table | None = None
+        for batch in self.batches("events", columns, rows=rows):
+            piece = batch if held is None else pa.concat_tables([held, batch])
+            moments = piece["timestamp"].cast(pa.int64()).to_numpy()
+            whole = int(np.searchsorted(moments, moments[-1]))
+            held = piece.slice(whole)
+            if whole:
+                yield dictionary_frame(piece.slice(0, whole))
+        if held is not None and held.num_rows:
+            yield dictionary_frame(held)
 
     def manifest(self) -> dict[str, Any]:
         """Plain JSON values: what ``dataset.json`` holds."""
@@ -160,22 +251,28 @@ def load_dataset(settings: Settings) -> Dataset:
         manifest = json.loads(path.read_text("utf8"))
         dataset = _from_manifest(manifest, folder)
         for table, rows in dataset.counts.items():
-            if parquet.read_metadata(dataset.path(table)).num_rows != rows:
-                raise ValueError(f"{table} has not {rows:,} rows")
+            with parquet.ParquetFile(dataset.path(table)) as file:
+                if file.metadata.num_rows != rows:
+                    raise ValueError(f"{table} has not {rows:,} rows")
+                if tuple(file.schema_arrow.names) != TABLES[table].column_names:
+                    raise ValueError(f"{table} has other columns than this version writes")
     except (ValueError, KeyError, TypeError, OSError) as error:
         # pyarrow.ArrowInvalid is a ValueError.
         raise ConfigurationError(f"the tables in {folder} are damaged ({error}); run `recsys data --force`") from error
     return dataset
 
 
-def write_dataset(settings: Settings, tables: Mapping[str, pa.Table], description: Description) -> Dataset:
+def write_dataset(
+    settings: Settings, tables: Mapping[str, pa.Table], events: OrderedEvents, description: Description
+) -> Dataset:
     """Write validated tables and their manifest; either all of it replaces what was there, or nothing does.
 
     Call it inside :func:`locked`.
 
     Args:
         settings: ``settings.tables`` is the folder replaced.
-        tables: canonical tables by name, from :func:`~recsys_plugin.data.tables.validate_tables`.
+        tables: canonical tables by name, events not among them, from
+            :func:`~recsys_plugin.data.tables.validate_tables`. events: the events, from there too.
         description: what the manifest says beside what is counted here.
     """
     final = settings.tables
@@ -184,22 +281,21 @@ def write_dataset(settings: Settings, tables: Mapping[str, pa.Table], descriptio
         shutil.rmtree(left)
     fresh = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=settings.state))
     digests = {}
-    for name in (name for name in TABLES if name in tables):
+    for name in (name for name in TABLES if name in tables or name == "events"):
         path = fresh / f"{name}.parquet"
-        parquet.write_table(tables[name], path, compression="zstd", row_group_size=1 << 18)
+        with parquet.ParquetWriter(path, TABLES[name].arrow_schema, compression="zstd") as writer:
+            for piece in events.pieces() if name == "events" else [tables[name]]:
+                writer.write_table(piece, row_group_size=ROW_GROUP)
         _flush(path)
         digests[name] = sha256_of(path)
-    events = tables["events"]
-    bounds = pc.min_max(events["timestamp"]).as_py()
-    types = pc.value_counts(events["event_type"]).to_pylist()
     dataset = Dataset(
         description=description,
         folder=final,
-        counts={name: tables[name].num_rows for name in digests},
-        event_types={entry["values"]: entry["counts"] for entry in sorted(types, key=lambda entry: -entry["counts"])},
+        counts={name: events.rows if name == "events" else tables[name].num_rows for name in digests},
+        event_types=dict(events.types),
         sha256=digests,
-        first_event=bounds["min"],
-        last_event=bounds["max"],
+        first_event=events.first,
+        last_event=events.last,
     )
     (fresh / MANIFEST).write_text(json.dumps(dataset.manifest(), indent=2, ensure_ascii=False) + "\n", "utf8")
     _flush(fresh / MANIFEST)

@@ -104,8 +104,9 @@ def describe_repository(
     item_vector = Tensor("item_vector", "FP32", (vector,), "unit vector of the item")
     scores = (
         Tensor("scores", "FP32", (-1,), "what to rank by; higher is better"),
-        Tensor("purchase_probability", "FP32", (-1,), "probability of a purchase; NaN if never trained"),
-        Tensor("click_probability", "FP32", (-1,), "probability of a click; NaN if never trained"),
+        Tensor("purchase_probability", "FP32", (-1,), "calibrated probability of a purchase; NaN if never trained"),
+        Tensor("cart_probability", "FP32", (-1,), "calibrated probability of a cart; NaN if never trained"),
+        Tensor("click_probability", "FP32", (-1,), "calibrated probability of a click; NaN if never trained"),
     )
     score_names = tuple(tensor.name for tensor in scores)
 
@@ -202,7 +203,7 @@ def describe_repository(
         ),
         Model(
             "ctr_ranker",
-            "Click and purchase probabilities of candidates, the items' part of the first layer being resident.",
+            "Click, cart and purchase probabilities by the chosen CTR model, the catalogue being resident.",
             (*user, user_vector, candidates),
             scores,
         ),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,19 @@ import onnx
 import pandas as pd
 
 from recsys_plugin.errors import StepFailed
-from recsys_plugin.export.description import CANDIDATE_COUNT, describe_repository, own_row_count
+from recsys_plugin.export.description import CANDIDATE_COUNT, Model, describe_repository, own_row_count
 from recsys_plugin.export.index_graphs import answer_version, catalogue_graph, index_graph, lookup_graph
 from recsys_plugin.export.install import install, next_version
 from recsys_plugin.export.local import LocalRepository, tokenizer_of
-from recsys_plugin.export.parity import TOLERANCE, check_parity, user_inputs
+from recsys_plugin.export.options import PrecisionOptions
+from recsys_plugin.export.parity import TOLERANCE, check_parity, left_out, user_inputs
+from recsys_plugin.export.precision import reduce_precision
 from recsys_plugin.export.torch_graphs import encoder_graph, ranker_graph, user_tower_graph
 from recsys_plugin.pipeline.workspace import atomic_text
 from recsys_plugin.training.artefacts import TrainedModels
+from recsys_plugin.training.frames import Split
 from recsys_plugin.training.packing import UserTensors
-from recsys_plugin.training.text import MAX_TOKENS, TextEncoder, load_encoder
+from recsys_plugin.training.text import MAX_TOKENS, TextEncoder, load_encoder, query_tokenizer
 
 __all__ = ["ExportMaterial", "export_repository"]
 
@@ -45,6 +48,8 @@ class ExportMaterial:
         users: real packed users, for parity and known answers.
         encoder: name of the text encoder.
         candidates: how many candidates a recommendation ranks.
+        precision: how weights are stored. measured: real users and what they bought, on whom a lower precision is
+            measured; without them there is no other than fp32.
     """
 
     models: TrainedModels
@@ -53,6 +58,8 @@ class ExportMaterial:
     users: UserTensors
     encoder: str
     candidates: int
+    precision: PrecisionOptions = field(default_factory=PrecisionOptions)
+    measured: Split | None = None
 
     @property
     def titles(self) -> list[str]:
@@ -100,12 +107,20 @@ def export_repository(
         differences = check_parity(
             local, models, material.users, encoder, tokenizer, material.titles, candidates=material.candidates
         )
+        reduced, local = _reduce(local, graphs, staging, described, material, progress)
         answers = {"version": version, "answers": _known_answers(local, material)}
         manifest = {
             "version": version,
             "contract": models.contract.fingerprint,
+            "ctr_model": models.ranker.name,
             "items": len(material.catalogue),
-            "parity": {"tolerance": TOLERANCE, "largest_difference": differences, "users": len(material.users)},
+            "parity": {
+                "tolerance": TOLERANCE,
+                "largest_difference": differences,
+                "users": len(material.users),
+                "left_out_at_a_split": left_out(models, material.users, candidates=material.candidates),
+            },
+            "precision": reduced,
             "sha256": {
                 f"{path.parent.name}/{version}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
                 for path in sorted(path for path in staging.rglob("*") if path.is_file())
@@ -120,6 +135,33 @@ def export_repository(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return manifest
+
+
+def _reduce(
+    local: LocalRepository,
+    graphs: Mapping[str, Path],
+    staging: Path,
+    described: tuple[Model, ...],
+    material: ExportMaterial,
+    progress: Progress,
+) -> tuple[dict[str, Any], LocalRepository]:
+    """Store weights as asked, once the graphs in 32 bits have passed: what that cost, and the repository as it is."""
+    tokenize = tokenizer_of(staging / "tokenizer")
+    if material.precision.precision == "fp32":
+        return {"precision": "fp32"}, local
+    if material.measured is None:
+        raise StepFailed(f"{material.precision.precision} is measured on users of the test, and none were given")
+    reduced = reduce_precision(
+        graphs,
+        material.precision,
+        material.models,
+        material.measured,
+        [str(title) for title in material.catalogue["title"]],
+        tokenize,
+        candidates=material.candidates,
+        progress=progress,
+    )
+    return reduced, LocalRepository(described, graphs, tokenize)
 
 
 def _write_graphs(
@@ -151,7 +193,7 @@ def _write_graphs(
         onnx.save(make() if name == "catalogue" else answer_version(make(), version), graphs[name])
     folder = staging / "tokenizer"
     folder.mkdir()
-    (folder / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
+    (folder / "tokenizer.json").write_text(query_tokenizer(encoder, tokenizer), encoding="utf-8")
     options = {"max_tokens": MAX_TOKENS, "pad_id": tokenizer.pad_token_id, "pad_token": tokenizer.pad_token}
     (folder / "options.json").write_text(json.dumps(options), encoding="utf-8")
     shutil.copyfile(Path(__file__).with_name("tokenizer_model.py"), folder / "model.py")
@@ -176,7 +218,8 @@ def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dic
             "model": name,
             "inputs": {key: _plain(value) for key, value in inputs.items()},
             "outputs": {key: _plain(value) for key, value in local.run(name, inputs).items()},
-            "tolerance": TOLERANCE,
+            # Kernels for few bits round differently from one machine to the next.
+            "tolerance": TOLERANCE if material.precision.precision == "fp32" else 10 * TOLERANCE,
         }
         for name, inputs in asked.items()
     ]

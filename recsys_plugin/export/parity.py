@@ -10,19 +10,24 @@ import torch
 
 from recsys_plugin.errors import CheckFailed
 from recsys_plugin.export.local import LocalRepository
+from recsys_plugin.export.tree_graphs import at_a_split
 from recsys_plugin.training.artefacts import TrainedModels
 from recsys_plugin.training.candidates import candidate_rows
 from recsys_plugin.training.evaluation import score_candidates
 from recsys_plugin.training.packing import UserTensors
-from recsys_plugin.training.ranker import HEADS
+from recsys_plugin.training.ranker import HEADS, TrainingLists
 from recsys_plugin.training.text import TextEncoder, encode_texts
+from recsys_plugin.training.zoo.shop import FrameRanker, lists_frame
+from recsys_plugin.training.zoo.trees import GradientBoostedTrees
 
-__all__ = ["TOLERANCE", "check_parity", "user_inputs"]
+__all__ = ["TOLERANCE", "check_parity", "left_out", "user_inputs"]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Largest absolute difference allowed in a vector's component, a cosine or a probability.
 TOLERANCE = 1e-4
+#: Share of the candidates that may lie within rounding of a tree's split, and are then left out of the comparison.
+MOST_AT_SPLITS = 0.1
 
 
 def user_inputs(users: UserTensors) -> dict[str, _Array]:
@@ -51,7 +56,8 @@ def check_parity(
         The largest absolute difference of each output, by ``model.output``.
 
     Raises:
-        CheckFailed: if one is above :data:`TOLERANCE`, or the index returned other candidates.
+        CheckFailed: if one is above :data:`TOLERANCE`, or the index returned other candidates. Candidates with a
+            column within rounding of a split of some tree are not compared; see :func:`left_out`.
     """
     differences: dict[str, float] = {}
     packed = user_inputs(users)
@@ -82,16 +88,51 @@ def check_parity(
     for head in models.heads:
         wanted = torch.sigmoid(torch.from_numpy(logits[..., HEADS.index(head)])).numpy()
         name = f"{head}_probability"
-        differences[f"ctr_ranker.{name}"] = _largest(ranked[name], wanted)
+        compared = ~_at_splits(models, users, rows, head)
+        differences[f"ctr_ranker.{name}"] = _largest(ranked[name][compared], wanted[compared])
     encoded = local.run("text_encoder", local.run("tokenizer", {"query": np.array(texts, object)[:, None]}))
     differences["text_encoder.text_embedding"] = _largest(
-        encoded["text_embedding"], encode_texts(encoder, tokenizer, texts)
+        encoded["text_embedding"], encode_texts(encoder, tokenizer, texts, kind="query")
     )
     too_large = {name: value for name, value in differences.items() if not value <= TOLERANCE}
     if too_large:
         found_text = ", ".join(f"{name} by {value:.2g}" for name, value in too_large.items())
         raise CheckFailed(f"the exported graphs differ from the trained models: {found_text} (allowed {TOLERANCE:g})")
     return differences
+
+
+def left_out(models: TrainedModels, users: UserTensors, *, candidates: int) -> dict[str, float]:
+    """The share of the candidates that :func:`check_parity` leaves out, by head; empty unless trees rank."""
+    ranker = models.ranker
+    if not (isinstance(ranker, FrameRanker) and isinstance(ranker.model, GradientBoostedTrees)):
+        return {}
+    rows, _ = candidate_rows(models.towers, users, candidates)
+    return {head: float(_at_splits(models, users, rows, head).mean()) for head in models.heads}
+
+
+def _at_splits(models: TrainedModels, users: UserTensors, rows: _Array, head: str) -> _Array:
+    """bool [n, C]: candidates that a tree may send either way, since a column is within rounding of its split."""
+    ranker = models.ranker
+    if not (isinstance(ranker, FrameRanker) and isinstance(ranker.model, GradientBoostedTrees)):
+        return np.zeros(rows.shape, bool)
+    model = ranker.model
+    # One list of all candidates for each user, at their moment and with the export's snapshot.
+    lines = np.arange(len(users))
+    lists = TrainingLists(
+        lines,
+        np.zeros(len(users), np.int64),
+        rows,
+        np.full((*rows.shape, len(HEADS)), np.nan, np.float32),
+        np.ones(rows.shape, np.float32),
+    )
+    frame = lists_frame(ranker, lists, users, models.towers, [models.items])
+    near: _Array = at_a_split(model, head, frame.numbers).reshape(rows.shape)
+    if near.mean() > MOST_AT_SPLITS:
+        raise CheckFailed(
+            f"{near.mean():.1%} of the candidates lie within rounding of a split of the trees for {head}, more than "
+            f"{MOST_AT_SPLITS:.0%}: parity cannot be judged; train with fewer leaves or rounds"
+        )
+    return near
 
 
 def _largest(got: _Array, wanted: _Array) -> float:

@@ -8,6 +8,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys_plugin.export.index_graphs import IR_VERSION, OPSET
+from recsys_plugin.export.tree_graphs import TreeColumns, append_trees
 from recsys_plugin.training.artefacts import TrainedModels
 from recsys_plugin.training.inputs import ItemInputs, UserInputs
 from recsys_plugin.training.pair_features import ItemTables
-from recsys_plugin.training.ranker import HEADS, Ranker
+from recsys_plugin.training.ranker import HEADS, CandidateRanker
 from recsys_plugin.training.text import TextEncoder
 from recsys_plugin.training.two_tower import TwoTower
+from recsys_plugin.training.zoo.shop import FrameRanker, FrameTables
+from recsys_plugin.training.zoo.trees import GradientBoostedTrees
 
-__all__ = ["RankerGraph", "UserTowerGraph", "encoder_graph", "ranker_graph", "user_tower_graph"]
+__all__ = [
+    "SCORE_WEIGHTS",
+    "RankerGraph",
+    "TreeColumnsGraph",
+    "UserTowerGraph",
+    "encoder_graph",
+    "ranker_graph",
+    "user_tower_graph",
+]
 
 #: What a head counts for in the score; heads that the data could not train count nothing.
-SCORE_WEIGHTS = {"click": 0.1, "purchase": 1.0}
+SCORE_WEIGHTS = {"click": 0.1, "cart": 0.3, "purchase": 1.0}
 
 
 class UserTowerGraph(nn.Module):
@@ -53,36 +65,54 @@ class UserTowerGraph(nn.Module):
 class RankerGraph(nn.Module):
     """The user's tensors and candidates → scores and probabilities, the item tables being constant."""
 
-    vectors: Tensor
-    first_layer: Tensor
-    categories: Tensor
-
-    def __init__(self, ranker: Ranker, towers: TwoTower, items: ItemInputs, heads: tuple[str, ...]) -> None:
+    def __init__(self, ranker: CandidateRanker, towers: TwoTower, items: ItemInputs, heads: tuple[str, ...]) -> None:
         super().__init__()
         self.ranker = ranker
         self.heads = heads
         vectors = torch.from_numpy(towers.item_vectors()[1].copy())
         with torch.no_grad():
-            tables = ranker.item_tables(vectors, torch.from_numpy(items.numbers), torch.from_numpy(items.codes))
-        self.register_buffer("vectors", tables.vectors)
-        self.register_buffer("first_layer", tables.first_layer)
-        self.register_buffer("categories", tables.categories)
+            tables = ranker.item_tables(vectors, items)
+        self.kind = type(tables)
+        for field in fields(tables):
+            self.register_buffer(f"table_{field.name}", getattr(tables, field.name))
+
+    def tables(self) -> ItemTables:
+        """The resident catalogue."""
+        return self.kind(**{field.name: getattr(self, f"table_{field.name}") for field in fields(self.kind)})
 
     def forward(
         self, user_float: Tensor, user_int: Tensor, user_codes: Tensor, user_vector: Tensor, candidate_rows: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores, purchase probability and click probability, float32 [B, C] each."""
-        tables = ItemTables(self.vectors, self.first_layer, self.categories)
-        logits = self.ranker(user_float, user_int, user_codes, user_vector, candidate_rows, tables)
+    ) -> tuple[Tensor, ...]:
+        """Scores, and the probability of each head in order of :data:`HEADS`, float32 [B, C] each."""
+        logits = self.ranker(user_float, user_int, user_codes, user_vector, candidate_rows, self.tables())
         probability = torch.sigmoid(logits)
         scores = sum(
             (SCORE_WEIGHTS[head] * probability[..., HEADS.index(head)] for head in self.heads), torch.zeros(())
         )
-        purchase, click = (
-            probability[..., HEADS.index(head)] + (0.0 if head in self.heads else float("nan"))
-            for head in ("purchase", "click")
+        told = (
+            probability[..., position] + (0.0 if head in self.heads else float("nan"))
+            for position, head in enumerate(HEADS)
         )
-        return scores, purchase, click
+        return (scores, *told)
+
+
+class TreeColumnsGraph(RankerGraph):
+    """The same tensors → what the trees of each head split on, float32 [B * C, columns] each."""
+
+    def __init__(self, ranker: FrameRanker, towers: TwoTower, items: ItemInputs) -> None:
+        assert isinstance(ranker.model, GradientBoostedTrees)
+        super().__init__(ranker, towers, items, ranker.model.heads)
+        self.trees = TreeColumns(ranker.model)
+
+    def forward(
+        self, user_float: Tensor, user_int: Tensor, user_codes: Tensor, user_vector: Tensor, candidate_rows: Tensor
+    ) -> tuple[Tensor, ...]:
+        """One matrix for each head that has trees."""
+        assert isinstance(self.ranker, FrameRanker)
+        tables = self.tables()
+        assert isinstance(tables, FrameTables)
+        columns = self.ranker.columns(user_float, user_int, user_codes, user_vector, candidate_rows, tables)
+        return self.trees(columns.numbers, columns.codes)  # type: ignore[no-any-return]
 
 
 def user_tower_graph(models: TrainedModels) -> onnx.ModelProto:
@@ -97,21 +127,27 @@ def user_tower_graph(models: TrainedModels) -> onnx.ModelProto:
 
 
 def ranker_graph(models: TrainedModels) -> onnx.ModelProto:
-    """Export :class:`RankerGraph` with text look-up in front."""
-    module = RankerGraph(models.ranker, models.towers, models.items, models.heads).eval()
-    width = module.vectors.shape[1]
+    """Export :class:`RankerGraph` with text look-up in front; trees follow a graph that computes their columns."""
+    ranker = models.ranker
+    trees = ranker.model if isinstance(ranker, FrameRanker) and isinstance(ranker.model, GradientBoostedTrees) else None
+    if isinstance(ranker, FrameRanker) and trees is not None:
+        module: RankerGraph = TreeColumnsGraph(ranker, models.towers, models.items).eval()
+        outputs = [f"columns_{head}" for head in trees.boosters]
+    else:
+        module = RankerGraph(ranker, models.towers, models.items, models.heads).eval()
+        outputs = ["scores", *(f"{head}_probability" for head in HEADS)]
     size = len(models.item_ids)
     example = (
-        *_example_user(models.ranker.inputs),
-        F.normalize(torch.ones(2, width), dim=1),
+        *_example_user(ranker.inputs),
+        F.normalize(torch.ones(2, models.towers.item_vectors()[1].shape[1]), dim=1),
         torch.arange(6).reshape(2, 3) % size,
     )
     batch = torch.export.Dim("batch", min=1, max=4096)
     candidates = torch.export.Dim("candidates", min=1, max=1_000_000)
     shapes = [*[{0: batch}] * 4, {0: batch, 1: candidates}]
     names = ["user_float", "user_int", "user_codes", "user_vector", "candidate_rows"]
-    graph = _export(module, example, shapes, names, ["scores", "purchase_probability", "click_probability"])
-    return _take_texts(graph, models.ranker.inputs)
+    graph = _take_texts(_export(module, example, shapes, names, outputs), ranker.inputs)
+    return graph if trees is None else append_trees(graph, trees, HEADS, SCORE_WEIGHTS)
 
 
 def encoder_graph(encoder: TextEncoder, tokenizer: Any) -> onnx.ModelProto:

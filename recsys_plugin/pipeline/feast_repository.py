@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import io
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow.parquet as parquet
 
+from recsys_plugin.aggregation.arrays import microseconds, sorted_codes
 from recsys_plugin.errors import StepFailed
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.contract import REQUEST_TIMESTAMP, Encoding, FeatureContract, FeatureSpec
 from recsys_plugin.settings import Settings
 
 __all__ = [
+    "BLOCK",
+    "JOIN_BYTES",
+    "JOIN_MEMORY",
     "RANKING_SERVICE",
     "SNAPSHOT_SERVICE",
     "apply_repository",
@@ -30,12 +40,21 @@ __all__ = [
     "materialize_view",
     "open_store",
     "point_in_time",
+    "point_in_time_blocks",
 ]
 
 #: The feature service that the ranking models' contract is derived from.
 RANKING_SERVICE = "ranking_v1"
 #: The feature service that export builds into the models.
 SNAPSHOT_SERVICE = "item_snapshot_v1"
+#: Rows that are joined at a time.
+BLOCK = 8192
+#: What DuckDB may use for a join before it writes to disk.
+JOIN_MEMORY = "3GB"
+#: What the rows that a join compares may take, as estimated; fewer rows are joined at a time where keys have more.
+JOIN_BYTES = 1e9
+#: What DuckDB needs for one value, an id in a list for instance.
+_VALUE_BYTES = 16
 
 
 def feast_environment(redis_url: str) -> dict[str, str]:
@@ -76,7 +95,7 @@ def point_in_time(
     entities: pd.DataFrame,
     service: str,
     *,
-    block: int = 8192,
+    block: int = BLOCK,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
     """Join the features of ``service`` as they were at each row's ``event_timestamp``.
@@ -85,8 +104,7 @@ def point_in_time(
         store: Feast's store.
         entities: a join key column and ``event_timestamp`` (UTC); the index must be 0, 1, 2 ….
         service: name of a feature service.
-        block: rows per join. Before it drops all but one, the join holds every earlier row of every entity asked
-            for, so this bounds the memory.
+        block: rows per join, which bounds the memory.
         progress: told rows done and rows in all.
 
     Returns:
@@ -96,10 +114,41 @@ def point_in_time(
     Raises:
         StepFailed: if Feast returned other rows than it was asked for.
     """
+    parts = list(point_in_time_blocks(store, entities, service, block=block, progress=progress))
+    positions = np.concatenate([rows for rows, _ in parts])
+    frame = pd.concat([part for _, part in parts], ignore_index=True)
+    back = np.empty(len(positions), np.int64)
+    back[positions] = np.arange(len(positions))
+    return frame.take(back).reset_index(drop=True)
+
+
+def point_in_time_blocks(
+    store: Any,
+    entities: pd.DataFrame,
+    service: str,
+    *,
+    block: int = BLOCK,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[tuple[np.ndarray[Any, np.dtype[np.int64]], pd.DataFrame]]:
+    """:func:`point_in_time` block by block, for more rows than fit in memory.
+
+    Rows of neighbouring keys are joined together: the feature tables are sorted by key, and so each join reads only
+    the part that it needs. Before it drops all but one, a join holds every earlier row of every entity asked for, so
+    busy entities are joined in smaller blocks.
+
+    Yields:
+        Positions of the block's rows in ``entities``, int64 [rows], and their features, row by row. At least one
+        block, which is empty if there are no rows.
+    """
     features = store.get_feature_service(service)
-    frames: list[pd.DataFrame] = []
-    for start in range(0, max(len(entities), 1), block):
-        asked = entities.iloc[start : start + block].reset_index(drop=True)
+    (key,) = (name for name in entities.columns if name != "event_timestamp")
+    order = np.lexsort((microseconds(entities["event_timestamp"]), sorted_codes(entities[key])[0]))
+    _bound_memory()
+    sizes = _join_bytes(store, service, entities[key])[order]
+    start = 0
+    while start < max(len(entities), 1):
+        rows = order[start : start + max(1, _first_above(sizes[start : start + block], JOIN_BYTES))]
+        asked = entities.take(rows).reset_index(drop=True)
         asked["entity_row"] = range(len(asked))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -108,9 +157,62 @@ def point_in_time(
         frame = frame.sort_values("entity_row", ignore_index=True)
         if not frame["entity_row"].equals(asked["entity_row"].astype(frame["entity_row"].dtype)):
             raise StepFailed(f"feast returned {len(frame)} rows of {service} for {len(asked)} moments asked")
-        frames.append(frame.drop(columns="entity_row"))
+        yield rows, frame.drop(columns="entity_row")
         progress(start + len(asked), len(entities))
-    return pd.concat(frames, ignore_index=True)
+        start += max(1, len(asked))
+
+
+def _first_above(sizes: np.ndarray[Any, np.dtype[np.float64]], most: float) -> int:
+    """How many from the beginning have a sum of at most ``most``."""
+    return int(np.searchsorted(np.cumsum(sizes), most, side="right"))
+
+
+def _join_bytes(store: Any, service: str, keys: pd.Series[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """About how many bytes the join of each row holds at a time, float64 [rows]: all rows of its key in every view.
+
+    Views that are not behind a local Parquet file count nothing.
+    """
+    connection = _connection()
+    total = np.zeros(len(keys))
+    for projection in store.get_feature_service(service).feature_view_projections:
+        path = getattr(store.get_feature_view(projection.name).batch_source, "path", "")
+        if not Path(path).is_file():
+            continue
+        metadata = parquet.read_metadata(path)
+        values = sum(
+            metadata.row_group(group).column(column).num_values
+            for group in range(metadata.num_row_groups)
+            for column in range(metadata.num_columns)
+        )
+        counted = connection.execute(
+            f'SELECT "{keys.name}", count(*) FROM read_parquet($path) GROUP BY 1', {"path": path}
+        ).fetchnumpy()
+        found, rows = counted.values()
+        position = pd.Index(found).get_indexer(pd.Index(keys))
+        of_key = np.where(position >= 0, np.append(rows, 0)[position], 0)
+        total += of_key * (values * _VALUE_BYTES / max(metadata.num_rows, 1))
+    return total
+
+
+def _connection() -> Any:
+    """The DuckDB behind Feast's offline store, which Feast reaches through ibis."""
+    import ibis  # type: ignore[import-untyped]
+
+    return ibis.get_backend().con
+
+
+@functools.cache
+def _bound_memory() -> None:
+    """Let the DuckDB behind Feast's offline store write to a temporary folder what is beyond :data:`JOIN_MEMORY`.
+
+    Once for the process: DuckDB cannot change to another folder after it has used one.
+    """
+    folder = tempfile.mkdtemp(prefix="recsys-join-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    connection = _connection()
+    connection.execute(f"SET memory_limit = '{JOIN_MEMORY}'")
+    connection.execute("SET preserve_insertion_order = false")
+    connection.execute("SET temp_directory = $folder", {"folder": folder})
 
 
 def contract_of(store: Any, service: str = RANKING_SERVICE) -> FeatureContract:
@@ -156,6 +258,7 @@ def materialize_view(store: Any, view: str, *, as_of: datetime) -> None:
     """Materialise one view as of a moment: the newest row of each entity that is not yet past the view's ttl."""
     ttl: timedelta | None = store.get_feature_view(view).ttl
     start = as_of - (ttl or timedelta(days=36500))
+    _bound_memory()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet_bar():
         warnings.simplefilter("ignore")
         store.materialize(start_date=start, end_date=as_of, feature_views=[view], disable_event_timestamp=False)

@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys_plugin.aggregation.item import item_statistics, weekly_moments
-from recsys_plugin.aggregation.user import user_recent_items, user_sessions, user_statistics
+from recsys_plugin.aggregation.user import in_user_order, user_recent_items, user_sessions, user_statistics
+from recsys_plugin.data.dictionaries import dictionary_frame
+from recsys_plugin.data.partitions import partitions
+from recsys_plugin.data.schema import TABLES
+from recsys_plugin.data.store import Dataset
 
-__all__ = ["EMBEDDING_SCHEMAS", "FEATURE_TABLES", "build_feature_tables", "write_table"]
+__all__ = ["EMBEDDING_SCHEMAS", "FEATURE_TABLES", "PART_ROWS", "build_feature_tables", "write_table", "write_tables"]
 
 _EVENT_TIME = ("event_timestamp", pa.timestamp("us", tz="UTC"))
 _VECTOR = pa.list_(pa.float32())
 
 #: Tables that training fills; empty until then, so that Feast can apply and materialise at any time.
 EMBEDDING_SCHEMAS = {
+    "user_text": pa.schema([("user_id", pa.string()), _EVENT_TIME, ("texts", pa.int64()), ("vector", _VECTOR)]),
     "user_embedding": pa.schema([("user_id", pa.string()), _EVENT_TIME, ("vector", _VECTOR)]),
     "item_embedding": pa.schema([("item_id", pa.string()), _EVENT_TIME, ("vector", _VECTOR), ("text_vector", _VECTOR)]),
 }
 
 #: Every table behind a feature view.
 FEATURE_TABLES = (
-    "user_profile", "user_statistics", "user_recent_items", "user_session", "user_embedding",
+    "user_profile", "user_statistics", "user_recent_items", "user_session", "user_text", "user_embedding",
     "item_catalogue", "item_statistics", "item_embedding",
 )  # fmt: skip
+
+#: Events that are aggregated at a time: about 1 GiB of memory, whatever the size of the data.
+PART_ROWS = 500_000
+#: Rows of one row group: small, so that a join for a few users skips the others' rows.
+_GROUP = 1 << 15
+
+_USER_TABLES: dict[str, Callable[[pd.DataFrame], pa.Table]] = {
+    "user_statistics": user_statistics,
+    "user_recent_items": user_recent_items,
+    "user_session": user_sessions,
+}
+_USER_COLUMNS = ("user_id", "item_id", "event_type", "timestamp", "event_id", "quantity", "price", "query")
+_SALES = ("purchase", "return")
+_ITEM_COLUMNS = ("user_id", "item_id", "event_type", "timestamp", "price")
 
 _PROFILE = ("country", "gender", "age_group", "income_group", "household", "segment")
 _CATALOGUE = ("title", "category", "subcategory", "brand")
@@ -36,10 +58,29 @@ _CATALOGUE = ("title", "category", "subcategory", "brand")
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Write a Parquet file so that readers see the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}")
-    pq.write_table(table, draft, compression="zstd")
-    draft.replace(path)
+    with write_tables({path: table.schema}) as writers:
+        writers[path].write_table(table, row_group_size=_GROUP)
+
+
+@contextmanager
+def write_tables(schemas: Mapping[Path, pa.Schema]) -> Iterator[dict[Path, pq.ParquetWriter]]:
+    """Yield writers for Parquet files that take their places together at the end of the block, if there was no error.
+
+    Args:
+        schemas: of each file, by the path that it takes in the end.
+    """
+    drafts = {path: path.with_name(f".{path.name}") for path in schemas}
+    with ExitStack() as stack:
+        for path, draft in drafts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.callback(draft.unlink, missing_ok=True)
+        with ExitStack() as open_files:
+            yield {
+                path: open_files.enter_context(pq.ParquetWriter(draft, schemas[path], compression="zstd"))
+                for path, draft in drafts.items()
+            }
+        for path, draft in drafts.items():
+            draft.replace(path)
 
 
 def _constant_time(rows: int, moment: pd.Timestamp) -> pa.Array:
@@ -74,41 +115,86 @@ def _item_catalogue(items: pd.DataFrame, first: pd.Timestamp) -> pa.Table:
 
 def build_feature_tables(
     folder: Path,
+    dataset: Dataset,
     *,
-    users: pd.DataFrame,
-    items: pd.DataFrame,
-    events: pd.DataFrame,
-    as_of: pd.Timestamp,
-    progress: Callable[[str], None] = lambda _: None,
+    part_rows: int = PART_ROWS,
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> dict[str, int]:
     """Write all tables of :data:`FEATURE_TABLES` to ``folder``.
 
+    Events are read and aggregated in parts, all of a user's (or item's) events in one, so that memory depends on
+    ``part_rows`` and on the events of the busiest user, not on how many events there are.
+
     Args:
         folder: the Feast repository's data folder.
-        users: canonical users. items: canonical items. events: canonical events.
-        as_of: the moment that counts as now for this data; the last item statistics are of then.
-        progress: told the name of each table before it is made.
+        dataset: canonical tables; its ``as_of`` is the moment of the last item statistics.
+        part_rows: events aggregated at a time.
+        progress: told what is being made, events done and events in all (both 0 if it is not made of events).
 
     Returns:
         Rows per table.
     """
-    first = events["timestamp"].min()
-
-    def tables() -> Iterator[tuple[str, Callable[[], pa.Table]]]:
-        yield "user_profile", lambda: _user_profile(users, first)
-        yield "user_statistics", lambda: user_statistics(events)
-        yield "user_recent_items", lambda: user_recent_items(events)
-        yield "user_session", lambda: user_sessions(events)
-        yield "item_catalogue", lambda: _item_catalogue(items, first)
-        yield "item_statistics", lambda: item_statistics(events, weekly_moments(first, as_of))
-
+    first = pd.Timestamp(dataset.first_event)
     rows: dict[str, int] = {}
-    for name, make in tables():
-        progress(name)
-        table = make()
-        write_table(table, folder / f"{name}.parquet")
-        rows[name] = table.num_rows
+    for name, table in (("user_profile", _user_profile), ("item_catalogue", _item_catalogue)):
+        progress(f"table {name}", 0, 0)
+        made = table(dataset.frame("users" if name == "user_profile" else "items"), first)
+        write_table(made, folder / f"{name}.parquet")
+        rows[name] = made.num_rows
+    rows |= _user_tables(folder, dataset, part_rows, progress)
+    moments = weekly_moments(first, pd.Timestamp(dataset.as_of))
+    rows |= _item_tables(folder, dataset, moments, part_rows, progress)
     for name, schema in EMBEDDING_SCHEMAS.items():
         if not (folder / f"{name}.parquet").exists():
             write_table(schema.empty_table(), folder / f"{name}.parquet")
+    return {name: rows[name] for name in FEATURE_TABLES if name in rows}
+
+
+def _user_tables(
+    folder: Path, dataset: Dataset, part_rows: int, progress: Callable[[str, int, int], None]
+) -> dict[str, int]:
+    total, done = dataset.counts["events"], 0
+    progress("user tables", done, total)
+    nothing = dictionary_frame(TABLES["events"].arrow_schema.empty_table())
+    paths = {name: folder / f"{name}.parquet" for name in _USER_TABLES}
+    schemas = {paths[name]: make(nothing).schema for name, make in _USER_TABLES.items()}
+    rows = dict.fromkeys(_USER_TABLES, 0)
+    with write_tables(schemas) as writers, TemporaryDirectory(prefix=".parts-", dir=folder) as scratch:
+        for part in partitions(
+            lambda: dataset.batches("events", _USER_COLUMNS), "user_id", rows=part_rows, scratch=Path(scratch)
+        ):
+            events = in_user_order(dictionary_frame(part))
+            for name, make in _USER_TABLES.items():
+                table = make(events)
+                writers[paths[name]].write_table(table, row_group_size=_GROUP)
+                rows[name] += table.num_rows
+            done += part.num_rows
+            progress("user tables", done, total)
     return rows
+
+
+def _item_tables(
+    folder: Path,
+    dataset: Dataset,
+    moments: Sequence[pd.Timestamp],
+    part_rows: int,
+    progress: Callable[[str, int, int], None],
+) -> dict[str, int]:
+    name = "item_statistics"
+    path = folder / f"{name}.parquet"
+    total, done, rows = sum(dataset.event_types.get(kind, 0) for kind in _SALES), 0, 0
+    progress(f"table {name}", done, total)
+
+    def sales() -> Iterator[pa.Table]:
+        for batch in dataset.batches("events", _ITEM_COLUMNS):
+            yield batch.filter(pc.is_in(batch["event_type"], pa.array(_SALES)))
+
+    schema = item_statistics(dictionary_frame(TABLES["events"].arrow_schema.empty_table()), moments[:1]).schema
+    with write_tables({path: schema}) as writers, TemporaryDirectory(prefix=".parts-", dir=folder) as scratch:
+        for part in partitions(sales, "item_id", rows=part_rows, scratch=Path(scratch)):
+            table = item_statistics(dictionary_frame(part), moments)
+            writers[path].write_table(table, row_group_size=_GROUP)
+            rows += table.num_rows
+            done += part.num_rows
+            progress(f"table {name}", done, total)
+    return {name: rows}

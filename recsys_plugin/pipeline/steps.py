@@ -10,19 +10,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recsys_plugin.data.store import Dataset, load_dataset
+from recsys_plugin.data.store import Dataset, load_dataset, sha256_of
 from recsys_plugin.errors import ConfigurationError, StoreUnavailable
+from recsys_plugin.export.options import PrecisionOptions
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.pipeline.feature_tables import EMBEDDING_SCHEMAS, FEATURE_TABLES, build_feature_tables
 from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_text, source_digest
 from recsys_plugin.runtime.services import Services, public_url
 from recsys_plugin.settings import Settings
-from recsys_plugin.training.options import TrainingOptions
+from recsys_plugin.training.options import TrackingOptions, TrainingOptions
 
 if TYPE_CHECKING:  # importing torch takes seconds, and a step that is current does not need it
+    from recsys_plugin.training.tracking import Tracker
     from recsys_plugin.training.train import Training
 
-__all__ = ["PROJECT", "apply", "export", "materialize", "train"]
+__all__ = ["PROJECT", "apply", "export", "materialize", "select", "train"]
 
 #: Told what is under way, how much is done, and of how much.
 Progress = Callable[[str, int, int], None]
@@ -32,7 +34,7 @@ PROJECT = "recsys"
 
 #: The record of a whole training run, and those that become false when the embedding tables are lost.
 TRAIN_STEP = "train"
-VECTOR_STEPS = ("train.vectors", TRAIN_STEP)
+VECTOR_STEPS = ("train.text", "train.vectors", TRAIN_STEP)
 
 
 def _repository_digest(settings: Settings) -> str:
@@ -93,20 +95,9 @@ def apply(settings: Settings, progress: Progress, *, force: bool = False) -> Ste
     with workspace.lock():
 
         def tables() -> Mapping[str, Any]:
-            import pandas as pd
-
             if not all((folder / f"{name}.parquet").exists() for name in EMBEDDING_SCHEMAS):
                 workspace.forget(*VECTOR_STEPS)  # empty tables take the vectors' place now
-            return {
-                "rows": build_feature_tables(
-                    folder,
-                    users=dataset.frame("users"),
-                    items=dataset.frame("items"),
-                    events=dataset.frame("events"),
-                    as_of=pd.Timestamp(dataset.as_of),
-                    progress=lambda name: progress(f"table {name}", 0, 0),
-                )
-            }
+            return {"rows": build_feature_tables(folder, dataset, progress=progress)}
 
         made = workspace.run(_tables_step(settings, dataset), tables, force=force)
         with Services(settings).ensure_redis() as redis_url:
@@ -138,7 +129,13 @@ def _require_applied(settings: Settings, dataset: Dataset, workspace: Workspace)
 
 
 def _training(
-    settings: Settings, dataset: Dataset, applied: StepResult, options: TrainingOptions, progress: Progress
+    settings: Settings,
+    dataset: Dataset,
+    applied: StepResult,
+    options: TrainingOptions,
+    progress: Progress,
+    *,
+    tracker: Tracker | None = None,
 ) -> Training:
     """Open Feast and torch for a training run; neither needs a Redis that runs."""
     from recsys_plugin.pipeline.feast_repository import open_store
@@ -148,12 +145,26 @@ def _training(
     use_threads()
     store = open_store(settings, Services(settings).redis_url)
     return Training(
-        settings.state, settings.feature_repo / "data", dataset, store, options, progress, applied=applied.fingerprint
+        settings.state,
+        settings.feature_repo / "data",
+        dataset,
+        store,
+        options,
+        progress,
+        applied=applied.fingerprint,
+        tracker=tracker,
     )
 
 
-def train(settings: Settings, options: TrainingOptions, progress: Progress, *, force: bool = False) -> StepResult:
-    """Train and evaluate; the parts that are current are reused."""
+def train(
+    settings: Settings,
+    options: TrainingOptions,
+    progress: Progress,
+    *,
+    force: bool = False,
+    tracking: TrackingOptions | None = None,
+) -> StepResult:
+    """Train and evaluate; the parts that are current are reused. ``tracking`` None keeps curves on disk only."""
     dataset = load_dataset(settings)
     workspace = Workspace(settings.state)
     with workspace.lock():
@@ -163,21 +174,87 @@ def train(settings: Settings, options: TrainingOptions, progress: Progress, *, f
             TRAIN_STEP,
             inputs={"applied": applied.fingerprint, "options": asdict(options)},
             outputs=[
-                *(folder / name for name in ("text", "frames", "two_tower", "ranker", "report.json")),
+                *(folder / name for name in ("text", "frames", "two_tower", "ranker", "report.json", "report.html")),
                 *(settings.feature_repo / "data" / f"{name}.parquet" for name in EMBEDDING_SCHEMAS),
             ],
-            sources=("training", "aggregation", "pipeline"),
+            sources=("training", "training/zoo", "aggregation", "pipeline"),
         )
 
         def action() -> Mapping[str, Any]:
-            report = _training(settings, dataset, applied, options, progress).run(force=force).info
+            from recsys_plugin.training.tracking import open_tracker
+
+            chosen = tracking or TrackingOptions()
+            with open_tracker(chosen.tracker, folder / "runs", chosen.run) as tracker:
+                training = _training(settings, dataset, applied, options, progress, tracker=tracker)
+                report = training.run(force=force).info
             return {**report, "applied": applied.fingerprint, "options": asdict(options)}
 
         return workspace.run(step, action, force=force)
 
 
-def export(settings: Settings, options: TrainingOptions, progress: Progress, *, force: bool = False) -> StepResult:
-    """Export what was trained last as a new version of the model repository."""
+def select(
+    settings: Settings, *, rule: str = "ndcg", most_ece: float = 0.02, model: str | None = None
+) -> Mapping[str, Any]:
+    """Choose the CTR model that is exported; ``model`` overrules the rule.
+
+    Returns:
+        ``model``, ``rule`` in words, ``trained`` (the training run it holds for) and ``models`` (all figures).
+
+    Raises:
+        ConfigurationError: if nothing is trained, or ``model`` is not.
+        CheckFailed: if the rule leaves no model.
+    """
+    from recsys_plugin.training.zoo.selection import choose
+
+    workspace = Workspace(settings.state)
+    with workspace.lock():
+        trained = workspace.finished(TRAIN_STEP)
+        if trained is None:
+            raise ConfigurationError("nothing is trained; run `recsys train --model all`")
+        models = trained.info["ctr_models"]["models"]
+        if model is not None and model not in models:
+            raise ConfigurationError(
+                f"the CTR model {model!r} is not trained ({', '.join(models)} are); run `recsys train --model {model}`"
+            )
+        if model is not None:
+            chosen = {"model": model, "rule": "named by the caller", "figures": {}, "excluded": {}}
+        else:
+            chosen = asdict(choose(models, rule=rule, most_ece=most_ece))
+        chosen["trained"] = trained.fingerprint
+        atomic_text(_selection_path(settings), json.dumps(chosen, indent=2))
+    return {**chosen, "models": models}
+
+
+def _selection_path(settings: Settings) -> Path:
+    return settings.state / "training" / "selection.json"
+
+
+def _selected(settings: Settings, trained: StepResult) -> str:
+    """The CTR model to export: what was chosen of this training run, or the only one that it trained."""
+    path = _selection_path(settings)
+    if path.exists():
+        chosen = json.loads(path.read_text(encoding="utf-8"))
+        if chosen["trained"] == trained.fingerprint:
+            return str(chosen["model"])
+    models = list(trained.info["ctr_models"]["models"])
+    if len(models) > 1:
+        raise ConfigurationError(
+            f"{len(models)} CTR models were trained ({', '.join(models)}) and none was chosen since; "
+            "run `recsys select`"
+        )
+    return str(models[0])
+
+
+def export(
+    settings: Settings,
+    options: TrainingOptions,
+    progress: Progress,
+    *,
+    force: bool = False,
+    precision: PrecisionOptions | None = None,
+) -> StepResult:
+    """Export what was trained last as a new version of the model repository, in 32 bits without ``precision``."""
+    stored = precision or PrecisionOptions()
     dataset = load_dataset(settings)
     workspace = Workspace(settings.state)
     with workspace.lock():
@@ -194,26 +271,37 @@ def export(settings: Settings, options: TrainingOptions, progress: Progress, *, 
                 f"run `recsys train --encoder {options.encoder}`, or export with --encoder {encoder}"
             )
 
+        selected = _selected(settings, trained)
+
         def action() -> Mapping[str, Any]:
             from recsys_plugin.export.export import ExportMaterial, export_repository
             from recsys_plugin.training.packing import first_users
+            from recsys_plugin.training.shop_encoder import name_in_use
 
+            fine_tuned = trained.info["options"]["fine_tuning"]["mode"]
             training = _training(settings, dataset, applied, options, progress)
             items = dataset.frame("items", ["item_id", "title", "category", "price"])
-            models = training.models()
+            models = training.models(selected)
             material = ExportMaterial(
                 models=models,
                 catalogue=items.set_index("item_id").loc[models.item_ids].rename_axis("item_id").reset_index(),
                 text_vectors=training.text_vectors(),
                 users=first_users(training.frames().test.users, 128),
-                encoder=options.encoder,
+                encoder=name_in_use(settings.state / "training", options.encoder, fine_tuned),
                 candidates=options.candidates,
+                precision=stored,
+                measured=training.frames().test,
             )
             return export_repository(settings.model_repository, settings.state, material, progress=progress)
 
         step = Step(
             "export",
-            inputs={"train": trained.fingerprint, "encoder": options.encoder},
+            inputs={
+                "train": trained.fingerprint,
+                "encoder": options.encoder,
+                "ctr_model": selected,
+                "precision": asdict(stored),
+            },
             outputs=[settings.state / "export" / name for name in ("known_answers.json", "manifest.json")],
             sources=("export",),
         )
@@ -282,10 +370,9 @@ def _text_hash(client: Any, key: str) -> dict[str, str]:
 
 def _view_state(settings: Settings, view: str, moment: str) -> str:
     """What a view's rows depend on: its table, its definition and the moment."""
-    table = (settings.feature_repo / "data" / f"{view}.parquet").read_bytes()
     described = json.dumps(
         [
-            hashlib.sha256(table).hexdigest(),
+            sha256_of(settings.feature_repo / "data" / f"{view}.parquet"),
             _repository_digest(settings),
             moment,
             source_digest("pipeline/feast_repository"),

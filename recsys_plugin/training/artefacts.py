@@ -15,8 +15,12 @@ from safetensors.torch import load_file, save_file
 from recsys_plugin.errors import StepFailed
 from recsys_plugin.features.contract import FeatureContract
 from recsys_plugin.training.inputs import ItemInputs, UserInputs, Vocabulary, item_inputs
-from recsys_plugin.training.ranker import Ranker
+from recsys_plugin.training.modalities import ItemModalities
+from recsys_plugin.training.neighbours import Neighbours
+from recsys_plugin.training.ranker import CandidateRanker, Ranker
 from recsys_plugin.training.two_tower import ItemTower, TwoTower, UserTower
+from recsys_plugin.training.zoo.registry import load_model
+from recsys_plugin.training.zoo.shop import FrameRanker
 
 __all__ = [
     "TrainedModels",
@@ -24,6 +28,7 @@ __all__ = [
     "new_ranker",
     "new_two_tower",
     "read_models",
+    "read_ranker",
     "read_two_tower",
     "write_ranker",
     "write_two_tower",
@@ -47,7 +52,7 @@ class TrainedModels:
     contract: FeatureContract
     item_ids: pd.Index[str]
     towers: TwoTower
-    ranker: Ranker
+    ranker: CandidateRanker
     items: ItemInputs
     heads: tuple[str, ...]
 
@@ -76,7 +81,10 @@ def _vocabularies(document: Mapping[str, list[str]]) -> dict[str, Vocabulary]:
 
 
 #: Buffers that are the catalogue, not weights: they are set again from the newest snapshot.
-_CATALOGUE_BUFFERS = ("item.text", "item.codes", "item.numbers")
+_CATALOGUE_BUFFERS = (
+    "item.codes", "item.numbers",
+    "item.fusion.texts", "item.fusion.has_text", "item.fusion.images", "item.fusion.has_image",
+)  # fmt: skip
 
 
 def write_two_tower(
@@ -93,20 +101,37 @@ def write_two_tower(
     (folder / "two_tower.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
 
 
-def write_ranker(folder: Path, ranker: Ranker, heads: tuple[str, ...]) -> None:
-    """Write the ranker's weights and which heads were trained."""
-    save_file(ranker.state_dict(), folder / "ranker.safetensors")
-    (folder / "ranker.json").write_text(json.dumps({"heads": list(heads)}), encoding="utf-8")
+def write_ranker(folder: Path, ranker: CandidateRanker, heads: tuple[str, ...]) -> None:
+    """Write a CTR model's weights, what it is, and which heads were trained."""
+    if isinstance(ranker, FrameRanker):
+        ranker.model.save(folder)
+    else:
+        save_file(ranker.state_dict(), folder / "ranker.safetensors")
+    document = {"model": ranker.name, "heads": list(heads)}
+    (folder / "ranker.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def read_ranker(folder: Path, towers: TwoTower, items: ItemInputs, sizes: tuple[int, ...]) -> CandidateRanker:
+    """Read a CTR model that was trained on what these towers found."""
+    document = json.loads((folder / "ranker.json").read_text(encoding="utf-8"))
+    inputs = UserInputs(towers.user.inputs.contract, towers.user.inputs.vocabularies)
+    if document["model"] == Ranker.name:
+        ranker = new_ranker(inputs, items, sizes)
+        ranker.load_state_dict(load_file(folder / "ranker.safetensors"))
+        return ranker.eval()
+    # The columns of a frame are scaled as the towers scale them.
+    inputs.load_state_dict(towers.user.inputs.state_dict())
+    return FrameRanker(load_model(folder), inputs, items.numbers.shape[1], sizes, len(items.numbers)).eval()
 
 
 def read_two_tower(
-    folder: Path, snapshot: pd.DataFrame, text: _Array
+    folder: Path, snapshot: pd.DataFrame, modalities: ItemModalities, neighbours: Neighbours
 ) -> tuple[TwoTower, FeatureContract, ItemInputs, dict[str, Vocabulary]]:
     """Read the towers onto a catalogue snapshot (same items, newer statistics)."""
     document = json.loads((folder / "two_tower.json").read_text(encoding="utf-8"))
     contract = FeatureContract.from_json(json.dumps(document["contract"]))
     item_vocabularies = _vocabularies(document["item_vocabularies"])
-    items, _ = item_inputs(snapshot, text, item_vocabularies)
+    items, _ = item_inputs(snapshot, modalities, item_vocabularies, neighbours=neighbours)
     inputs = UserInputs(contract, _vocabularies(document["user_vocabularies"]))
     towers = new_two_tower(inputs, items, code_sizes(item_vocabularies))
     weights = load_file(folder / "two_tower.safetensors")
@@ -116,11 +141,12 @@ def read_two_tower(
     return towers.eval(), contract, items, item_vocabularies
 
 
-def read_models(two_tower: Path, ranker: Path, snapshot: pd.DataFrame, text: _Array) -> TrainedModels:
+def read_models(
+    two_tower: Path, ranker: Path, snapshot: pd.DataFrame, modalities: ItemModalities, neighbours: Neighbours
+) -> TrainedModels:
     """Read everything that export needs, on the newest snapshot."""
-    towers, contract, items, item_vocabularies = read_two_tower(two_tower, snapshot, text)
+    towers, contract, items, item_vocabularies = read_two_tower(two_tower, snapshot, modalities, neighbours)
     document = json.loads((ranker / "ranker.json").read_text(encoding="utf-8"))
-    model = new_ranker(UserInputs(contract, towers.user.inputs.vocabularies), items, code_sizes(item_vocabularies))
-    model.load_state_dict(load_file(ranker / "ranker.safetensors"))
+    model = read_ranker(ranker, towers, items, code_sizes(item_vocabularies))
     ids = pd.Index(snapshot["item_id"].to_numpy(object), dtype=object)
-    return TrainedModels(contract, ids, towers, model.eval(), items, tuple(document["heads"]))
+    return TrainedModels(contract, ids, towers, model, items, tuple(document["heads"]))

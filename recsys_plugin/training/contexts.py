@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from recsys_plugin.aggregation.arrays import microseconds
+from recsys_plugin.aggregation.arrays import microseconds, sorted_codes
 
-__all__ = ["Contexts", "act_contexts", "future_contexts", "outcomes"]
+__all__ = [
+    "Contexts",
+    "act_contexts",
+    "drawn_contexts",
+    "future_contexts",
+    "future_contexts_of",
+    "joined_contexts",
+    "moments_of",
+    "outcomes",
+    "relevant_events",
+]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -46,13 +56,42 @@ class Contexts:
         return Contexts(self.entities.iloc[chosen].reset_index(drop=True), offsets, rows)
 
 
-def _grouped(pairs: pd.DataFrame) -> Contexts:
-    """Build contexts from distinct (user_id, event_timestamp, row) triples."""
-    pairs = pairs.drop_duplicates().sort_values(["event_timestamp", "user_id", "row"], ignore_index=True)
-    key = pairs[["user_id", "event_timestamp"]]
-    first = ~key.duplicated().to_numpy()
-    offsets = np.r_[np.flatnonzero(first), len(pairs)].astype(np.int64)
-    return Contexts(key[first].reset_index(drop=True), offsets, pairs["row"].to_numpy(np.int64))
+def joined_contexts(parts: Sequence[Contexts]) -> Contexts:
+    """The contexts of all parts, one part after the other."""
+    if not parts:
+        entities = pd.DataFrame({"user_id": pd.Series([], dtype=object), "event_timestamp": moments_of([])})
+        return Contexts(entities, np.zeros(1, np.int64), np.empty(0, np.int64))
+    sizes = np.concatenate([np.diff(part.offsets) for part in parts])
+    return Contexts(
+        pd.concat([part.entities for part in parts], ignore_index=True),
+        np.r_[0, np.cumsum(sizes)].astype(np.int64),
+        np.concatenate([part.rows for part in parts]),
+    )
+
+
+def _grouped(users: pd.Series[str], moments: _Array, rows: _Array) -> Contexts:
+    """Contexts in order of time, then user, from triples in any order; a row that is negative or repeated is left out.
+
+    Args:
+        users: n user ids. moments: int64 [n], microseconds. rows: int64 [n], catalogue rows.
+    """
+    who, names = sorted_codes(users)
+    known = rows >= 0
+    who, moments, rows = who[known], moments[known], rows[known].astype(np.int64)
+    order = np.lexsort((rows, who, moments))
+    who, moments, rows = who[order], moments[order], rows[order]
+    other = np.r_[True, (who[1:] != who[:-1]) | (moments[1:] != moments[:-1])][: len(who)]
+    kept = other | np.r_[True, rows[1:] != rows[:-1]][: len(who)]
+    first = np.flatnonzero(other[kept])
+    who, moments, rows = who[kept], moments[kept], rows[kept]
+    entities = pd.DataFrame({"user_id": names[who[first]], "event_timestamp": moments_of(moments[first])})
+    return Contexts(entities, np.r_[first, len(rows)].astype(np.int64), rows)
+
+
+def moments_of(microseconds: Sequence[int] | _Array) -> pd.Series[pd.Timestamp]:
+    """Microseconds since the epoch as aware moments (UTC)."""
+    stamps = np.asarray(microseconds, np.int64).view("datetime64[us]")
+    return pd.Series(pd.DatetimeIndex(stamps).tz_localize("UTC"))
 
 
 def act_contexts(
@@ -72,9 +111,56 @@ def act_contexts(
     if start is not None:
         acts = acts[acts["timestamp"] >= start]
     rows = item_ids.get_indexer(pd.Index(acts["item_id"]))
-    moments = acts["timestamp"] - pd.Timedelta(microseconds=1)
-    pairs = pd.DataFrame({"user_id": acts["user_id"], "event_timestamp": moments, "row": rows})
-    return _grouped(pairs[pairs["row"] >= 0])
+    return _grouped(acts["user_id"], microseconds(acts["timestamp"]) - 1, rows)
+
+
+def drawn_contexts(
+    events: Callable[[], Iterable[pd.DataFrame]],
+    item_ids: pd.Index[str],
+    *,
+    types: Sequence[str],
+    end: pd.Timestamp,
+    most: int,
+    seed: int,
+) -> tuple[Contexts, int]:
+    """At most ``most`` of the contexts of :func:`act_contexts`, each as likely as the others, in order of time.
+
+    Args:
+        events: gives the events from the beginning, piece by piece in order of time, each time it is called; no moment
+            may be split between two pieces.
+        item_ids: the catalogue in row order. types: the acts. end: acts from then on are left out.
+        most: how many are kept. seed: of the draw.
+
+    Returns:
+        the contexts, and how many there were to draw from.
+    """
+    sizes = [len(act_contexts(piece, item_ids, types=types, start=None, end=end)) for piece in events()]
+    total = sum(sizes)
+    chosen = np.arange(total)
+    if total > most:
+        chosen = np.sort(np.random.default_rng(seed).choice(total, most, replace=False))
+    firsts = np.r_[0, np.cumsum(sizes)].astype(np.int64)
+    bounds = np.searchsorted(chosen, firsts)
+    parts = [
+        act_contexts(piece, item_ids, types=types, start=None, end=end).take(chosen[start:stop] - first)
+        for piece, first, start, stop in zip(events(), firsts, bounds, bounds[1:], strict=False)
+        if stop > start
+    ]
+    return joined_contexts(parts), total
+
+
+def relevant_events(
+    events: Iterable[pd.DataFrame], users: pd.Series[str], event_type: str, *, before: pd.Timestamp
+) -> pd.DataFrame:
+    """What the given users did of one type before a moment: all that :func:`outcomes` needs of a large table."""
+    known = pd.Index(users.unique())
+    nothing = {name: pd.Series([], dtype=object) for name in ("user_id", "item_id", "event_type")}
+    kept = [pd.DataFrame({**nothing, "timestamp": moments_of([])})]
+    for piece in events:
+        chosen = piece[(piece["event_type"] == event_type) & (piece["timestamp"] < before)]
+        chosen = chosen[known.get_indexer(pd.Index(chosen["user_id"])) >= 0]
+        kept.append(chosen.astype({"user_id": object, "item_id": object, "event_type": object}))
+    return pd.concat([part for part in kept if len(part)] or kept[:1], ignore_index=True)
 
 
 def outcomes(
@@ -123,14 +209,31 @@ def future_contexts(
 
     This is the protocol of the published reference figures: one ranking per user, made at the split.
     """
-    bought = events[events["event_type"] == "purchase"]
-    before, after = bought[bought["timestamp"] < start], bought[bought["timestamp"] >= start]
-    if end is not None:
-        after = after[after["timestamp"] < end]
-    known = after["user_id"].isin(before["user_id"].unique()) & after["item_id"].isin(before["item_id"].unique())
-    after = after[known]
+    columns = ["user_id", "item_id", "timestamp"]
+    bought = events.loc[events["event_type"] == "purchase", columns]
+    return future_contexts_of([bought], item_ids, start=start, end=end)
+
+
+def future_contexts_of(
+    purchases: Iterable[pd.DataFrame], item_ids: pd.Index[str], *, start: pd.Timestamp, end: pd.Timestamp | None = None
+) -> Contexts:
+    """:func:`future_contexts` of purchases given piece by piece, in any order; read once.
+
+    Args:
+        purchases: columns ``user_id``, ``item_id`` and ``timestamp``.
+        item_ids: the catalogue in row order. start: the moment of decision. end: when the future ends, if it does.
+    """
+    users: set[str] = set()
+    items: set[str] = set()
+    later: list[pd.DataFrame] = []
+    for piece in purchases:
+        before = piece["timestamp"] < start
+        users.update(piece.loc[before, "user_id"].unique())
+        items.update(piece.loc[before, "item_id"].unique())
+        inside = ~before if end is None else ~before & (piece["timestamp"] < end)
+        later.append(piece.loc[inside, ["user_id", "item_id"]].astype(object))
+    after = pd.concat(later, ignore_index=True) if later else pd.DataFrame({"user_id": [], "item_id": []}, dtype=object)
+    after = after[after["user_id"].isin(users) & after["item_id"].isin(items)]
     rows = item_ids.get_indexer(pd.Index(after["item_id"]))
     # The rows stamped exactly at the split belong to the future.
-    moment = start - pd.Timedelta(microseconds=1)
-    pairs = pd.DataFrame({"user_id": after["user_id"], "event_timestamp": moment, "row": rows})
-    return _grouped(pairs[pairs["row"] >= 0])
+    return _grouped(after["user_id"], np.full(len(after), start.value // 1000 - 1), rows)

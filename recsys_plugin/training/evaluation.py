@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,34 +10,38 @@ import pandas as pd
 import torch
 
 from recsys_plugin.training.artefacts import TrainedModels
+from recsys_plugin.training.baselines import Purchases, rank_users, standard_baselines
 from recsys_plugin.training.candidates import candidate_rows
 from recsys_plugin.training.contexts import Contexts
 from recsys_plugin.training.frames import Split
 from recsys_plugin.training.inputs import ItemInputs
-from recsys_plugin.training.metrics import (
-    item_knn_scores,
-    popularity_scores,
-    purchase_matrix,
-    ranking_metrics,
-    top_rows,
-)
+from recsys_plugin.training.metrics import BlockScores, ranking_metrics, top_rows
 from recsys_plugin.training.packing import UserTensors
-from recsys_plugin.training.ranker import HEADS, Ranker
+from recsys_plugin.training.ranker import HEADS, CandidateRanker
+from recsys_plugin.training.segments import (
+    Segments,
+    mask_earlier,
+    new_items_only,
+    segment_metrics,
+    without_earlier,
+)
 from recsys_plugin.training.two_tower import TwoTower
 
-__all__ = ["baseline_metrics", "pipeline_metrics", "rank_candidates", "score_candidates"]
+__all__ = ["baseline_metrics", "judge", "rank_candidates", "ranker_metrics", "retrieval_metrics", "score_candidates"]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _BLOCK = 64
 
 
-def score_candidates(ranker: Ranker, towers: TwoTower, items: ItemInputs, users: UserTensors, rows: _Array) -> _Array:
-    """The ranker's logits float32 [n, C, heads] for candidate rows int64 [n, C]."""
+def score_candidates(
+    ranker: CandidateRanker, towers: TwoTower, items: ItemInputs, users: UserTensors, rows: _Array
+) -> _Array:
+    """The ranker's calibrated logits float32 [n, C, heads] for candidate rows int64 [n, C]."""
     codes = ranker.inputs.codes(users.user_string)
     parts: list[_Array] = []
     with torch.inference_mode():
         vectors = torch.from_numpy(towers.item_vectors()[1])
-        tables = ranker.item_tables(vectors, torch.from_numpy(items.numbers), torch.from_numpy(items.codes))
+        tables = ranker.item_tables(vectors, items)
         user_vectors = towers.user_vectors(users)
         for start in range(0, len(users), _BLOCK):
             part = slice(start, start + _BLOCK)
@@ -59,44 +64,84 @@ def rank_candidates(logits: _Array, rows: _Array, heads: tuple[str, ...]) -> _Ar
     return np.take_along_axis(rows, order, axis=1)
 
 
-def pipeline_metrics(models: TrainedModels, split: Split, items: ItemInputs, candidates: int) -> dict[str, Any]:
-    """Metrics of retrieval alone and of retrieval with ranking, for one split and its own item snapshot.
+def judge(ranked: _Array, ranked_new: _Array, truth: Contexts, segments: Segments) -> dict[str, Any]:
+    """Every figure of one system on one split.
+
+    Args:
+        ranked: int64 [users, at least 20], best first, -1 fills up. ranked_new: the same without earlier purchases.
+        truth: one context per user. segments: of the same users.
+
+    Returns:
+        ``recall@20``, ``ndcg@20`` and ``users`` over all purchases; the same below ``new_items`` for purchases of
+        items that the user had not bought before; and ``segments``.
+    """
+    return {
+        **ranking_metrics(ranked, truth),
+        "new_items": ranking_metrics(ranked_new, new_items_only(truth, segments.earlier)),
+        "segments": segment_metrics(ranked, truth, segments),
+    }
+
+
+def retrieval_metrics(towers: TwoTower, split: Split, candidates: int, segments: Segments) -> dict[str, Any]:
+    """What the two-tower finds by itself: its own ranking judged, and how much of the truth is among the candidates."""
+    if not len(split.contexts):
+        return {}
+    vectors, user_vectors = towers.item_vectors()[1], towers.user_vectors(split.users)
+    nearest, nearest_new = [], []
+    for start in range(0, len(split.users), 512):
+        scores = user_vectors[start : start + 512] @ vectors.T
+        nearest.append(top_rows(scores, 20))
+        lines = np.arange(start, start + len(scores))
+        nearest_new.append(top_rows(mask_earlier(scores, segments.earlier, lines), 20))
+    rows, _ = candidate_rows(towers, split.users, candidates)
+    k = rows.shape[1]
+    found = ranking_metrics(rows, split.contexts, k=k)
+    new = ranking_metrics(rows, new_items_only(split.contexts, segments.earlier), k=k)
+    return {
+        "two-tower": judge(np.concatenate(nearest), np.concatenate(nearest_new), split.contexts, segments),
+        f"candidate recall@{k}": found[f"recall@{k}"],
+        f"candidate recall@{k}, new items": new[f"recall@{k}"],
+    }
+
+
+def ranker_metrics(
+    models: TrainedModels, split: Split, items: ItemInputs, candidates: int, segments: Segments
+) -> dict[str, Any]:
+    """Retrieval and ranking together, judged on one split with its own item snapshot; empty for an empty split.
 
     The towers keep the item vectors of training; the ranker sees the snapshot's statistics.
     """
     if not len(split.contexts):
         return {}
     rows, _ = candidate_rows(models.towers, split.users, candidates)
-    vectors = models.towers.item_vectors()[1]
-    blocks = [
-        top_rows(models.towers.user_vectors(split.users.take(np.arange(start, stop))) @ vectors.T, 20)
-        for start in range(0, len(split.users), 512)
-        for stop in [min(start + 512, len(split.users))]
-    ]
-    ranked = rank_candidates(
-        score_candidates(models.ranker, models.towers, items, split.users, rows), rows, models.heads
-    )
-    found = ranking_metrics(rows, split.contexts, k=rows.shape[1])
-    return {
-        "two-tower": ranking_metrics(np.concatenate(blocks), split.contexts),
-        "two-tower + ranker": ranking_metrics(ranked, split.contexts),
-        f"candidate recall@{rows.shape[1]}": found[f"recall@{rows.shape[1]}"],
-    }
+    logits = score_candidates(models.ranker, models.towers, items, split.users, rows)
+    ranked = rank_candidates(logits, rows, models.heads)
+    return judge(ranked, without_earlier(ranked, segments.earlier), split.contexts, segments)
 
 
 def baseline_metrics(
-    events: pd.DataFrame, item_ids: pd.Index[str], truth: Contexts, *, before: pd.Timestamp
-) -> dict[str, dict[str, float]]:
-    """Popularity of the last 30 days, and item-kNN (shrinkage 50) over all and over the 100 nearest neighbours."""
+    events: pd.DataFrame,
+    item_ids: pd.Index[str],
+    truth: Contexts,
+    segments: Segments,
+    *,
+    before: pd.Timestamp,
+    further: Callable[[Purchases], Mapping[str, BlockScores]] = lambda purchases: {},
+) -> dict[str, dict[str, Any]]:
+    """The baselines of :mod:`recsys_plugin.training.baselines`, each judged like a model.
+
+    Args:
+        events: columns ``user_id``, ``item_id``, ``event_type`` and ``timestamp``.
+        item_ids: the catalogue, in row order.
+        truth: one context per user. segments: of the same users. before: the split.
+        further: more baselines to compute of the same purchases.
+    """
     if not len(truth):
         return {}
-    popular = top_rows(popularity_scores(events, item_ids, before=before)[None, :], 20)
-    result = {"popularity (30 days)": ranking_metrics(np.repeat(popular, len(truth), axis=0), truth)}
-    user_ids = pd.Index(events["user_id"].unique())
-    matrix = purchase_matrix(events, user_ids, item_ids, before=before)
+    user_ids = pd.Index(np.sort(events["user_id"].unique()))
+    purchases = Purchases.of(events, user_ids, item_ids, before=before)
     users = user_ids.get_indexer(pd.Index(truth.entities["user_id"]))
-    for name, neighbours in (("item-kNN", None), ("item-kNN (100 neighbours)", 100)):
-        scores = item_knn_scores(matrix, neighbours=neighbours)
-        ranked = [top_rows(scores(users[start : start + 256]), 20) for start in range(0, len(users), 256)]
-        result[name] = ranking_metrics(np.concatenate(ranked), truth)
-    return result
+    return {
+        name: judge(rank_users(scores, users), rank_users(scores, users, without=purchases.owned), truth, segments)
+        for name, scores in {**standard_baselines(purchases), **further(purchases)}.items()
+    }

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from recsys_plugin.features.contract import REQUEST_TIMESTAMP, FeatureContract, FeatureSpec, TensorName
+from recsys_plugin.training.modalities import ItemModalities
+from recsys_plugin.training.neighbours import Neighbours, no_neighbours
 from recsys_plugin.training.packing import UserTensors
 
 __all__ = ["ItemInputs", "Lists", "UserInputs", "Vocabulary", "item_inputs"]
@@ -77,7 +79,8 @@ class UserInputs(nn.Module):
         count = len(self.numbers) + len(self.times)
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("scale", torch.ones(count))
-        self.width = count + len(self.times) + width * len(self.texts)
+        self.own_text = next(spec for spec in contract.features if spec.reference == "user_text:vector")
+        self.width = count + len(self.times) + width * len(self.texts) + self.own_text.width
 
     @classmethod
     def fit(cls, contract: FeatureContract, users: UserTensors) -> UserInputs:
@@ -127,7 +130,9 @@ class UserInputs(nn.Module):
         """Dense float32 [B, width] and the lists."""
         raw, never = self._raw(user_float, user_int)
         texts = [embed(user_codes[:, index]) for index, embed in enumerate(self.embeddings)]
-        dense = torch.cat([((raw - self.mean) / self.scale).clamp(-5.0, 5.0), never, *texts], dim=1)
+        # Absent texts are told apart by their count, which is among the numbers.
+        own_text = self._column(self.own_text, user_float, user_int)
+        dense = torch.cat([((raw - self.mean) / self.scale).clamp(-5.0, 5.0), never, *texts, own_text], dim=1)
         by_name = {
             spec.reference: self._column(spec, user_float, user_int) for spec in self.contract.features if spec.is_list
         }
@@ -148,14 +153,16 @@ class ItemInputs:
     """What is known of the N catalogue items, ready for the models.
 
     Attributes:
-        text: float32 [N, dimensions], unit vectors of the text encoder.
+        modalities: vectors of texts by source and of images, with their masks.
         codes: int64 [N, 3], vocabulary codes of category, subcategory and brand.
         numbers: float32 [N, numbers], scaled statistics and price, with a flag for an unknown price.
+        neighbours: what is bought by those who bought each item, by the purchases before the snapshot.
     """
 
-    text: _Array
+    modalities: ItemModalities
     codes: _Array
     numbers: _Array
+    neighbours: Neighbours
 
 
 _TEXTS = ("item_catalogue__category", "item_catalogue__subcategory", "item_catalogue__brand")
@@ -167,14 +174,18 @@ _COUNTS = (
 _TIMES = ("item_statistics__first_sold_at", "item_statistics__last_sold_at")
 
 
-def item_inputs(frame: pd.DataFrame, text: _Array, vocabularies: Mapping[str, Vocabulary] | None = None) -> tuple[
-    ItemInputs, dict[str, Vocabulary]
-]:  # fmt: skip
+def item_inputs(
+    frame: pd.DataFrame,
+    modalities: ItemModalities,
+    vocabularies: Mapping[str, Vocabulary] | None = None,
+    *,
+    neighbours: Neighbours | None = None,
+) -> tuple[ItemInputs, dict[str, Vocabulary]]:
     """Encode a snapshot frame of :data:`~recsys_plugin.pipeline.feast_repository.SNAPSHOT_SERVICE`.
 
     Args:
         frame: one row per catalogue item, in row order, with ``event_timestamp``.
-        text: float32 [N, dimensions].
+        modalities: of the same items, in the same order. neighbours: likewise; None if there are none.
         vocabularies: of an earlier snapshot; learned from this one if None.
     """
     texts = {name: frame[name].fillna("").to_numpy(object) for name in _TEXTS}
@@ -189,7 +200,12 @@ def item_inputs(frame: pd.DataFrame, text: _Array, vocabularies: Mapping[str, Vo
             np.log1p(np.clip(np.nan_to_num(days, nan=0.0), 0, None)) / 3.0,
             np.isnan(days).astype(float),
         ]
+    for name in ("item_statistics__buyers_30d", "item_statistics__purchases_7d"):
+        sold = frame[name].fillna(0.0).to_numpy(np.float64)
+        # In thousandths of all sales, since the shop itself grows and shrinks with the seasons.
+        columns.append(np.log1p(1000.0 * sold / max(sold.sum(), 1.0)))
     price = frame["item_catalogue__price"].to_numpy(np.float64)
     columns += [np.log1p(np.nan_to_num(price, nan=0.0)), np.isnan(price).astype(float)]
     numbers = np.stack(columns, axis=1).astype(np.float32)
-    return ItemInputs(text.astype(np.float32), codes.astype(np.int64), numbers), dict(vocabularies)
+    found = neighbours or no_neighbours(len(frame))
+    return ItemInputs(modalities, codes.astype(np.int64), numbers, found), dict(vocabularies)

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 
 from recsys_plugin.training.contexts import Contexts
 
-__all__ = ["item_knn_scores", "popularity_scores", "purchase_matrix", "ranking_metrics", "top_rows"]
+__all__ = ["BlockScores", "item_knn_scores", "ranking_metrics", "top_rows"]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 #: Scores of a block of users over the whole catalogue: user positions [b] -> float32 [b, items].
@@ -57,28 +56,6 @@ def ranking_metrics(ranked: _Array, truth: Contexts, *, k: int = 20) -> dict[str
         f"ndcg@{k}": float(np.mean(gains)) if gains else float("nan"),
         "users": len(recalls),
     }
-
-
-def purchase_matrix(
-    events: pd.DataFrame, user_ids: pd.Index[str], item_ids: pd.Index[str], *, before: pd.Timestamp
-) -> sp.csr_matrix:
-    """Who bought what before a moment: binary float32 [users, items]."""
-    bought = events[(events["event_type"] == "purchase") & (events["timestamp"] < before)]
-    users = user_ids.get_indexer(pd.Index(bought["user_id"]))
-    items = item_ids.get_indexer(pd.Index(bought["item_id"]))
-    known = (users >= 0) & (items >= 0)
-    shape = (len(user_ids), len(item_ids))
-    matrix = sp.csr_matrix((np.ones(known.sum(), np.float32), (users[known], items[known])), shape=shape)
-    matrix.data[:] = 1.0
-    return matrix
-
-
-def popularity_scores(events: pd.DataFrame, item_ids: pd.Index[str], *, before: pd.Timestamp, days: int = 30) -> _Array:
-    """Distinct buyers of each item in the ``days`` before a moment: float64 [items]."""
-    bought = events[(events["event_type"] == "purchase") & (events["timestamp"] < before)]
-    recent = bought[bought["timestamp"] >= before - pd.Timedelta(days=days)]
-    rows = item_ids.get_indexer(pd.Index(recent.drop_duplicates(["user_id", "item_id"])["item_id"]))
-    return np.bincount(rows[rows >= 0], minlength=len(item_ids)).astype(np.float64)
 
 
 def item_knn_scores(matrix: sp.csr_matrix, *, shrinkage: float = 50.0, neighbours: int | None = None) -> BlockScores:

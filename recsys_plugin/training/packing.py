@@ -27,8 +27,24 @@ class UserTensors:
     user_int: _Array
     user_string: _Array
 
+    @classmethod
+    def empty(cls, contract: FeatureContract, rows: int) -> UserTensors:
+        """Tensors of ``rows`` users with nothing in them yet."""
+        widths = contract.widths
+        return cls(
+            np.zeros((rows, widths[TensorName.FLOAT]), np.float32),
+            np.zeros((rows, widths[TensorName.INT]), np.int64),
+            np.full((rows, widths[TensorName.STRING]), "", object),
+        )
+
     def __len__(self) -> int:
         return len(self.user_float)
+
+    def put(self, rows: _Array, users: UserTensors) -> None:
+        """Write ``users`` into the given rows."""
+        self.user_float[rows] = users.user_float
+        self.user_int[rows] = users.user_int
+        self.user_string[rows] = users.user_string
 
     def take(self, rows: _Array) -> UserTensors:
         """The given rows, in the given order."""

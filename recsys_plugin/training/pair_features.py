@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recsys_plugin.aggregation.user import EVENT_TYPE_CODES
 from recsys_plugin.training.inputs import Lists
 
 __all__ = ["PAIR_FEATURES", "ItemTables", "pair_features"]
@@ -14,8 +15,12 @@ __all__ = ["PAIR_FEATURES", "ItemTables", "pair_features"]
 #: The columns of :func:`pair_features`, in order.
 PAIR_FEATURES = (
     "likeness", "own_purchases", "own_purchase_share", "bought_before", "own_recency", "likeness_to_recent",
-    "category_share", "category_share_root",
+    "category_share", "category_share_root", "own_purchases_to_most", "neighbour_score", "neighbour_score_to_most",
 )  # fmt: skip
+
+_CLICK, _CART = EVENT_TYPE_CODES["click"], EVENT_TYPE_CODES["cart"]
+#: What looking at an item counts for beside buying it.
+_LOOKED_AT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,29 +28,41 @@ class ItemTables:
     """The resident catalogue as the ranker sees it; row N (the last) is the empty item.
 
     Attributes:
-        vectors: float32 [N+1, 64], the item tower's unit vectors.
+        texts: float32 [N+1, 32], unit text vectors along their principal axes; zero without a text.
         first_layer: float32 [N+1, 64], the items' part of the first layer.
         categories: int64 [N+1], category codes, 0 unknown.
+        neighbour_rows: int64 [N+1, K], what is bought by those who bought the item; N pads.
+        neighbour_weights: float32 [N+1, K], how much its purchase speaks for them; 0 where padded.
     """
 
-    vectors: Tensor
+    texts: Tensor
     first_layer: Tensor
     categories: Tensor
+    neighbour_rows: Tensor
+    neighbour_weights: Tensor
 
 
-def pair_features(lists: Lists, user_vector: Tensor, rows: Tensor, tables: ItemTables) -> Tensor:
+def pair_features(lists: Lists, rows: Tensor, tables: ItemTables) -> Tensor:
     """Compute the features of B users and C candidates each.
 
+    Likeness is of texts, whose vectors no purchase has touched. That of the two towers would be told by the very
+    purchases that the rankers learn from, and promise more in training than it keeps.
+
     Args:
-        lists: the users' list features. user_vector: float32 [B, 64], unit vectors.
+        lists: the users' list features.
         rows: int64 [B, C], candidate rows; the empty item is row N. tables: the resident catalogue.
 
     Returns:
-        float32 [B, C, 8], columns as in :data:`PAIR_FEATURES`.
+        float32 [B, C, features], columns as in :data:`PAIR_FEATURES`.
     """
-    vectors = tables.vectors[rows]
-    cosine = (vectors @ user_vector.unsqueeze(-1)).squeeze(-1)
+    texts = tables.texts[rows]
     weights = lists.favourite_weights * (lists.favourite_rows >= 0)
+    empty = tables.texts.shape[0] - 1
+    favourite = torch.where(lists.favourite_rows < 0, empty, lists.favourite_rows)
+    recent = torch.where(lists.recent_rows < 0, empty, lists.recent_rows)
+    taste = (tables.texts[favourite] * weights.unsqueeze(-1)).sum(1)
+    taste = taste / taste.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    cosine = (texts @ taste.unsqueeze(-1)).squeeze(-1)
     same = (rows.unsqueeze(-1) == lists.favourite_rows.unsqueeze(1)).to(weights.dtype)
     frequency = (same @ weights.unsqueeze(-1)).squeeze(-1)
     share = frequency / weights.sum(1, keepdim=True).clamp(min=1e-6)
@@ -54,24 +71,47 @@ def pair_features(lists: Lists, user_vector: Tensor, rows: Tensor, tables: ItemT
     repeated = (rows.unsqueeze(-1) == lists.recent_rows.unsqueeze(1)).to(weights.dtype)
     recency = (repeated @ fresh.unsqueeze(-1)).squeeze(-1)
     # Likeness to the nearest of the recent items, itself left out.
-    absent = torch.where(lists.recent_rows < 0, tables.vectors.shape[0] - 1, lists.recent_rows)
-    alike = vectors @ tables.vectors[absent].transpose(1, 2) - 2.0 * repeated
+    alike = texts @ tables.texts[recent].transpose(1, 2) - 2.0 * repeated
     nearest = alike.amax(-1).clamp(min=0.0)
-    favourite = torch.where(lists.favourite_rows < 0, tables.vectors.shape[0] - 1, lists.favourite_rows)
     category = tables.categories[rows]
     kin = (category.unsqueeze(-1) == tables.categories[favourite].unsqueeze(1)) & (category > 0).unsqueeze(-1)
     affinity = (kin.to(weights.dtype) @ weights.unsqueeze(-1)).squeeze(-1)
     affinity = affinity / weights.sum(1, keepdim=True).clamp(min=1e-6)
+    neighbour_score, most = _neighbour_scores(
+        torch.cat([weights.clamp(max=1.0), _LOOKED_AT * _looked_at(lists)], dim=1),
+        torch.cat([favourite, recent], dim=1),
+        rows,
+        tables,
+    )
     return torch.stack(
         [
-            3.0 * cosine,
+            cosine,
             torch.log1p(frequency),
             torch.sqrt(share),
             (frequency > 0).to(weights.dtype),
             torch.sqrt(recency),
-            3.0 * nearest,
+            nearest,
             affinity,
             torch.sqrt(affinity),
+            frequency / weights.amax(1, keepdim=True).clamp(min=1e-6),
+            torch.sqrt(neighbour_score),
+            neighbour_score / most.clamp(min=1e-6),
         ],
         dim=-1,
     )
+
+
+def _looked_at(lists: Lists) -> Tensor:
+    """1 for recent items that were clicked or put into the cart, float32 [B, R]: the favourites know purchases only."""
+    seen = (lists.recent_types == _CLICK) | (lists.recent_types == _CART)
+    return (seen & (lists.recent_rows >= 0)).to(lists.recent_ages.dtype)
+
+
+def _neighbour_scores(weights: Tensor, own: Tensor, rows: Tensor, tables: ItemTables) -> tuple[Tensor, Tensor]:
+    """How much the user's own items speak for each candidate, float32 [B, C], and for any item at most, [B, 1]."""
+    near = tables.neighbour_rows[own].flatten(1)
+    said = (weights.unsqueeze(-1) * tables.neighbour_weights[own]).flatten(1)
+    catalogue = torch.zeros_like(tables.categories, dtype=said.dtype)
+    scores = (catalogue + torch.zeros_like(said[:, :1])).scatter_add(1, near, said)
+    # What pads points at the empty item, with weight 0.
+    return scores.gather(1, rows), scores.amax(1, keepdim=True)

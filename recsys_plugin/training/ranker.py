@@ -21,21 +21,75 @@ from recsys_plugin.training.packing import UserTensors
 from recsys_plugin.training.pair_features import PAIR_FEATURES, ItemTables, pair_features
 from recsys_plugin.training.two_tower import DIMENSIONS, TwoTower, small_embedding
 
-__all__ = ["HEADS", "Ranker", "TrainingLists", "train_ranker"]
+__all__ = ["HEADS", "CandidateRanker", "Ranker", "TrainingLists", "pad_tables", "train_ranker"]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 #: The order of the output heads.
-HEADS = ("click", "purchase")
+HEADS = ("click", "cart", "purchase")
 _HIDDEN = 64
 
 
-class Ranker(nn.Module):
-    """A small deep CTR model over a split first layer, with one head per event type."""
+class CandidateRanker(nn.Module):
+    """What ranks candidates, whichever CTR model is behind it: from the contract's tensors to calibrated logits.
 
-    def __init__(self, inputs: UserInputs, item_numbers: int, code_sizes: tuple[int, ...]) -> None:
+    Attributes:
+        name: what the command line calls the model.
+        inputs: reads the contract's tensors.
+        scale: float32 [heads], offset: float32 [heads]; Platt scaling of the logits, learned on the validation weeks.
+    """
+
+    name: str
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, inputs: UserInputs) -> None:
         super().__init__()
         self.inputs = inputs
+        self.register_buffer("scale", torch.ones(len(HEADS)))
+        self.register_buffer("offset", torch.zeros(len(HEADS)))
+
+    def set_calibration(self, scale: _Array, offset: _Array) -> None:
+        """Set Platt's scale and offset, float32 [heads] each."""
+        self.scale.copy_(torch.from_numpy(scale))
+        self.offset.copy_(torch.from_numpy(offset))
+
+    def item_tables(self, vectors: Tensor, items: ItemInputs) -> ItemTables:
+        """Prepare the catalogue from unit vectors float32 [N, 64] and an item snapshot."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        user_float: Tensor,
+        user_int: Tensor,
+        user_codes: Tensor,
+        user_vector: Tensor,
+        candidate_rows: Tensor,
+        tables: Any,
+    ) -> Tensor:
+        """Logits float32 [B, C, heads], calibrated, for candidates int64 [B, C]; a row of -1 is the empty item."""
+        raise NotImplementedError
+
+
+def pad_tables(items: ItemInputs, first_layer: Tensor) -> ItemTables:
+    """The resident catalogue with the empty item as its last row."""
+    neighbours = F.pad(torch.from_numpy(items.neighbours.rows), (0, 0, 0, 1), value=-1)
+    return ItemTables(
+        texts=F.pad(torch.from_numpy(items.modalities.compact), (0, 0, 0, 1)),
+        first_layer=F.pad(first_layer, (0, 0, 0, 1)),
+        categories=F.pad(torch.from_numpy(items.codes[:, 0]), (0, 1)),
+        neighbour_rows=torch.where(neighbours < 0, len(items.codes), neighbours),
+        neighbour_weights=F.pad(torch.from_numpy(items.neighbours.weights), (0, 0, 0, 1)),
+    )
+
+
+class Ranker(CandidateRanker):
+    """A small deep CTR model over a split first layer, with one head per event type."""
+
+    name = "split_mlp"
+
+    def __init__(self, inputs: UserInputs, item_numbers: int, code_sizes: tuple[int, ...]) -> None:
+        super().__init__(inputs)
         self.user_part = nn.Linear(inputs.width + DIMENSIONS, _HIDDEN)
         self.item_part = nn.Linear(item_numbers + DIMENSIONS, _HIDDEN, bias=False)
         self.code_part = nn.ModuleList(small_embedding(size, _HIDDEN) for size in code_sizes)
@@ -45,16 +99,13 @@ class Ranker(nn.Module):
         # What repeats needs no depth: a straight path from the pair features keeps it from being learned twice.
         self.pair_heads = nn.Linear(len(PAIR_FEATURES), len(HEADS), bias=False)
 
-    def item_tables(self, vectors: Tensor, numbers: Tensor, codes: Tensor) -> ItemTables:
-        """Precompute the items' side from unit vectors [N,64], numbers [N,·] and codes [N,3]."""
-        first = self.item_part(torch.cat([numbers, vectors], dim=1))
+    def item_tables(self, vectors: Tensor, items: ItemInputs) -> ItemTables:
+        """Precompute the items' side from unit vectors float32 [N, 64] and an item snapshot."""
+        first = self.item_part(torch.cat([torch.from_numpy(items.numbers), vectors], dim=1))
+        codes = torch.from_numpy(items.codes)
         for index, table in enumerate(self.code_part):
             first = first + table(codes[:, index])
-        return ItemTables(
-            vectors=F.pad(vectors, (0, 0, 0, 1)),
-            first_layer=F.pad(first, (0, 0, 0, 1)),
-            categories=F.pad(codes[:, 0], (0, 1)),
-        )
+        return pad_tables(items, first)
 
     def forward(
         self,
@@ -65,15 +116,15 @@ class Ranker(nn.Module):
         candidate_rows: Tensor,
         tables: ItemTables,
     ) -> Tensor:
-        """Logits float32 [B, C, 2] for candidates int64 [B, C]; a row of -1 is the empty item."""
+        """Logits float32 [B, C, heads], calibrated, for candidates int64 [B, C]; a row of -1 is the empty item."""
         dense, lists = self.inputs(user_float, user_int, user_codes)
-        empty = tables.vectors.shape[0] - 1
+        empty = tables.texts.shape[0] - 1
         rows = torch.where(candidate_rows < 0, empty, candidate_rows)
-        pair = pair_features(lists, user_vector, rows, tables)
+        pair = pair_features(lists, rows, tables)
         hidden = self.user_part(torch.cat([dense, user_vector], dim=1)).unsqueeze(1)
         hidden = hidden + tables.first_layer[rows] + self.pair_part(pair)
         logits: Tensor = self.heads(self.network(hidden)) + self.pair_heads(pair)
-        return logits
+        return logits * self.scale + self.offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +135,7 @@ class TrainingLists:
         context: int64 [n], positions in the packed users.
         week: int64 [n], positions in the weekly item snapshots.
         rows: int64 [n, C], candidates, -1 pads.
-        labels: float32 [n, C, 2], 1 or 0 for each head of :data:`HEADS`; NaN where the data cannot tell.
+        labels: float32 [n, C, heads], 1 or 0 for each head of :data:`HEADS`; NaN where the data cannot tell.
         weights: float32 [n, C], how many candidates of the full list each one stands for; 0 for padding.
     """
 
@@ -138,9 +189,7 @@ def train_ranker(
         for position in generator.permutation(len(chunks)):
             chunk = chunks[position]
             snapshot = snapshots[int(lists.week[chunk[0]])]
-            tables = model.item_tables(
-                item_vectors, torch.from_numpy(snapshot.numbers), torch.from_numpy(snapshot.codes)
-            )
+            tables = model.item_tables(item_vectors, snapshot)
             who = lists.context[chunk]
             logits = model(
                 torch.from_numpy(users.user_float[who]),

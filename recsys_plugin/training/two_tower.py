@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys_plugin.training.contexts import Contexts
+from recsys_plugin.training.history import HistoryEncoder
 from recsys_plugin.training.inputs import ItemInputs, Lists, UserInputs
+from recsys_plugin.training.modalities import ModalityFusion
 from recsys_plugin.training.options import TwoTowerOptions
 from recsys_plugin.training.packing import UserTensors
 
@@ -38,25 +40,23 @@ def small_embedding(size: int, width: int) -> nn.Embedding:
 class ItemTower(nn.Module):
     """All N items at once: content and id → a history embedding and a unit vector, both float32 [N, 64]."""
 
-    text: Tensor
     codes: Tensor
     numbers: Tensor
 
     def __init__(self, items: ItemInputs, code_sizes: tuple[int, ...]) -> None:
         super().__init__()
-        self.register_buffer("text", torch.from_numpy(items.text))
         self.register_buffer("codes", torch.from_numpy(items.codes))
         self.register_buffer("numbers", torch.from_numpy(items.numbers))
-        self.from_text = nn.Linear(items.text.shape[1], DIMENSIONS)
+        self.fusion = ModalityFusion(items.modalities, DIMENSIONS)
         self.from_numbers = nn.Linear(items.numbers.shape[1], DIMENSIONS)
         self.from_codes = nn.ModuleList(small_embedding(size, DIMENSIONS) for size in code_sizes)
-        self.from_id = small_embedding(len(items.text), DIMENSIONS)
+        self.from_id = small_embedding(len(items.codes), DIMENSIONS)
         self.vector = nn.Sequential(nn.Linear(DIMENSIONS, 128), nn.ReLU(), nn.Linear(128, DIMENSIONS))
 
     def forward(self, id_kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """History embeddings and unit vectors of the catalogue; ``id_kept`` float32 [N, 1] blanks some items' ids."""
         ids = self.from_id.weight if id_kept is None else self.from_id.weight * id_kept
-        embedded = self.from_text(self.text) + self.from_numbers(self.numbers) + ids
+        embedded = self.fusion() + self.from_numbers(self.numbers) + ids
         for index, table in enumerate(self.from_codes):
             embedded = embedded + table(self.codes[:, index])
         return embedded, F.normalize(embedded + self.vector(F.relu(embedded)), dim=-1)
@@ -71,8 +71,9 @@ class UserTower(nn.Module):
         self.recency = nn.Parameter(torch.tensor(-0.5))
         self.type_weight = nn.Embedding(6, 1)
         nn.init.zeros_(self.type_weight.weight)
+        self.history = HistoryEncoder(DIMENSIONS, causal=False)
         self.network = nn.Sequential(
-            nn.Linear(2 * DIMENSIONS + inputs.width, 256), nn.ReLU(), nn.Linear(256, DIMENSIONS)
+            nn.Linear(3 * DIMENSIONS + inputs.width, 256), nn.ReLU(), nn.Linear(256, DIMENSIONS)
         )
 
     def forward(self, user_float: Tensor, user_int: Tensor, user_codes: Tensor, embedded: Tensor) -> Tensor:
@@ -85,7 +86,8 @@ class UserTower(nn.Module):
         weight = self.recency * torch.log1p(lists.recent_ages) + self.type_weight(lists.recent_types).squeeze(-1)
         recent = _pool(embedded, lists.recent_rows, torch.exp(weight.clamp(-10.0, 10.0)))
         favourite = _pool(embedded, lists.favourite_rows, torch.log1p(lists.favourite_weights.clamp(min=0.0)))
-        return F.normalize(favourite + self.network(torch.cat([recent, favourite, dense], dim=1)), dim=-1)
+        ordered = self.history(embedded, lists.recent_rows, lists.recent_ages, lists.recent_types)
+        return F.normalize(favourite + self.network(torch.cat([recent, favourite, ordered, dense], dim=1)), dim=-1)
 
 
 def _pool(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
@@ -147,7 +149,7 @@ def train_two_tower(
     """
     generator = np.random.default_rng(options.seed)
     torch.manual_seed(options.seed)
-    size = len(model.item.text)
+    size = len(model.item.codes)
     frequency = np.bincount(contexts.rows, minlength=size).astype(np.float64) + 1.0
     log_q = torch.from_numpy(np.log(frequency / frequency.sum()).astype(np.float32))
     # Every positive is equally likely: a context is drawn in proportion to the size of its basket, capped.

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pandas as pd
 import pytest
 from histories import ORIGIN, WINDOW_EDGES, Row, histories, table
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_plugin.aggregation.item import item_statistics, weekly_moments
@@ -35,6 +35,7 @@ def statistics(rows: list[Row], item: str, now: datetime) -> Row | None:
     }
 
 
+@settings(deadline=None)
 @given(histories(), st.lists(st.sampled_from(WINDOW_EDGES), max_size=3), st.integers(0, 3))
 def test_item_statistics(rows: list[Row], after: list[timedelta], seed: int) -> None:
     last = max((row["timestamp"] for row in rows), default=ORIGIN)
@@ -55,6 +56,7 @@ def test_item_statistics(rows: list[Row], after: list[timedelta], seed: int) -> 
         assert row == expected
 
 
+@settings(deadline=None)
 @given(
     st.datetimes(datetime(2024, 1, 1), datetime(2024, 2, 1)),
     st.timedeltas(timedelta(0), timedelta(days=40)),

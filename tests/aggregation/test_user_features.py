@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from histories import ORIGIN, Row, histories, table
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_plugin.aggregation.user import (
@@ -71,6 +71,7 @@ def statistics(known: list[Row], now: datetime) -> Row:
     }
 
 
+@settings(deadline=None)
 @given(histories(), st.integers(0, 3))
 def test_statistics(rows: list[Row], seed: int) -> None:
     found = by_key(user_statistics(table(rows, seed)))
@@ -88,6 +89,7 @@ def test_statistics(rows: list[Row], seed: int) -> None:
         assert row == expected
 
 
+@settings(deadline=None)
 @given(histories(), st.integers(0, 3))
 def test_recent_items(rows: list[Row], seed: int) -> None:
     found = by_key(user_recent_items(table(rows, seed)))
@@ -100,6 +102,7 @@ def test_recent_items(rows: list[Row], seed: int) -> None:
         assert row["timestamps"] == [event["timestamp"].replace(microsecond=0) for event in newest_first]
 
 
+@settings(deadline=None)
 @given(histories(), st.integers(0, 3))
 def test_sessions(rows: list[Row], seed: int) -> None:
     found = by_key(user_sessions(table(rows, seed)))

@@ -14,6 +14,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from recsys_plugin.data.adapters import Places
@@ -124,7 +125,8 @@ HEADER = ("Invoice", "StockCode", "Description", "Quantity", "InvoiceDate", "Pri
 
 
 def check_small(valid: ValidTables) -> None:
-    items, users, events = (valid.tables[name].to_pandas() for name in ("items", "users", "events"))
+    items, users = (valid.tables[name].to_pandas() for name in ("items", "users"))
+    events = pa.concat_tables(valid.events.pieces()).to_pandas()
     assert items[["item_id", "title", "price"]].to_numpy().tolist() == [["85048", "Pink mug", 7.5]]
     assert users[["user_id", "country"]].to_numpy().tolist() == [["13085", "France"], ["13086", "Café"]]
     assert events["event_type"].tolist() == ["purchase", "purchase", "return", "purchase"]
@@ -135,7 +137,7 @@ def check_small(valid: ValidTables) -> None:
 def read_small(path: Path) -> ValidTables:
     source = OnlineRetail().read(OnlineRetail().locate(Places(path, None, path.parent), quiet))
     assert any("2 rows that two sheets repeat" in note for note in source.notes), source.notes
-    return validate_tables(source.tables, now=NOW)
+    return validate_tables(source.tables, now=NOW, scratch=path.parent)
 
 
 @pytest.mark.parametrize("encoding", ["utf8", "latin1"])

@@ -39,7 +39,7 @@ def test_what_was_written_is_loaded(place: Settings, shop: Path) -> None:
     assert list(written.frame("events", ["user_id", "timestamp"]).columns) == ["user_id", "timestamp"]
     assert json.loads((place.tables / "dataset.json").read_text()) == written.manifest()
     with pytest.raises(InvalidInput, match="no table 'texts'"):
-        written.table("texts")
+        written.path("texts")
 
 
 def test_unchanged_source_is_current_and_a_changed_one_is_not(place: Settings, shop: Path) -> None:

@@ -21,7 +21,7 @@ from recsys_plugin.data.files import RawTable
 from recsys_plugin.data.prepare import prepare_data
 from recsys_plugin.data.schema import EVENT_TYPES, TABLES, describe
 from recsys_plugin.data.store import Dataset
-from recsys_plugin.data.tables import event_ids, validate_tables
+from recsys_plugin.data.tables import validate_tables
 from recsys_plugin.settings import Settings
 
 Run = Callable[..., Result]
@@ -132,7 +132,10 @@ def test_valid_tables_survive_csv_and_parquet_alike(shop: dict[str, Rows]) -> No
 
 
 def validate(**tables: pa.Table) -> dict[str, pa.Table]:
-    return dict(validate_tables({name: RawTable(name, table) for name, table in tables.items()}, now=NOW).tables)
+    raw = {name: RawTable(name, table) for name, table in tables.items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        valid = validate_tables(raw, now=NOW, scratch=Path(scratch))
+        return {**valid.tables, "events": pa.concat_tables(valid.events.pieces())}
 
 
 def small_shop(**events: pa.Array) -> dict[str, pa.Table]:
@@ -191,7 +194,7 @@ def test_generated_event_ids_depend_on_content_not_on_order() -> None:
 
 
 def test_generated_event_ids_are_the_same_for_ever() -> None:
-    assert event_ids(validate(**small_shop(query=pa.array(["a"])))["events"]).to_pylist() == ["89831a10abd2d4ac"]
+    assert validate(**small_shop(query=pa.array(["a"])))["events"]["event_id"].to_pylist() == ["89831a10abd2d4ac"]
 
 
 def test_given_event_ids_stay_and_gaps_are_filled() -> None:

@@ -20,7 +20,7 @@ from recsys_plugin.export.export import ExportMaterial, export_repository
 from recsys_plugin.export.index_graphs import answer_version
 from recsys_plugin.export.install import exported_versions
 from recsys_plugin.export.parity import TOLERANCE, check_parity, user_inputs
-from recsys_plugin.export.torch_graphs import ranker_graph
+from recsys_plugin.export.torch_graphs import SCORE_WEIGHTS, ranker_graph
 from recsys_plugin.runtime.known_answers import load_known_answers
 from recsys_plugin.training.text import load_encoder
 
@@ -46,6 +46,7 @@ def test_the_exported_graphs_are_right(exported: Exported) -> None:
         "item_index.similarities",
         "item_index.rows",
         "item_embedding.item_vector",
+        "ctr_ranker.cart_probability",
         "ctr_ranker.click_probability",
         "ctr_ranker.purchase_probability",
         "text_encoder.text_embedding",
@@ -125,7 +126,7 @@ def test_ensembles_compose(users: int, exported: Exported) -> None:
     there = rows >= 0
     np.testing.assert_allclose(alone["scores"][there], answer["scores"][there], atol=1e-5)
     assert np.isfinite(answer["click_probability"]).all()
-    probability = 0.1 * answer["click_probability"] + answer["purchase_probability"]
+    probability = sum(SCORE_WEIGHTS[head] * answer[f"{head}_probability"] for head in material.models.heads)
     np.testing.assert_allclose(answer["scores"], probability, atol=1e-6)
     found = local.run(
         "search",

@@ -20,8 +20,10 @@ def test_clicks_in_the_data_give_click_probabilities(small_shop: Shop) -> None:
     for item in (*page.items, *ranked.items):
         assert item.click_probability is not None
         assert item.purchase_probability is not None
+        assert item.cart_probability is not None
         assert 0 < item.click_probability < 1
-        assert item.score == pytest.approx(0.1 * item.click_probability + item.purchase_probability, abs=1e-5)
+        counted = 0.1 * item.click_probability + 0.3 * item.cart_probability + item.purchase_probability
+        assert item.score == pytest.approx(counted, abs=1e-5)
 
 
 def test_no_clicks_in_the_data_give_none(shop: Shop) -> None:
@@ -30,5 +32,6 @@ def test_no_clicks_in_the_data_give_none(shop: Shop) -> None:
     assert len(page.items) == 20
     for item in page.items:
         assert item.click_probability is None
+        assert item.cart_probability is None
         assert item.purchase_probability is not None
         assert 0 < item.purchase_probability < 1

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file
@@ -56,7 +57,7 @@ def prepare(settings: Settings, folder: Path) -> None:
 
 def weights_are_finite(settings: Settings) -> bool:
     files = [*(settings.state / "training").rglob("*.safetensors")]
-    assert len(files) == 2
+    assert {"ranker.safetensors", "two_tower.safetensors"} <= {file.name for file in files}
     return all(bool((abs(value) < 1e6).all()) for file in files for value in load_file(file).values())
 
 
@@ -67,9 +68,15 @@ def test_one_user_one_category_an_item_never_sold(command: CommandLine, tmp_path
     write(tmp_path / "tables", events, items, ["only", "nothing bought"])
     prepare(command.settings, tmp_path / "tables")
     report = steps.train(command.settings, QUICK, no_progress).info
-    assert report["test"]["models"]["two-tower + ranker"]["users"] == 1
-    assert 0.0 <= report["test"]["models"]["two-tower + ranker"]["recall@20"] <= 1.0
+    assert report["test"]["models"]["two-tower + split_mlp"]["users"] == 1
+    assert 0.0 <= report["test"]["models"]["two-tower + split_mlp"]["recall@20"] <= 1.0
     assert weights_are_finite(command.settings)
+    # The user without history and the item without a word have vectors as all others do.
+    for name, key, size in (("user_embedding", "user_id", 2), ("item_embedding", "item_id", 4)):
+        table = pd.read_parquet(command.settings.feature_repo / "data" / f"{name}.parquet").set_index(key)
+        lengths = table["vector"].map(np.linalg.norm)
+        assert len(lengths) == size
+        assert np.allclose(lengths, 1.0, atol=1e-3)
     manifest = steps.export(command.settings, QUICK, no_progress).info
     assert manifest["items"] == 4
 
@@ -81,8 +88,22 @@ def test_nothing_happened_in_the_validation_weeks(command: CommandLine, tmp_path
     write(tmp_path / "tables", events, items)
     prepare(command.settings, tmp_path / "tables")
     report = steps.train(command.settings, QUICK, no_progress).info
-    assert report["validation"]["models"] == report["validation"]["baselines"] == {}
+    assert report["validation"]["baselines"] == {}
+    assert not any(report["validation"]["models"].values())
+    assert "without early stopping" in report["validation"]["note"]
+    assert "note" not in report["test"]
     assert report["test"]["models"]["two-tower"]["users"] == 3
+    assert weights_are_finite(command.settings)
+
+
+def test_every_label_is_positive(command: CommandLine, tmp_path: Path) -> None:
+    # One item: whatever is offered is bought, and no model has anything to tell apart.
+    events = [purchase(user, "a", day) for day in range(100) for user in "xyz"]
+    write(tmp_path / "tables", events, [{"item_id": "a", "title": "the only thing"}])
+    prepare(command.settings, tmp_path / "tables")
+    report = steps.train(command.settings, QUICK, no_progress).info
+    for name in ("two-tower", "two-tower + split_mlp"):
+        assert report["test"]["models"][name]["recall@20"] == 1.0
     assert weights_are_finite(command.settings)
 
 
@@ -101,6 +122,11 @@ ITEMS: list[Row] = [{"item_id": item, "title": item} for item in "ab"]
             [purchase("x", "a", day) for day in range(20)] + [purchase("new", "b", 40)],
             "there is nothing to test on",
             id="nobody known in the test",
+        ),
+        pytest.param(
+            [purchase("x", item, day, "click") for day in range(40) for item in "ab"],
+            "there is nothing to test on",
+            id="clicks alone",
         ),
         pytest.param(
             [purchase("x", "a", 0.1 * number) for number in range(40)],

@@ -11,13 +11,10 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from synthetic import event_table
 
 from recsys_plugin.training.contexts import Contexts
 from recsys_plugin.training.metrics import (
     item_knn_scores,
-    popularity_scores,
-    purchase_matrix,
     ranking_metrics,
     top_rows,
 )
@@ -94,25 +91,3 @@ def test_item_knn_with_an_item_that_nobody_bought() -> None:
     scores = item_knn_scores(sp.csr_matrix(np.array([[1, 1, 0], [1, 0, 0]], np.float32)))(np.array([1]))
     assert np.isfinite(scores).all()
     assert scores[0, 1] > scores[0, 2] == 0.0
-
-
-def test_matrix_and_popularity_stop_before_the_moment() -> None:
-    def bought(user: str, item: str, days: float, kind: str = "purchase") -> dict[str, object]:
-        moment = NOW + pd.Timedelta(days=days)
-        return {"user_id": user, "item_id": item, "event_type": kind, "timestamp": moment, "event_id": f"{user}{days}"}
-
-    events = event_table(
-        [
-            bought("a", "x", -1),
-            bought("a", "x", -2),
-            bought("b", "x", -30),
-            bought("b", "y", -31),
-            bought("a", "y", 0),
-            bought("b", "z", -1, "click"),
-            bought("c", "gone", -1),
-        ]
-    )
-    items = pd.Index(["x", "y", "z"], dtype=object)
-    matrix = purchase_matrix(events, pd.Index(["a", "b"], dtype=object), items, before=NOW)
-    assert matrix.toarray().tolist() == [[1, 0, 0], [1, 1, 0]]
-    assert popularity_scores(events, items, before=NOW).tolist() == [2, 0, 0]

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from recsys_plugin.data.files import RawTable
+from recsys_plugin.data.files import LargeTable, RawTable
 from recsys_plugin.errors import InvalidInput
 
 __all__ = ["ADAPTERS", "Adapter", "Places", "Report", "SourceTables", "adapter_named"]
@@ -50,7 +50,7 @@ class SourceTables:
     ``validation_start``, the last tenth of the time span is the test period and the tenth before it validation.
     """
 
-    tables: Mapping[str, RawTable]
+    tables: Mapping[str, RawTable | LargeTable]
     name: str
     description: str
     citation: str = ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from recsys_plugin.data.adapters import Places, Report, SourceTables
-from recsys_plugin.data.files import find_tables, read_table
+from recsys_plugin.data.files import find_tables, open_events, read_table
 from recsys_plugin.data.schema import TABLES
 
 __all__ = ["Folder"]
@@ -29,7 +29,10 @@ class Folder:
     def read(self, files: tuple[Path, ...]) -> SourceTables:
         """Read each file under its table's name."""
         return SourceTables(
-            tables={path.stem: read_table(path, TABLES[path.stem]) for path in files},
+            tables={
+                path.stem: (open_events if path.stem == "events" else read_table)(path, TABLES[path.stem])
+                for path in files
+            },
             name=self.folder.resolve().name,
             description="The shop's own tables.",
         )

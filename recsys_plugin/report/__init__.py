@@ -1,0 +1,1 @@
+"""The HTML report of a training run: plain JSON in, one self-contained file out."""
