@@ -56,7 +56,7 @@ def training_flags(command: Callable[..., None]) -> Callable[..., None]:
             "--encoder",
             default="minilm",
             show_default=True,
-            help="Text encoder: 'minilm' or 'e5' (multilingual), which come in packages, a folder, or a Hugging Face name.",
+            help="Text encoder: 'minilm' or 'e5' (multilingual) from packages, a folder, or a Hugging Face name.",
         ),
     ):
         command = option(command)

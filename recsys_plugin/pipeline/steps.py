@@ -21,8 +21,8 @@ from recsys_plugin.settings import Settings
 from recsys_plugin.training.options import TrackingOptions, TrainingOptions
 
 if TYPE_CHECKING:  # importing torch takes seconds, and a step that is current does not need it
+    from recsys_plugin.training.run import TrainingRun
     from recsys_plugin.training.tracking import Tracker
-    from recsys_plugin.training.train import Training
 
 __all__ = ["PROJECT", "apply", "export", "materialize", "select", "train"]
 
@@ -128,31 +128,23 @@ def _require_applied(settings: Settings, dataset: Dataset, workspace: Workspace)
     return applied
 
 
-def _training(
+def _training_run(
     settings: Settings,
     dataset: Dataset,
-    applied: StepResult,
     options: TrainingOptions,
     progress: Progress,
     *,
     tracker: Tracker | None = None,
-) -> Training:
+) -> TrainingRun:
     """Open Feast and torch for a training run; neither needs a Redis that runs."""
     from recsys_plugin.pipeline.feast_repository import open_store
-    from recsys_plugin.training.train import Training, use_threads
+    from recsys_plugin.training.run import TrainingRun, use_threads
 
     progress("opening Feast", 0, 0)
     use_threads()
     store = open_store(settings, Services(settings).redis_url)
-    return Training(
-        settings.state,
-        settings.feature_repo / "data",
-        dataset,
-        store,
-        options,
-        progress,
-        applied=applied.fingerprint,
-        tracker=tracker,
+    return TrainingRun(
+        settings.state, settings.feature_repo / "data", dataset, store, options, progress, tracker=tracker
     )
 
 
@@ -182,11 +174,12 @@ def train(
 
         def action() -> Mapping[str, Any]:
             from recsys_plugin.training.tracking import open_tracker
+            from recsys_plugin.training.train import Training
 
             chosen = tracking or TrackingOptions()
             with open_tracker(chosen.tracker, folder / "runs", chosen.run) as tracker:
-                training = _training(settings, dataset, applied, options, progress, tracker=tracker)
-                report = training.run(force=force).info
+                run = _training_run(settings, dataset, options, progress, tracker=tracker)
+                report = Training(run, settings.state, applied=applied.fingerprint).run(force=force).info
             return {**report, "applied": applied.fingerprint, "options": asdict(options)}
 
         return workspace.run(step, action, force=force)
@@ -279,18 +272,18 @@ def export(
             from recsys_plugin.training.shop_encoder import name_in_use
 
             fine_tuned = trained.info["options"]["fine_tuning"]["mode"]
-            training = _training(settings, dataset, applied, options, progress)
+            run = _training_run(settings, dataset, options, progress)
             items = dataset.frame("items", ["item_id", "title", "category", "price"])
-            models = training.models(selected)
+            models = run.models(selected)
             material = ExportMaterial(
                 models=models,
                 catalogue=items.set_index("item_id").loc[models.item_ids].rename_axis("item_id").reset_index(),
-                text_vectors=training.text_vectors(),
-                users=first_users(training.frames().test.users, 128),
+                text_vectors=run.text_vectors(),
+                users=first_users(run.frames().test.users, 128),
                 encoder=name_in_use(settings.state / "training", options.encoder, fine_tuned),
                 candidates=options.candidates,
                 precision=stored,
-                measured=training.frames().test,
+                measured=run.frames().test,
             )
             return export_repository(settings.model_repository, settings.state, material, progress=progress)
 

@@ -95,8 +95,8 @@ def run(
         _leave_out(report, settings, seeds[0], rows, tell)
     report.notes += [
         f"chosen on the validation weeks, by seed: {', '.join(winners)}",
-        "the reference figures 0.3429 and 0.1305 are own frequency + EASE^R × sqrt(popularity) with other half-lives and "
-        "another weight than the blend computed here",
+        "the reference figures 0.3429 and 0.1305 are own frequency + EASE^R × sqrt(popularity), with other half-lives "
+        "and another weight than the blend computed here",
     ]
     report.targets += [
         Target("above the best baseline on all test items", "recall@20", _BEST_BASELINE, _mean(chosen, "recall@20")),

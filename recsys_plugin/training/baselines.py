@@ -206,7 +206,7 @@ def rank_users(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> _Array:
     """The k best rows of each user, int64 [users, k]; ``without`` [all users, items] names what must not be ranked."""
-    parts: list[_Array] = [np.empty((0, k), np.int64)]
+    parts: list[_Array] = []
     for start in range(0, len(users), block):
         part = users[start : start + block]
         scored = scores(part)
@@ -215,4 +215,4 @@ def rank_users(
             scored[without[part].nonzero()] = -np.inf
         parts.append(top_rows(scored, k))
         progress(min(start + block, len(users)), len(users))
-    return np.concatenate(parts)
+    return np.concatenate(parts) if parts else np.empty((0, k), np.int64)

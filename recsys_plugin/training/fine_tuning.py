@@ -25,7 +25,8 @@ from recsys_plugin.training.text import TextEncoder, TextKind
 
 __all__ = ["LEARNING_RATES", "FineTuningReport", "fine_tune"]
 
-#: Peak learning rates that did best on inner splits of the search data; low-rank changes start at zero and need more.
+#: Peak learning rates, tried on an inner split of the search data; low-rank changes start at zero and need more, but
+#: three times this one lowered the held-out NDCG.
 LEARNING_RATES = {"lora": 1e-3, "full": 1e-4}
 
 _WARM_UP, _WEIGHT_DECAY, _LARGEST_GRADIENT = 0.1, 0.01, 1.0

@@ -14,7 +14,7 @@ from recsys_plugin.export.export import ExportMaterial
 from recsys_plugin.pipeline.feast_repository import open_store
 from recsys_plugin.training.options import TrainingOptions
 from recsys_plugin.training.packing import first_users
-from recsys_plugin.training.train import Training
+from recsys_plugin.training.run import TrainingRun
 
 
 @pytest.fixture(scope="session")
@@ -22,16 +22,14 @@ def material(small_shop: Shop) -> ExportMaterial:
     settings = small_shop.settings
     dataset = load_dataset(settings)
     store = open_store(settings, small_shop.redis_url)
-    training = Training(
-        settings.state, settings.feature_repo / "data", dataset, store, TrainingOptions(), no_progress, applied=""
-    )
-    models = training.models()
+    run = TrainingRun(settings.state, settings.feature_repo / "data", dataset, store, TrainingOptions(), no_progress)
+    models = run.models()
     items = dataset.frame("items", ["item_id", "title", "category", "price"]).set_index("item_id")
     return ExportMaterial(
         models=models,
         catalogue=items.loc[models.item_ids].rename_axis("item_id").reset_index(),
-        text_vectors=training.text_vectors(),
-        users=first_users(training.frames().test.users, 32),
+        text_vectors=run.text_vectors(),
+        users=first_users(run.frames().test.users, 32),
         encoder="minilm",
         candidates=500,
     )

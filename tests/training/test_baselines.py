@@ -103,7 +103,8 @@ def test_neighbours_are_the_largest_weights_and_survive_the_disk(tmp_path: objec
 
 
 def test_neighbours_without_purchases() -> None:
-    empty = Purchases(*(np.empty(0, np.int64) for _ in range(3)), 0, (2, 3))
+    nothing = np.empty(0, np.int64)
+    empty = Purchases(nothing, nothing, nothing, 0, (2, 3))
     assert neighbours_of(empty).rows.tolist() == [[-1]] * 3
 
 

@@ -16,18 +16,18 @@ from recsys_plugin.training.artefacts import TrainedModels
 from recsys_plugin.training.frames import Split
 from recsys_plugin.training.importance import permutation_importance, shuffled_users, user_groups
 from recsys_plugin.training.options import TrainingOptions
-from recsys_plugin.training.train import Training
+from recsys_plugin.training.run import TrainingRun
 
 
 @pytest.fixture(scope="module")
 def trained(small_shop: Shop) -> tuple[TrainedModels, Split]:
     settings = small_shop.settings
     store = open_store(settings, small_shop.redis_url)
-    training = Training(
+    run = TrainingRun(
         settings.state, settings.feature_repo / "data", load_dataset(settings), store, TrainingOptions(),
-        lambda what, done, total: None, applied="",
+        lambda what, done, total: None,
     )  # fmt: skip
-    return training.models(), training.frames().test
+    return run.models(), run.frames().test
 
 
 def test_every_feature_is_in_one_view_and_the_request_in_none(trained: tuple[TrainedModels, Split]) -> None:

@@ -72,7 +72,7 @@ def test_pooling_is_the_mean_and_absence_is_told() -> None:
 
 def test_images() -> None:
     vectors, present = image_vectors(pd.Series([[3.0, 4.0], None, [0.0, 0.0]]), 3)
-    np.testing.assert_allclose(vectors, [[0.6, 0.8], [0, 0], [0, 0]])
+    np.testing.assert_allclose(vectors, np.array([[0.6, 0.8], [0, 0], [0, 0]]))
     assert present.tolist() == [True, False, False]
     nothing, present = image_vectors(None, 2)
     assert nothing.shape == (2, 0)

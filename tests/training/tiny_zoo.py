@@ -105,7 +105,12 @@ def tiny_towers(*, seed: int = 0) -> tuple[TwoTower, ItemInputs]:
     text = generator.normal(size=(ITEMS, 1, 8)).astype(np.float32)
     text /= np.linalg.norm(text, axis=-1, keepdims=True)
     modalities = ItemModalities(
-        ("title",), text, np.ones((ITEMS, 1), bool), np.zeros((ITEMS, 0), np.float32), np.zeros(ITEMS, bool)
+        ("title",),
+        text,
+        np.ones((ITEMS, 1), bool),
+        np.zeros((ITEMS, 0), np.float32),
+        np.zeros(ITEMS, bool),
+        compact=text[:, 0],
     )
     rows = np.stack([generator.permutation(ITEMS)[:4] for _ in range(ITEMS)]).astype(np.int64)
     rows[:, -1] = -1
