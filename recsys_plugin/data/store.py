@@ -31,6 +31,7 @@ __all__ = [
     "ROW_GROUP",
     "Dataset",
     "Description",
+    "OrderedEvents",
     "load_dataset",
     "locked",
     "sha256_of",

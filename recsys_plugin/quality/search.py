@@ -117,7 +117,7 @@ def run(
                 with clock(f"{mode} ranking"):
                     found = _cosines(judgements, judgements.titles, *loaded, tell, what, held_out)
                 scores[seed][held_out] = found
-        add(system, scores, note=describe_cost(costs[mode]))
+        add(system, scores, note=_describe_cost(costs[mode]))
     _judge(report, costs)
     return report
 
@@ -177,7 +177,7 @@ def mean_ndcg(judgements: Judgements, scores: _Array, queries: _Array, *, depth:
     return float(np.mean(values))
 
 
-def describe_cost(cost: FineTuningReport) -> str:
+def _describe_cost(cost: FineTuningReport) -> str:
     """What one fold of fine-tuning cost, in words."""
     return (
         f"trains {cost.trainable_parameters:,} of {cost.parameters:,} parameters ({cost.trainable_share:.2%}); a fold "

@@ -26,7 +26,7 @@ from recsys_plugin.training.packing import UserTensors
 from recsys_plugin.training.ranker import HEADS, CandidateRanker, Ranker, TrainingLists
 from recsys_plugin.training.two_tower import TwoTower
 from recsys_plugin.training.zoo.metrics import binary_metrics, list_ndcg_values
-from recsys_plugin.training.zoo.model import Calibration, CtrOptions, Fitted, Progress
+from recsys_plugin.training.zoo.model import NO_STATISTICS, Calibration, CtrOptions, Fitted, Progress
 from recsys_plugin.training.zoo.registry import new_model
 from recsys_plugin.training.zoo.shop import FrameRanker, ShopColumns, lists_frame
 
@@ -52,7 +52,10 @@ _DEEP = ("dcn", "din", "mmoe", "ple")
 #: How each member is trained on a shop.
 SHOP_OPTIONS: Mapping[str, CtrOptions] = {
     "logistic": CtrOptions(learning_rate=3e-3, epochs=12, patience=2),
-    "lightgbm": CtrOptions(learning_rate=0.05, epochs=600, patience=30, leaves=31, least=200, weight_decay=5.0),
+    # How often an item was taken when it was offered changes with the season: statistics of spring mislead in autumn.
+    "lightgbm": CtrOptions(
+        learning_rate=0.05, epochs=400, patience=30, leaves=31, least=200, weight_decay=5.0, smoothing=NO_STATISTICS
+    ),
     "dcn": CtrOptions(epochs=8, patience=2, width=8),
     "din": CtrOptions(epochs=4, patience=1, width=8),
     "mmoe": CtrOptions(epochs=8, patience=2, width=8),

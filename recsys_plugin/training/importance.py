@@ -69,8 +69,8 @@ def permutation_importance(
     items: ItemInputs,
     *,
     candidates: int,
-    most_users: int = 200,
-    repeats: int = 3,
+    most_users: int = 100,
+    repeats: int = 2,
     seed: int = 0,
     progress: _Progress = lambda done, total: None,
 ) -> dict[str, Any]:

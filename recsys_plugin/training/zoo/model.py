@@ -15,6 +15,7 @@ from recsys_plugin.errors import InvalidInput
 from recsys_plugin.training.zoo.frame import CtrFrame
 
 __all__ = [
+    "NO_STATISTICS",
     "Calibration",
     "CtrModel",
     "CtrOptions",
@@ -28,6 +29,10 @@ __all__ = [
 _Array = np.ndarray[Any, np.dtype[Any]]
 #: Told the name of what is under way, how much is done, and of how much.
 Progress = Callable[[str, int, int], None]
+
+
+#: A smoothing that no number of examples can outweigh.
+NO_STATISTICS = 1e12
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,8 @@ class CtrOptions:
         width: of embeddings. hidden: of the layers above. dropout: of the hidden layers.
         copies: networks trained from different seeds whose logits are averaged (a deep ensemble).
         leaves: of a tree. least: examples of a leaf, at least.
+        smoothing: weight of the mean of all in the target statistic of a code, in examples; :data:`NO_STATISTICS` makes
+            all codes alike.
     """
 
     epochs: int = 30
@@ -58,6 +65,7 @@ class CtrOptions:
     copies: int = 1
     leaves: int = 31
     least: int = 100
+    smoothing: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)

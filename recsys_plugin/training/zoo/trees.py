@@ -93,10 +93,9 @@ class GradientBoostedTrees(CtrModel):
         known = np.flatnonzero(~np.isnan(train.labels[:, position]) & (train.weights > 0))
         labels, weights = train.labels[known, position].astype(np.float64), train.weights[known].astype(np.float64)
         codes = train.codes[known] * (generator.random((len(known), train.codes.shape[1])) >= options.unknown)
-        smoothing = 10.0
 
         def statistics(lines: _Array) -> TargetStatistics:
-            return TargetStatistics.of(codes[lines], train.code_sizes, labels[lines], weights[lines], smoothing)
+            return TargetStatistics.of(codes[lines], train.code_sizes, labels[lines], weights[lines], options.smoothing)
 
         encoded = np.empty(codes.shape, np.float32)
         fold = generator.integers(0, _FOLDS, len(known))
