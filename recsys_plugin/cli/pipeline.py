@@ -152,15 +152,18 @@ def train(
 
 
 def metrics_table(report: Any) -> Table:
-    """Recall and NDCG of baselines and models on the test period."""
+    """Recall and NDCG of baselines and models on the test period, and recall of new and of tail items alone."""
     test = report["test"]
     table = Table(title=f"{report['dataset']}: test from {test['from'][:10]}", title_justify="left")
-    for name, justify in (("", "left"), ("recall@20", "right"), ("NDCG@20", "right"), ("users", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("", no_wrap=True)
+    for name in ("recall@20", "NDCG@20", "new items", "tail items"):
+        table.add_column(name, justify="right")
     for part in ("baselines", "models"):
         for name, figures in test[part].items():
             if isinstance(figures, dict):
-                row = (f"{figures['recall@20']:.4f}", f"{figures['ndcg@20']:.4f}", f"{figures['users']:,}")
+                new, tail = figures["new_items"], figures["segments"].get("tail items", {})
+                recalls = (figures["recall@20"], figures["ndcg@20"], new.get("recall@20"), tail.get("recall@20"))
+                row = ("–" if value is None else f"{value:.4f}" for value in recalls)
                 table.add_row(name, *row, style="bold" if name.startswith("two-tower +") else None)
         table.add_section()
     return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from recsys_plugin.cli._output import console, emit_json, finish, json_option
@@ -54,9 +55,12 @@ def select(rule: str, most_ece: float, model: str | None, as_json: bool) -> None
 
 def models_table(models: Any, chosen: str | None = None) -> Table:
     """The CTR models side by side: their figures on the test, and what they cost."""
-    table = Table(title="CTR models, test weeks (labels constructed)", title_justify="left")
-    for name in ("", "AUC", "GAUC", "log loss", "ECE", "recall@20", "NDCG@20", "parameters", "training s", "ms/user"):
-        table.add_column(name, justify="right" if name else "left")
+    table = Table(
+        title="CTR models, test weeks (labels constructed)", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("", no_wrap=True)
+    for name in ("AUC", "GAUC", "log loss", "ECE", "recall", "NDCG", "train s", "ms"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, info in models.items():
         test = info["test"]
         if not test:
@@ -66,7 +70,6 @@ def models_table(models: Any, chosen: str | None = None) -> Table:
             name,
             *(_figure(head[key]) for key in ("auc", "gauc", "log_loss", "ece")),
             *(_figure(test[key]) for key in ("recall@20", "ndcg@20")),
-            f"{info['parameters']:,}",
             f"{info['training_seconds']:.0f}",
             f"{test['milliseconds_per_user']:.2f}",
             style="bold" if name == chosen else None,

@@ -109,7 +109,7 @@ def ranker_metrics(
 ) -> dict[str, Any]:
     """Retrieval and ranking together, judged on one split with its own item snapshot; empty for an empty split.
 
-    The towers keep the item vectors of training; the ranker sees the snapshot's statistics.
+    Both models keep their weights and see the snapshot's statistics, as they do when served.
     """
     if not len(split.contexts):
         return {}

@@ -45,7 +45,7 @@ from recsys_plugin.training.ranker import CandidateRanker, train_ranker
 from recsys_plugin.training.run import TrainingRun
 from recsys_plugin.training.shop_encoder import name_in_use
 from recsys_plugin.training.text import encode_texts, item_texts, load_encoder
-from recsys_plugin.training.two_tower import TwoTower, train_two_tower
+from recsys_plugin.training.two_tower import train_two_tower
 from recsys_plugin.training.user_texts import narrow, own_texts, user_text_table
 
 __all__ = ["encode_catalogue", "fit_ctr_model", "fit_ranker", "fit_two_tower", "write_vectors"]
@@ -136,14 +136,14 @@ def fit_ranker(run: TrainingRun, folder: Path) -> Mapping[str, Any]:
             validate=validate if len(frames.validation.contexts) else None,
         )
     seconds = run.clock() - started
-    calibrate(ranker, towers, run.offered(towers, "validation"))
+    calibrate(ranker, *run.offered("validation"))
     write_ranker(folder, ranker, heads)
     labels = np.nan_to_num(lists.labels)
     return {
         **outcome,
         "lists": len(lists.context),
         "positives": int(labels.sum()),
-        **_judged(run, ranker, towers, heads),
+        **_judged(run, ranker, heads),
         "parameters": sum(parameter.numel() for parameter in ranker.parameters()),
         "training_seconds": round(seconds, 1),
     }
@@ -154,25 +154,25 @@ def fit_ctr_model(run: TrainingRun, name: str, folder: Path) -> Mapping[str, Any
     material = ranker_material(run.frames(), run.folder / "two_tower", run.modalities(), run.options)
     started = run.clock()
     ranker, fitted = train_frame_ranker(
-        name, material, run.offered(material.towers, "validation"), run.options.ranker.seed, run.progress
+        name, material, run.offered("validation")[1], run.options.ranker.seed, run.progress
     )
     seconds = run.clock() - started
     write_ranker(folder, ranker, fitted.heads)
     return {
         "epochs": list(fitted.epochs),
         "validation_loss": list(fitted.validation),
-        **_judged(run, ranker, material.towers, fitted.heads),
+        **_judged(run, ranker, fitted.heads),
         "parameters": ranker.model.parameters,
         "training_seconds": round(seconds, 1),
     }
 
 
-def _judged(run: TrainingRun, ranker: CandidateRanker, towers: TwoTower, heads: tuple[str, ...]) -> dict[str, Any]:
+def _judged(run: TrainingRun, ranker: CandidateRanker, heads: tuple[str, ...]) -> dict[str, Any]:
     """A CTR model's figures on the validation, for choosing, and on the test, for the report."""
     found: dict[str, Any] = {"heads": list(heads)}
     for split in ("validation", "test"):
         run.progress(f"{ranker.name}, {split}", 0, 1)
-        found[split] = judge_ranker(ranker, towers, run.offered(towers, split), heads)
+        found[split] = judge_ranker(ranker, *run.offered(split), heads)
         run.progress(f"{ranker.name}, {split}", 1, 1)
     return found
 

@@ -122,14 +122,14 @@ class TrainingRun:
         events = self.dataset.frame("events", columns, event_types=["purchase"], dictionary=True)
         return Segments.of(events, self.item_ids, split.contexts, before=before)
 
-    def offered(self, towers: TwoTower, split: str) -> Offered:
-        """What retrieval offers at the start of the validation or of the test, and what came of it until its end."""
+    def offered(self, split: str) -> tuple[TwoTower, Offered]:
+        """The two-tower at the start of the validation or of the test, what it offers, and what came of that."""
         frames = self.frames()
         position = {"validation": -3, "test": -2}[split]
         end = frames.moments[position + 1] if split == "validation" else pd.Timestamp.max.tz_localize("UTC")
         chosen = frames.validation if split == "validation" else frames.test
         snapshot, neighbours = frames.snapshots[position], frames.neighbours[position]
-        _, _, items, _ = read_two_tower(self.folder / "two_tower", snapshot, self.modalities(), neighbours)
+        towers, _, items, _ = read_two_tower(self.folder / "two_tower", snapshot, self.modalities(), neighbours)
         came = {
             head: chosen.contexts
             if head == "purchase"
@@ -142,7 +142,7 @@ class TrainingRun:
             )
             for head in frames.outcomes
         }
-        return offered_candidates(towers, chosen, came, items, self.options.candidates)
+        return towers, offered_candidates(towers, chosen, came, items, self.options.candidates)
 
     def curves(self, folder: Path) -> Trackers:
         """A log in the part's own folder, so that its curves stay with its weights, and the run's tracker."""
