@@ -15,7 +15,14 @@ from recsys_plugin.cli.select import models_table
 from recsys_plugin.export.options import PRECISIONS, PrecisionOptions
 from recsys_plugin.pipeline import steps
 from recsys_plugin.settings import Settings
-from recsys_plugin.training.options import CTR_MODELS, FINE_TUNING_MODES, TrackingOptions, TrainingOptions
+from recsys_plugin.training.options import (
+    CTR_MODELS,
+    FINE_TUNING_MODES,
+    LEAVE_OUT,
+    SOFTMAXES,
+    TrackingOptions,
+    TrainingOptions,
+)
 from recsys_plugin.training.tracking import TRACKERS
 
 __all__ = [
@@ -108,6 +115,19 @@ def apply(force: bool, as_json: bool) -> None:
     show_default=True,
     help="What of the text encoder is trained on the shop's baskets and queries: nothing, low-rank changes, or all.",
 )
+@click.option(
+    "--softmax",
+    type=click.Choice(SOFTMAXES),
+    default="sampled",
+    show_default=True,
+    help="Of the two-tower: over the batch with logQ correction, or over the whole catalogue.",
+)
+@click.option(
+    "--leave-out",
+    type=click.Choice(LEAVE_OUT),
+    multiple=True,
+    help="Train without the items' texts, or without the users' behaviour, to see what they are worth.",
+)
 @click.option("--run-name", help="The run's name in the tracker; the time in UTC without it.")
 @_force
 @json_option
@@ -119,6 +139,8 @@ def train(
     tracker: str,
     models: tuple[str, ...],
     fine_tune: str,
+    softmax: str,
+    leave_out: tuple[str, ...],
     run_name: str | None,
     force: bool,
     as_json: bool,
@@ -137,7 +159,12 @@ def train(
     options = training_options(encoder, seed, two_tower_steps, ranker_epochs)
     asked = {"split_mlp", *(CTR_MODELS if "all" in models else models)}
     options = replace(options, ctr_models=tuple(name for name in CTR_MODELS if name in asked))
-    options = replace(options, fine_tuning=replace(options.fine_tuning, mode=fine_tune, seed=seed))
+    options = replace(
+        options,
+        fine_tuning=replace(options.fine_tuning, mode=fine_tune, seed=seed),
+        two_tower=replace(options.two_tower, softmax=softmax),
+        leave_out=tuple(dict.fromkeys(leave_out)),
+    )
     with reporter() as progress:
         tracking = TrackingOptions(tracker, run_name or datetime.now(UTC).strftime("%Y%m%d-%H%M%S"))
         done = steps.train(Settings.from_environment(), options, progress, force=force, tracking=tracking)

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -272,7 +272,8 @@ def export(
             from recsys_plugin.training.shop_encoder import name_in_use
 
             fine_tuned = trained.info["options"]["fine_tuning"]["mode"]
-            run = _training_run(settings, dataset, options, progress)
+            as_trained = replace(options, leave_out=tuple(trained.info["options"]["leave_out"]))
+            run = _training_run(settings, dataset, as_trained, progress)
             items = dataset.frame("items", ["item_id", "title", "category", "price"])
             models = run.models(selected)
             material = ExportMaterial(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from recsys_plugin.errors import InvalidInput
+
 __all__ = [
     "CTR_MODELS",
     "FINE_TUNING_MODES",
+    "LEAVE_OUT",
+    "SOFTMAXES",
     "FineTuningOptions",
     "RankerOptions",
     "TrackingOptions",
@@ -14,20 +18,40 @@ __all__ = [
     "TwoTowerOptions",
 ]
 
+#: What a training run may be made to do without, to measure what it is worth.
+LEAVE_OUT = ("text", "behaviour")
+#: What the two-tower may be trained with.
+SOFTMAXES = ("sampled", "full")
 #: The CTR models that `recsys train --model` knows; split_mlp is always trained.
 CTR_MODELS = ("split_mlp", "logistic", "lightgbm", "dcn", "din", "mmoe", "ple")
 
 
 @dataclass(frozen=True, slots=True)
 class TwoTowerOptions:
-    """How the two-tower is trained."""
+    """How the two-tower is trained.
+
+    Attributes:
+        steps: of the optimiser. batch: contexts of a step. learning_rate: at the start; it falls to 0 along a cosine.
+        id_dropout: share of the items that a step knows by their content alone. history_dropout: share of the contexts
+            whose history a step forgets.
+        softmax: ``"sampled"``, over the batch with logQ correction, or ``"full"``, over the catalogue.
+        seed: of every random choice.
+
+    Raises:
+        InvalidInput: if there is no such softmax.
+    """
 
     steps: int = 900
     batch: int = 768
     learning_rate: float = 2e-3
     id_dropout: float = 0.2
     history_dropout: float = 0.05
+    softmax: str = "sampled"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.softmax not in SOFTMAXES:
+            raise InvalidInput(f"there is no softmax {self.softmax!r}; there are {', '.join(SOFTMAXES)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +114,20 @@ class TrackingOptions:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """What may be chosen about a training run."""
+    """What may be chosen about a training run.
+
+    Attributes:
+        encoder: name or folder of the text encoder. candidates: how many are retrieved for ranking.
+        most_contexts: acts that the two-tower learns from, drawn at random beyond that.
+        most_evaluated: users of validation and of test, likewise.
+        ranker_contexts: pages that rankers learn from, likewise.
+        weeks: of item snapshots before the validation. seed: of the draws.
+        leave_out: of :data:`LEAVE_OUT`. ctr_models: of :data:`CTR_MODELS`.
+        fine_tuning: of the encoder. two_tower, ranker: how these are trained.
+
+    Raises:
+        InvalidInput: if something is left out that there is not.
+    """
 
     encoder: str = "minilm"
     candidates: int = 500
@@ -104,3 +141,7 @@ class TrainingOptions:
     fine_tuning: FineTuningOptions = field(default_factory=FineTuningOptions)
     two_tower: TwoTowerOptions = field(default_factory=TwoTowerOptions)
     ranker: RankerOptions = field(default_factory=RankerOptions)
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.leave_out) - set(LEAVE_OUT):
+            raise InvalidInput(f"cannot leave out {', '.join(sorted(unknown))}; only {', '.join(LEAVE_OUT)}")

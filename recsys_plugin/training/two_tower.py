@@ -1,8 +1,8 @@
 """The two-tower retrieval model: users and items meet in one space, P(item | user) = softmax of scaled inner products.
 
 Trained with in-batch sampled softmax and logQ correction (Yi et al. 2019, "Sampling-bias-corrected neural modeling
-for large corpus item recommendations"). Item ids are dropped in part of the training, so that an item never sold has
-a sensible vector.
+for large corpus item recommendations"), or with the full softmax over the catalogue where that is small. Item ids are
+dropped in part of the training, so that an item never sold has a sensible vector.
 """
 
 from __future__ import annotations
@@ -178,10 +178,16 @@ def train_two_tower(
             embedded,
         )
         target = torch.from_numpy(targets)
-        logits = user @ vectors[target].T * model.log_scale.exp() - log_q[target]
-        # Another line's positive that this context bought as well is no negative.
-        logits = logits.masked_fill(torch.from_numpy(_accidental_hits(contexts, chosen, targets)), -1e9)
-        loss = F.cross_entropy(logits, torch.arange(len(chosen)))
+        if options.softmax == "full":
+            # What else the context bought is no negative.
+            others = torch.from_numpy(_other_positives(contexts, chosen, targets, size))
+            logits = (user @ vectors.T * model.log_scale.exp()).masked_fill(others, -1e9)
+            loss = F.cross_entropy(logits, target)
+        else:
+            logits = user @ vectors[target].T * model.log_scale.exp() - log_q[target]
+            # Another line's positive that this context bought as well is no negative.
+            logits = logits.masked_fill(torch.from_numpy(_accidental_hits(contexts, chosen, targets)), -1e9)
+            loss = F.cross_entropy(logits, torch.arange(len(chosen)))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -197,6 +203,15 @@ def _forget(inputs: UserInputs, user_int: _Array, lines: _Array) -> None:
     for reference in ("user_recent_items:item_ids", "user_statistics:favourite_items"):
         slot = inputs.contract.slots[reference]
         user_int[lines, slot.offset : slot.offset + slot.width] = -1
+
+
+def _other_positives(contexts: Contexts, chosen: _Array, targets: _Array, size: int) -> _Array:
+    """bool [b, N]: what line i's context bought besides its target."""
+    others = np.zeros((len(chosen), size), bool)
+    for line, context in enumerate(chosen):
+        others[line, contexts.positives(int(context))] = True
+    others[np.arange(len(chosen)), targets] = False
+    return others
 
 
 def _accidental_hits(contexts: Contexts, chosen: _Array, targets: _Array) -> _Array:

@@ -12,6 +12,7 @@ import torch
 from shops import Shop
 
 from recsys_plugin.data.store import load_dataset
+from recsys_plugin.errors import InvalidInput
 from recsys_plugin.pipeline.feast_repository import contract_of, open_store
 from recsys_plugin.training.artefacts import code_sizes, new_ranker, new_two_tower
 from recsys_plugin.training.candidates import candidate_rows, history_rows, training_lists
@@ -139,6 +140,23 @@ def test_one_seed_gives_one_model(material: Material, towers: TwoTower, few: np.
     )
     rankers = [train(material, towers, few, lists)[0] for _ in range(2)]
     assert same(*rankers)
+
+
+def test_the_full_softmax_learns_and_spares_what_else_was_bought(material: Material) -> None:
+    model, frames = material.two_tower(), material.frames
+    losses: list[float] = []
+    options = TwoTowerOptions(steps=12, batch=64, softmax="full")
+    train_two_tower(
+        model,
+        frames.train.contexts,
+        frames.train.users,
+        options,
+        progress=lambda step, steps, loss: losses.append(loss),
+    )
+    assert finite(model)
+    assert losses[-1] < losses[0]
+    with pytest.raises(InvalidInput, match="no softmax 'half'; there are sampled, full"):
+        TwoTowerOptions(softmax="half")
 
 
 def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
