@@ -26,7 +26,7 @@ from recsys_plugin.aggregation.arrays import microseconds
 from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.training.metrics import BlockScores, item_knn_scores, top_rows
 
-__all__ = ["Purchases", "als_scores", "ease_weights", "rank_users", "standard_baselines"]
+__all__ = ["EaseWeights", "Purchases", "als_scores", "ease_weights", "rank_users", "standard_baselines"]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _DAY = 86_400_000_000  # microseconds
@@ -99,15 +99,36 @@ class Purchases:
         return np.bincount(pairs[1], minlength=self.shape[1]).astype(np.float64)
 
 
-def ease_weights(matrix: sp.csr_matrix, *, regularisation: float = 200.0, most_items: int = MOST_EASE_ITEMS) -> _Array:
-    """The item-item weights of EASE^R, float32 [items, items], the diagonal zero.
+@dataclass(frozen=True, slots=True)
+class EaseWeights:
+    """What the purchase of one item says for another, among the most bought items only.
+
+    Attributes:
+        kept: int64 [K], the rows of those items, ascending.
+        inner: float32 [K, K], the weight of line → column; the diagonal is zero.
+    """
+
+    kept: _Array
+    inner: _Array
+
+    def scores(self, histories: sp.csr_matrix) -> _Array:
+        """Scores float32 [users, items] of weighted histories [users, items]; items beyond those kept score zero."""
+        scored = np.zeros(histories.shape, np.float32)
+        scored[:, self.kept] = histories[:, self.kept] @ self.inner
+        return scored
+
+
+def ease_weights(
+    matrix: sp.csr_matrix, *, regularisation: float = 200.0, most_items: int = MOST_EASE_ITEMS
+) -> EaseWeights:
+    """The item-item weights of EASE^R.
 
     Steck 2019, "Embarrassingly shallow autoencoders for sparse data": ``B = I − P / diag(P)`` with
     ``P = (XᵀX + λI)⁻¹``.
 
     Args:
         matrix: weights of users and items. regularisation: λ.
-        most_items: items beyond so many, in order of their total weight, get no weights.
+        most_items: items beyond so many, in order of their total weight, are left out: time grows with the cube.
     """
     totals = np.asarray(matrix.sum(axis=0)).ravel()
     kept = np.sort(np.argsort(-totals, kind="stable")[:most_items])
@@ -120,11 +141,7 @@ def ease_weights(matrix: sp.csr_matrix, *, regularisation: float = 200.0, most_i
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     inner: _Array = (-inverse / np.diag(inverse)).astype(np.float32)
     np.fill_diagonal(inner, 0.0)
-    if len(kept) == matrix.shape[1]:
-        return inner
-    weights = np.zeros((matrix.shape[1], matrix.shape[1]), np.float32)
-    weights[np.ix_(kept, kept)] = inner
-    return weights
+    return EaseWeights(kept, inner)
 
 
 def als_scores(
@@ -174,8 +191,7 @@ def standard_baselines(purchases: Purchases) -> Mapping[str, BlockScores]:
     weights = ease_weights(decayed)
 
     def ease(users: _Array) -> _Array:
-        scored: _Array = np.asarray(decayed[users] @ weights, np.float32)
-        return scored
+        return weights.scores(decayed[users])
 
     def own_frequency(users: _Array) -> _Array:
         scored: _Array = own[users].toarray() + (1e-3 * share).astype(np.float32)

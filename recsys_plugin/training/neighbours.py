@@ -52,11 +52,15 @@ def neighbours_of(purchases: Purchases, *, half_life: float = 120.0, most: int =
     matrix = purchases.matrix(half_life=half_life)
     # Who buys an item every day is one buyer still: without the cap, a few wholesalers would decide every weight.
     matrix.data = np.minimum(matrix.data, 1.0)
-    weights = ease_weights(matrix)
-    most = min(most, weights.shape[1])
-    rows = np.argpartition(-weights, most - 1, axis=1)[:, :most]
-    kept = np.take_along_axis(weights, rows, axis=1)
-    return Neighbours(np.where(kept > 0, rows, -1).astype(np.int64), np.maximum(kept, 0.0).astype(np.float32))
+    ease = ease_weights(matrix)
+    most = min(most, len(ease.kept))
+    places = np.argpartition(-ease.inner, most - 1, axis=1)[:, :most]
+    said = np.take_along_axis(ease.inner, places, axis=1)
+    rows = np.full((matrix.shape[1], most), -1, np.int64)
+    weights = np.zeros(rows.shape, np.float32)
+    rows[ease.kept] = np.where(said > 0, ease.kept[places], -1)
+    weights[ease.kept] = np.maximum(said, 0.0)
+    return Neighbours(rows, weights)
 
 
 def write_neighbours(path: Path, tables: Sequence[Neighbours], positions: _Array) -> None:

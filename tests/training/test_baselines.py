@@ -74,15 +74,20 @@ def test_ease_against_its_definition(matrix: np.ndarray) -> None:
     inverse = np.linalg.inv(matrix.T @ matrix + 10.0 * np.eye(matrix.shape[1]))
     wanted = np.eye(matrix.shape[1]) - inverse / np.diag(inverse)
     found = ease_weights(sparse.csr_matrix(matrix), regularisation=10.0)
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert found.kept.tolist() == list(range(matrix.shape[1]))
+    np.testing.assert_allclose(found.inner, wanted, atol=1e-6)
+    scores = found.scores(sparse.csr_matrix(matrix))
+    np.testing.assert_allclose(scores, matrix @ wanted, atol=1e-5)
 
 
 def test_ease_leaves_out_the_least_bought_when_there_are_too_many() -> None:
     matrix = sparse.csr_matrix(np.array([[1, 1, 1, 0], [1, 1, 0, 1], [1, 1, 0, 0]], float))
     found = ease_weights(matrix, regularisation=1.0, most_items=2)
-    assert found[0, 1] > 0
-    assert not found[2:].any()
-    assert not found[:, 2:].any()
+    assert found.kept.tolist() == [0, 1]
+    assert found.inner[0, 1] > 0
+    scores = found.scores(matrix)
+    assert scores.shape == (3, 4)
+    assert not scores[:, 2:].any()
 
 
 def test_neighbours_are_the_largest_weights_and_survive_the_disk(tmp_path: object) -> None:
