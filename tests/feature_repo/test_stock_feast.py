@@ -106,7 +106,7 @@ def test_online_features_of_items_are_what_the_codec_reads(
 
 def test_every_definition_says_why(materialized: FeatureStore) -> None:
     views = materialized.list_feature_views()
-    assert len(views) == 8
+    assert len(views) == 9
     for view in views:
         assert view.description.endswith(".")
         assert view.ttl

@@ -59,7 +59,9 @@ def compare(
     for name in frame:
         if str(name).endswith("_at"):
             frame[name] = pd.to_datetime(frame[name], utc=True)
-    of_events = FeatureContract(tuple(spec for spec in contract.features if spec.view != "user_profile"))
+    of_events = FeatureContract(
+        tuple(spec for spec in contract.features if spec.view not in ("user_profile", "user_text"))
+    )
     wanted, got = pack_frame(of_events, frame, items), split.users.take(chosen)
     for reference, slot in of_events.slots.items():
         whole = contract.slots[reference]
@@ -81,7 +83,7 @@ def test_features_of_contexts_are_of_the_past(any_shop: Shop) -> None:
     contract = contract_of(open_store(any_shop.settings, any_shop.redis_url))
     items = catalogue_index(dataset.frame("items", ["item_id"]))
     generator = np.random.default_rng(0)
-    for split, most in ((frames.train, 60), (frames.validation, 10), (frames.test, 20)):
+    for split, most in ((frames.train, 60), (frames.pages, 40), (frames.validation, 10), (frames.test, 20)):
         chosen = np.sort(generator.choice(len(split.contexts), most, replace=False))
         compare(split, chosen, events, contract, items)
 
@@ -127,9 +129,9 @@ def test_item_snapshots_are_of_the_past(any_shop: Shop) -> None:
 
 
 @BOTH
-def test_the_ranker_sees_the_snapshot_before_each_context(any_shop: Shop) -> None:
+def test_the_ranker_sees_the_snapshot_before_each_page(any_shop: Shop) -> None:
     frames = read_frames(any_shop.settings.state / "training" / "frames")
-    asked = frames.train.contexts.entities["event_timestamp"]
+    asked = frames.pages.contexts.entities["event_timestamp"] + TICK
     for week in np.unique(frames.weeks):
         moments = asked[frames.weeks == week]
         if week >= 0:

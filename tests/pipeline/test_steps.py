@@ -124,7 +124,8 @@ def test_a_killed_training_keeps_what_was_finished(applied: CommandLine) -> None
     assert (found.st_ino, found.st_mtime_ns) == (kept.st_ino, kept.st_mtime_ns)
     made = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
-    assert {"text", "frames", "two_tower", "ranker", "report.json"} == {path.name for path in folder.iterdir()}
+    wanted = {"text", "frames", "two_tower", "ranker", "report.json", "report.html", "runs"}
+    assert wanted == {path.name for path in folder.iterdir()}
     assert "are current" in applied.run("train", *QUICK).stderr
     # A part that is lost is made again, and no other.
     shutil.rmtree(folder / "ranker")
@@ -169,7 +170,7 @@ def test_materialize_repeats_only_stale_views_and_takes_corrections(applied: Com
         return {name for name, state in states.items() if state == "materialised"}
 
     with services.ensure_redis() as url, RedisAddress.parse(url).connect(5) as client:
-        assert "8 of 8 views materialised" in applied.run("materialize").stderr
+        assert "9 of 9 views materialised" in applied.run("materialize").stderr
         assert "all views are current" in applied.run("materialize").stderr
         plan = ReadPlan(contract_of(open_store(settings, url)))
         user = pq.read_table(table)["user_id"][0].as_py()
