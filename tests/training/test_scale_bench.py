@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -77,7 +78,9 @@ def test_a_step_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     cost = run_step(["data"], dict(os.environ), "small", lambda what, *_: told.append(what))
     assert told == ["small", "small: one"]
-    assert 2e8 < cost.peak_bytes < 1e9
+    # A child starts out with what its parent holds, which after many tests is a lot.
+    mine = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert 2e8 < cost.peak_bytes < max(1e9, 1.5 * mine)
     assert cost.seconds > sum(cost.stages.values()) > 0
     assert list(cost.stages) == ["one"]
     assert cost.processor_seconds > 0
