@@ -18,6 +18,7 @@ from recsys_plugin.bench.shop import CALL_TIMEOUT, ServedShop
 from recsys_plugin.errors import ConfigurationError, InferenceUnavailable
 from recsys_plugin.export.description import Model, describe_repository, own_row_count
 from recsys_plugin.export.local import LocalRepository, tokenizer_of
+from recsys_plugin.export.merged import lay_out
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.inference.address import CHANNEL_OPTIONS, TritonAddress
 from recsys_plugin.inference.tensors import Array, encode_tensor
@@ -127,11 +128,13 @@ def _served_files(shop: ServedShop) -> tuple[tuple[Model, ...], dict[str, Path],
     """The description, the graphs and the tokenizer of the version that is served."""
     repository, version = shop.settings.model_repository, str(shop.release.version)
     with TritonManager(shop.triton_url, timeout=CALL_TIMEOUT) as triton:
-        vector = _input_width(triton, "item_index", version, "query_vector")
-        text_vector = _input_width(triton, "text_index", version, "query_vector")
+        vector = _output_width(triton, "item_embedding", version, "item_vector")
+        text_vector = _output_width(triton, "text_encoder", version, "text_embedding")
     contract = shop.release.models["recommend"].plan.contract
     own = own_row_count(contract)
-    models = describe_repository(contract, vector=vector, text_vector=text_vector, own_rows=own)
+    steps = describe_repository(contract, vector=vector, text_vector=text_vector, own_rows=own)
+    is_merged = (repository / "recommend" / version / "model.onnx").exists()
+    models = lay_out(steps, "merged" if is_merged else "ensembles")
     graphs = {
         model.name: repository / model.name / version / "model.onnx"
         for model in models
@@ -147,10 +150,10 @@ def _served_files(shop: ServedShop) -> tuple[tuple[Model, ...], dict[str, Path],
     return models, graphs, tokenizer_of(tokenizer)
 
 
-def _input_width(triton: TritonManager, model: str, version: str, name: str) -> int:
+def _output_width(triton: TritonManager, model: str, version: str, name: str) -> int:
     with triton.errors(f"metadata of model {model}"):
         answer = triton.client.get_model_metadata(model, version, client_timeout=CALL_TIMEOUT)
-    widths = [int(value.shape[-1]) for value in answer.inputs if value.name == name]
+    widths = [int(value.shape[-1]) for value in answer.outputs if value.name == name]
     if not widths:
-        raise InferenceUnavailable(f"model {model} version {version} has no input {name}; run `recsys export` again")
+        raise InferenceUnavailable(f"model {model} version {version} has no output {name}; run `recsys export` again")
     return widths[0]

@@ -58,7 +58,7 @@ def measure_serving(
         usual = stack.enter_context(open_usual_way(shop))
         ask_async = stack.enter_context(_async_client(shop, candidates))
         ways = _Ways(shop, floor, usual, ask_async, candidates)
-        requests = make_requests(shop, floor.local, candidates=candidates, seed=seed)
+        requests = make_requests(shop, floor.local, candidates=candidates, page_size=PAGE_SIZE, seed=seed)
         for number, request in enumerate(requests, start=1):
             ways.check(request)
             tell("checking that all ways answer alike", number, len(requests))
@@ -95,17 +95,19 @@ class _Ways:
     candidates: int
 
     def ours(self, kind: str, request: Request) -> Page:
-        """One request to the blocking client."""
+        """One request to the blocking client, whose first page is looked at: items are made when they are."""
         recommender, count = self.shop.recommender, self.candidates
         match kind:
             case "recommend":
-                return recommender.recommend(request.user_id, PAGE_SIZE, candidates=count)
+                page = recommender.recommend(request.user_id, PAGE_SIZE, candidates=count)
             case "rank":
-                return recommender.rank(request.user_id, request.item_ids)
+                page = recommender.rank(request.user_id, request.item_ids)
             case "search":
-                return recommender.search(request.user_id, request.query, PAGE_SIZE, candidates=count)
+                page = recommender.search(request.user_id, request.query, PAGE_SIZE, candidates=count)
             case _:
-                return recommender.similar_items(request.item_id, PAGE_SIZE, candidates=count)
+                page = recommender.similar_items(request.item_id, PAGE_SIZE, candidates=count)
+        page.items[:PAGE_SIZE]
+        return page
 
     def least(self, kind: str, request: Request) -> Mapping[str, float]:
         """The floor of one request."""
@@ -125,7 +127,7 @@ class _Ways:
         require_same_scores(f"{who}, recommend and the usual way", pages["recommend"], usual)
         require_same_scores(f"{who}, awaited recommend and the usual way", self.ask_async(request.user_id), usual)
         for kind, output in (("recommend", "scores"), ("search", "relevance"), ("similar", "similarity")):
-            local = self.floor.local.run(kind, request.inputs[kind])
+            local = self.floor.local.named(kind, request.inputs[kind])
             item_ids = [self.shop.release.catalogue.item_ids[row] for row in local["rows"][0]]
             require_same_scores(
                 f"{who}, {kind} and the same graphs in this process",
@@ -133,7 +135,7 @@ class _Ways:
                 by_item(item_ids, local[output][0]),
                 relevance=output != "scores",
             )
-        local = self.floor.local.run("rank", request.inputs["rank"])
+        local = self.floor.local.named("rank", request.inputs["rank"])
         scores = by_item(request.item_ids, local["scores"][0])
         require_same_scores(f"{who}, rank and the same graphs in this process", pages["rank"], scores)
 

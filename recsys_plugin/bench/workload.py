@@ -34,13 +34,16 @@ class Request:
     """Ensemble → its inputs in this process; texts are ``str``."""
 
 
-def make_requests(shop: ServedShop, local: LocalRepository, *, candidates: int, seed: int) -> list[Request]:
+def make_requests(
+    shop: ServedShop, local: LocalRepository, *, candidates: int, page_size: int, seed: int
+) -> list[Request]:
     """A request for each of the shop's users, from their features as they are in Redis now.
 
     Args:
         shop: the served shop.
         local: the served version's graphs, which find each user's candidates.
         candidates: how many; no more than the catalogue has.
+        page_size: how many of them make a page.
         seed: fixes queries and items.
 
     Raises:
@@ -49,7 +52,7 @@ def make_requests(shop: ServedShop, local: LocalRepository, *, candidates: int, 
     catalogue = shop.release.catalogue
     count = min(candidates, len(catalogue))
     drawn = np.random.default_rng(seed).integers(len(catalogue), size=(len(shop.users), 2))
-    retrieval: dict[str, Array] = {"excluded_rows": np.array([[-1]]), "candidate_count": np.array([[count]])}
+    retrieval: dict[str, Array] = {"excluded_rows": np.array([[-1]]), "counts": np.array([[count, count]])}
     requests = []
     for user_id, (titled, item_row) in zip(shop.users, drawn.tolist(), strict=True):
         tensors, found = shop.decode(user_id, shop.read(user_id))
@@ -70,7 +73,7 @@ def make_requests(shop: ServedShop, local: LocalRepository, *, candidates: int, 
                 query=query,
                 item_id=catalogue.item_ids[item_row],
                 inputs={
-                    "recommend": {**user, **retrieval},
+                    "recommend": {**user, **retrieval, "counts": np.array([[count, page_size]])},
                     "rank": {**user, "candidate_rows": rows},
                     "search": {**user, **retrieval, "query": np.array([[query]], dtype=object)},
                     "similar": {

@@ -19,6 +19,7 @@ COMMANDS = {
     "up": "recsys_plugin.cli.servers:up",
     "down": "recsys_plugin.cli.servers:down",
     "status": "recsys_plugin.cli.servers:status",
+    "models": "recsys_plugin.cli.models:models",
     "doctor": "recsys_plugin.cli.servers:doctor",
     "env": "recsys_plugin.cli.servers:env",
     "recommend": "recsys_plugin.cli.ask:recommend",

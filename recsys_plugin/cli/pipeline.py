@@ -12,7 +12,7 @@ from rich.table import Table
 
 from recsys_plugin.cli._output import console, emit_json, finish, json_option, reporter
 from recsys_plugin.cli.select import models_table
-from recsys_plugin.export.options import PRECISIONS, PrecisionOptions
+from recsys_plugin.export.options import GRAPHS, PRECISIONS, ExportOptions
 from recsys_plugin.pipeline import steps
 from recsys_plugin.settings import Settings
 from recsys_plugin.training.options import (
@@ -229,9 +229,16 @@ def materialize(force: bool, as_json: bool) -> None:
 @click.option(
     "--most-loss",
     type=click.FloatRange(0.0, 1.0),
-    default=PrecisionOptions().most_loss,
+    default=ExportOptions().most_loss,
     show_default=True,
     help="Largest allowed fall of NDCG@20, AUC and the texts' cosine in a lower precision.",
+)
+@click.option(
+    "--graphs",
+    type=click.Choice(GRAPHS),
+    default=ExportOptions().graphs,
+    show_default=True,
+    help="merged: one graph for each request, the quickest. ensembles: steps that share one catalogue in memory.",
 )
 @_force
 @json_option
@@ -242,6 +249,7 @@ def export(
     ranker_epochs: int | None,
     precision: str,
     most_loss: float,
+    graphs: str,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -251,11 +259,12 @@ def export(
     Examples:
       recsys export
       recsys export --precision int8
+      recsys export --graphs ensembles
     """
     options = training_options(encoder, seed, two_tower_steps, ranker_epochs)
     with reporter() as progress:
-        stored = PrecisionOptions(precision, most_loss)
-        done = steps.export(Settings.from_environment(), options, progress, force=force, precision=stored)
+        laid_out = ExportOptions(precision, most_loss, graphs)
+        done = steps.export(Settings.from_environment(), options, progress, force=force, laid_out=laid_out)
     if as_json:
         emit_json(done.info)
     elif precision != "fp32":

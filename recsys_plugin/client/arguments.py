@@ -19,6 +19,7 @@ __all__ = [
     "checked_candidates",
     "checked_id",
     "checked_ids",
+    "checked_interval",
     "checked_k",
     "checked_query",
     "checked_timeout",
@@ -117,8 +118,21 @@ def checked_timeout(value: object) -> float:
     Raises:
         InvalidInput: for anything else.
     """
+    return _seconds(value, "timeout")
+
+
+def checked_interval(value: object) -> float | None:
+    """How often the client looks for another version: a finite number of seconds above 0, or ``None`` for never.
+
+    Raises:
+        InvalidInput: for anything else.
+    """
+    return None if value is None else _seconds(value, "refresh_every")
+
+
+def _seconds(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
-        raise InvalidInput(f"timeout: {value!r:.60} is not a number of seconds above 0")
+        raise InvalidInput(f"{name}: {value!r:.60} is not a number of seconds above 0")
     return float(value)
 
 

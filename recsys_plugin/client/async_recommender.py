@@ -13,7 +13,9 @@ from recsys_plugin.client.arguments import checked_id
 from recsys_plugin.client.base import LOADING_TIMEOUT, ClientBase, repeatable, time_left
 from recsys_plugin.client.release import Release, load_release, on_one_release
 from recsys_plugin.client.results import Page
-from recsys_plugin.features.plan import ReadFeatures, ReadSchema
+from recsys_plugin.client.watching import Warner
+from recsys_plugin.errors import RecsysError
+from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import AsyncFeatureReader
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.triton import AsyncTritonClient
@@ -31,6 +33,7 @@ class AsyncRecommender(ClientBase):
 
     def _open(self) -> None:
         self._loading = asyncio.Lock()
+        self._watcher: asyncio.Task[None] | None = None
         self._release: Release | None = None
         self._servers: tuple[AsyncFeatureReader, AsyncTritonClient] | None = None
 
@@ -116,6 +119,10 @@ class AsyncRecommender(ClientBase):
 
     async def close(self) -> None:
         """Close the connections to both servers."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait([self._watcher])
+            self._watcher = None
         if self._servers is not None:
             reader, triton = self._servers
             self._servers = self._release = None
@@ -142,7 +149,20 @@ class AsyncRecommender(ClientBase):
             async with self._loading:
                 if self._release is None:
                     self._release = await self._run(load_release(self._project, None), LOADING_TIMEOUT)
+                    if self._refresh_every is not None and self._watcher is None:
+                        self._watcher = asyncio.create_task(self._watch(self._refresh_every))
         return self._release
+
+    async def _watch(self, every: float) -> None:
+        """Take up new versions between requests."""
+        warner = Warner()
+        while True:
+            await asyncio.sleep(every)
+            try:
+                await self.refresh()
+                warner.worked()
+            except RecsysError as error:
+                warner.failed(error)
 
     async def _ask(self, ask: Callable[[flows.RequestContext], flows.Flow], timeout: float | None) -> list[Page]:
         """Answer a request on the release that serves at present."""
@@ -174,6 +194,8 @@ class AsyncRecommender(ClientBase):
                 return await triton.infer(call, timeout=timeout)
             case ReadSchema():
                 return await reader.read_schema(call, timeout=timeout)
+            case ReadPromotion():
+                return await reader.read_promotion(call, timeout=timeout)
             case GetVersions():
                 return await triton.versions(call.model, timeout=timeout)
             case GetSettings():

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Self
 
-from recsys_plugin.client.arguments import checked_timeout
+from recsys_plugin.client.arguments import checked_interval, checked_timeout
 from recsys_plugin.client.flows import RequestContext
 from recsys_plugin.client.release import Release
 from recsys_plugin.errors import ConfigurationError, DeadlineExceeded
@@ -31,13 +31,15 @@ class ClientBase(ABC):
         triton_url: see :mod:`recsys_plugin.inference.address`.
         timeout: seconds that a call may take, unless it says otherwise.
         project: the Feast project.
+        refresh_every: seconds between two looks for another version to serve, made beside the requests; ``None`` for
+            none, so that only :meth:`refresh` and the disappearance of a version bring another.
         search_blend: how search weighs relevance and taste.
         clock: gives the time of a request, unix seconds.
         request_ids: gives each request its id.
 
     Raises:
         ConfigurationError: if a URL is malformed.
-        InvalidInput: if the timeout is not a number of seconds above 0.
+        InvalidInput: if timeout or interval is not a number of seconds above 0.
     """
 
     _release: Release | None
@@ -49,6 +51,7 @@ class ClientBase(ABC):
         *,
         timeout: float = 0.5,
         project: str = "recsys",
+        refresh_every: float | None = 1.0,
         search_blend: SearchBlend = DEFAULT_SEARCH_BLEND,
         clock: Callable[[], float] = time.time,
         request_ids: Callable[[], str] = lambda: uuid.uuid4().hex,
@@ -57,6 +60,7 @@ class ClientBase(ABC):
         self._triton_address = TritonAddress.parse(triton_url)
         self._timeout = checked_timeout(timeout)
         self._project = project
+        self._refresh_every = checked_interval(refresh_every)
         self._search_blend = search_blend
         self._clock = clock
         self._request_ids = request_ids

@@ -24,7 +24,7 @@ from recsys_plugin.client.arguments import (
     checked_query,
 )
 from recsys_plugin.client.release import PersonalModel, Release
-from recsys_plugin.client.results import Page, ScoredItem, ServedBy, Timings
+from recsys_plugin.client.results import Page, RankedItems, ScoredItem, ServedBy, Timings
 from recsys_plugin.errors import InferenceUnavailable, ReleaseChanged
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures
 from recsys_plugin.inference.calls import Infer, OutputSpec
@@ -32,6 +32,12 @@ from recsys_plugin.inference.tensors import Array
 from recsys_plugin.policy.page import SearchBlend, best_first
 
 __all__ = ["Flow", "RequestContext", "rank", "recommend", "search", "similar_items"]
+
+#: What says how good each candidate is; a model has the probabilities that it was trained for.
+_SCORES = ("scores", "purchase_probability", "cart_probability", "click_probability")
+
+#: What the tokenizer makes of a query.
+_TOKENS = {"input_ids": OutputSpec("INT64", (1, -1)), "attention_mask": OutputSpec("INT64", (1, -1))}
 
 #: A request: yields calls, is sent their answers, returns pages.
 Flow = Generator[ReadFeatures | Infer, Any, list[Page]]
@@ -77,7 +83,7 @@ def recommend(
     count = _candidate_count(context.release, wanted, checked_candidates(candidates))
     model = context.release.models["recommend"]
     if wanted == 0:
-        return [_page(context, "recommend", user_id, (), None) for user_id in users]
+        return [_page(context, "recommend", user_id, RankedItems(), None) for user_id in users]
     pages: list[Page] = []
     for start in range(0, len(users), model.max_batch_size):
         batch = users[start : start + model.max_batch_size]
@@ -85,8 +91,8 @@ def recommend(
         answer = yield from _infer(
             context,
             "recommend",
-            {**_user_inputs(tensors), **_retrieval_inputs(excluded, count, len(batch))},
-            _outputs(len(batch), rows="INT64", retrieval_scores="FP32", **_scores(model)),
+            {**_user_inputs(tensors), **_retrieval_inputs(excluded, count, wanted, len(batch))},
+            _outputs(model, len(batch), "rows", "retrieval_scores", *_SCORES),
         )
         for number, user_id in enumerate(batch):
             outputs = _line("recommend", answer, number)
@@ -104,14 +110,14 @@ def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -
     unknown = tuple(item_id for item_id in asked if item_id not in known)
     rows = np.array([known[item_id] for item_id in asked if item_id in known], dtype=np.int64)
     if not rows.size:
-        return [_page(context, "rank", user, (), None, unknown)]
+        return [_page(context, "rank", user, RankedItems(), None, unknown)]
     model = context.release.models["rank"]
     tensors, (report,) = yield from _read_features(context, model, [user])
     answer = yield from _infer(
         context,
         "rank",
         {**_user_inputs(tensors), "candidate_rows": rows[np.newaxis]},
-        {name: OutputSpec(datatype, (1, rows.size)) for name, datatype in _scores(model).items()},
+        _outputs(model, 1, *_SCORES, length=rows.size),
     )
     outputs = {**_line("rank", answer, 0), "rows": rows}
     items = _page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size)
@@ -133,7 +139,7 @@ def search(
     text, wanted, excluded = checked_query(query), checked_k(k), _known_rows(context.release, exclude)
     count = _candidate_count(context.release, wanted, checked_candidates(candidates))
     if wanted == 0:
-        return [_page(context, "search", user, (), None)]
+        return [_page(context, "search", user, RankedItems(), None)]
     model = context.release.models["search"]
     report: FeatureReport | None = None
     if user is None:
@@ -143,13 +149,16 @@ def search(
         blend = SearchBlend(personal_weight=0.0)
     else:
         tensors, (report,) = yield from _read_features(context, model, [user])
-    encoded = np.empty((1, 1), dtype=object)
-    encoded[0, 0] = text.encode()
+    query = np.empty((1, 1), dtype=object)
+    query[0, 0] = text.encode()
+    words: dict[str, Array] = {"query": query}
+    if model.takes_tokens:
+        words = yield from _infer(context, "tokenizer", words, _TOKENS)
     answer = yield from _infer(
         context,
         "search",
-        {**_user_inputs(tensors), "query": encoded, **_retrieval_inputs(excluded, count, 1)},
-        _outputs(1, rows="INT64", relevance="FP32", **_scores(model)),
+        {**_user_inputs(tensors), **words, **_retrieval_inputs(excluded, count, wanted, 1)},
+        _outputs(model, 1, "rows", "relevance", *_SCORES),
     )
     outputs = _line("search", answer, 0)
     scores = blend.scores(outputs["rows"], outputs["relevance"], outputs["scores"])
@@ -166,22 +175,17 @@ def similar_items(
     count = _candidate_count(context.release, wanted, checked_candidates(candidates))
     row = context.release.catalogue.rows.get(item)
     if row is None or wanted == 0:
-        return [_page(context, "similar", None, (), None, () if row is not None else (item,))]
+        return [_page(context, "similar", None, RankedItems(), None, () if row is not None else (item,))]
     excluded |= {row}
     answer = yield from _infer(
         context,
         "similar",
-        {"item_row": np.array([[row]], dtype=np.int64), **_retrieval_inputs(excluded, count, 1)},
-        _outputs(1, rows="INT64", similarity="FP32"),
+        {"item_row": np.array([[row]], dtype=np.int64), **_retrieval_inputs(excluded, count, wanted, 1)},
+        {"rows": OutputSpec("INT64", (1, -1)), "similarity": OutputSpec("FP32", (1, -1))},
     )
     outputs = _line("similar", answer, 0)
     items = _page_items(context, "similar", outputs, outputs["similarity"], "similarity", excluded, wanted)
     return [_page(context, "similar", None, items, None)]
-
-
-def _scores(model: PersonalModel) -> dict[str, str]:
-    """The outputs that say how good each candidate is, with their datatypes."""
-    return dict.fromkeys(("scores", *model.probabilities), "FP32")
 
 
 def _read_features(
@@ -201,9 +205,13 @@ def _infer(
     """Call a model of this release, and make sure that each of its steps was of this release too."""
     release = context.release
     users = len(next(iter(inputs.values())))
-    told = {name: OutputSpec("INT64", (users, 1)) for name in release.step_versions[model]}
+    told = {name: OutputSpec("INT64", (users, 1)) for name in release.step_versions.get(model, ())}
     answer: dict[str, Array] = yield Infer(model, release.version, inputs, {**outputs, **told})
     context.end_of("inference")
+    personal = release.models.get(model)
+    if personal is not None and personal.value_columns:
+        values = answer.pop("values")
+        answer.update((name, values[..., at]) for at, name in enumerate(personal.value_columns))
     for name in told:
         versions = answer.pop(name)
         if (versions != release.version).any():
@@ -233,17 +241,22 @@ def _user_inputs(tensors: FeatureTensors) -> dict[str, Array]:
     }
 
 
-def _retrieval_inputs(excluded: Collection[int], count: int, users: int) -> dict[str, Array]:
-    """The same exclusions and count for each user; -1 pads, since no tensor may be empty."""
-    rows = np.array([sorted(excluded) or [-1]], dtype=np.int64)
-    return {
-        "excluded_rows": np.repeat(rows, users, axis=0),
-        "candidate_count": np.full((users, 1), count, dtype=np.int64),
-    }
+def _retrieval_inputs(excluded: Collection[int], count: int, wanted: int, users: int) -> dict[str, Array]:
+    """The same exclusions and counts for each user.
+
+    -1 pads exclusions to a power of two: no tensor may be empty, and Triton batches requests of equal shape only.
+    """
+    rows = np.full((users, 1 << (max(1, len(excluded)) - 1).bit_length()), -1, dtype=np.int64)
+    rows[:, : len(excluded)] = sorted(excluded)
+    return {"excluded_rows": rows, "counts": np.repeat(np.array([[count, wanted]], dtype=np.int64), users, axis=0)}
 
 
-def _outputs(users: int, **datatypes: str) -> dict[str, OutputSpec]:
-    return {name: OutputSpec(datatype, (users, -1)) for name, datatype in datatypes.items()}
+def _outputs(model: PersonalModel, users: int, *names: str, length: int = -1) -> dict[str, OutputSpec]:
+    """What to ask a model for: those of the names that it has, packed into one tensor if it packs them."""
+    wanted = {name: OutputSpec("INT64" if name == "rows" else "FP32", (users, length)) for name in names}
+    if model.value_columns:
+        wanted["values"] = OutputSpec("FP32", (users, length, len(model.value_columns)))
+    return {name: wanted[name] for name in wanted if name in model.outputs}
 
 
 def _line(model: str, answer: Mapping[str, Array], number: int) -> dict[str, Array]:
@@ -263,57 +276,42 @@ def _page_items(
     relevance: str | None,
     excluded: Collection[int],
     k: int,
-) -> tuple[ScoredItem, ...]:
+) -> RankedItems:
     """The k best of one user's candidates as items; ``relevance`` names the output of the first stage."""
     catalogue = context.release.catalogue
     rows = outputs["rows"]
     order = best_first(model, rows, scores, catalogue_size=len(catalogue), excluded=excluded, k=k)
     chosen = rows[order]
-    columns = zip(
-        chosen.tolist(),
-        scores[order].tolist(),
-        _numbers(catalogue.prices[chosen]),
-        _output(outputs, "purchase_probability", order),
-        _output(outputs, "cart_probability", order),
-        _output(outputs, "click_probability", order),
-        _output(outputs, relevance, order),
-        strict=True,
-    )
-    return tuple(
-        ScoredItem(
+    known = {name: outputs[name][order] for name in _SCORES[1:] if name in outputs}
+    if relevance is not None:
+        known["relevance"] = outputs[relevance][order]
+    ranked = scores[order]
+
+    def item(place: int) -> ScoredItem:
+        row = chosen[place]
+        return ScoredItem(
             item_id=catalogue.item_ids[row],
-            score=score,
-            position=position,
+            score=float(ranked[place]),
+            position=place + 1,
             title=catalogue.titles[row],
             category=catalogue.categories[row],
-            price=price,
-            purchase_probability=purchase,
-            cart_probability=cart,
-            click_probability=click,
-            relevance=near,
+            price=_number(catalogue.prices[row]),
+            **{name: _number(values[place]) for name, values in known.items()},
         )
-        for position, (row, score, price, purchase, cart, click, near) in enumerate(columns, start=1)
-    )
+
+    return RankedItems([catalogue.item_ids[row] for row in chosen.tolist()], item)
 
 
-def _output(outputs: Mapping[str, Array], name: str | None, order: NDArray[np.intp]) -> Sequence[float | None]:
-    return [None] * len(order) if name is None or name not in outputs else _numbers(outputs[name][order])
-
-
-def _numbers(values: NDArray[np.floating[Any]]) -> list[float | None]:
-    """Floats, and ``None`` for NaN: "not known" in every output where it is allowed."""
-    numbers: list[float | None] = values.tolist()
-    unknown = np.isnan(values)
-    if unknown.any():
-        return [None if absent else number for number, absent in zip(numbers, unknown.tolist(), strict=True)]
-    return numbers
+def _number(value: np.floating[Any]) -> float | None:
+    """A float, and ``None`` for NaN: "not known" in every output where it is allowed."""
+    return None if np.isnan(value) else float(value)
 
 
 def _page(
     context: RequestContext,
     model: str,
     user_id: str | None,
-    items: tuple[ScoredItem, ...],
+    items: RankedItems,
     features: FeatureReport | None,
     unknown_items: tuple[str, ...] = (),
 ) -> Page:

@@ -17,7 +17,8 @@ from recsys_plugin.client.arguments import checked_id
 from recsys_plugin.client.base import LOADING_TIMEOUT, ClientBase, repeatable, time_left
 from recsys_plugin.client.release import Release, load_release, on_one_release
 from recsys_plugin.client.results import Page
-from recsys_plugin.features.plan import ReadFeatures, ReadSchema
+from recsys_plugin.client.watching import ReleaseWatcher
+from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import FeatureReader
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.triton import TritonClient
@@ -40,6 +41,7 @@ class Recommender(ClientBase):
 
     def _open(self) -> None:
         self._loading = threading.Lock()
+        self._watcher: ReleaseWatcher | None = None
         self._reader = FeatureReader(self._redis_address, timeout=self._timeout)
         self._triton = TritonClient(self._triton_address)
         try:
@@ -47,6 +49,8 @@ class Recommender(ClientBase):
         except BaseException:
             self.close()
             raise
+        if self._refresh_every is not None:
+            self._watcher = ReleaseWatcher(self.refresh, self._refresh_every)
 
     def recommend(
         self,
@@ -151,7 +155,9 @@ class Recommender(ClientBase):
         return self._release.version
 
     def refresh(self) -> int:
-        """Take up the newest version that Triton serves; requests under way finish with the one they began with.
+        """Take up the version that is to serve now: the promoted one, else the newest.
+
+        Requests under way finish with the one they began with. It is also done by itself, see ``refresh_every``.
 
         Returns:
             The version that serves from now on.
@@ -162,6 +168,8 @@ class Recommender(ClientBase):
 
     def close(self) -> None:
         """Close the connections to both servers."""
+        if self._watcher is not None:
+            self._watcher.close()
         self._reader.close()
         self._triton.close()
 
@@ -198,6 +206,8 @@ class Recommender(ClientBase):
                 return self._triton.infer(call, timeout=timeout)
             case ReadSchema():
                 return self._reader.read_schema(call, timeout=timeout)
+            case ReadPromotion():
+                return self._reader.read_promotion(call, timeout=timeout)
             case GetVersions():
                 return self._triton.versions(call.model, timeout=timeout)
             case GetSettings():

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 from recsys_plugin.errors import FeatureContractError, ReleaseChanged
 from recsys_plugin.features.contract import FeatureContract
-from recsys_plugin.features.plan import ReadPlan, ReadSchema
-from recsys_plugin.inference.calls import GetSettings, ModelSettings
+from recsys_plugin.features.plan import ReadPlan, ReadPromotion, ReadSchema
+from recsys_plugin.inference.calls import GetSettings, GetVersions, ModelSettings
 from recsys_plugin.inference.catalogue import Catalogue, load_catalogue
-from recsys_plugin.inference.models import contract_text, newest_version
+from recsys_plugin.inference.models import contract_text, serving_version
 
 __all__ = ["PersonalModel", "Release", "load_release", "on_one_release"]
 
@@ -26,8 +26,12 @@ class PersonalModel:
 
     plan: ReadPlan
     max_batch_size: int
-    probabilities: tuple[str, ...]
-    """Its outputs that are probabilities: one for each kind of event that the model has a head for."""
+    outputs: tuple[str, ...]
+    """Its outputs."""
+    value_columns: tuple[str, ...]
+    """What the columns of its output ``values`` are; empty if every column is an output of its own."""
+    takes_tokens: bool
+    """Whether it takes the tokens of a query, which the tokenizer makes, rather than its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,9 @@ class Release:
 
 
 def load_release(project: str, current: Release | None) -> Generator[Any, Any, Release]:
-    """Find the newest version and make it ready to serve; ``current`` comes back if it is still the newest.
+    """Find the version that is to serve and make it ready; ``current`` comes back if it still is the one.
+
+    That is the promoted version, and without a promotion the newest.
 
     Yields calls (see :mod:`recsys_plugin.client.flows`) for the driver to perform.
 
@@ -51,7 +57,13 @@ def load_release(project: str, current: Release | None) -> Generator[Any, Any, R
             the feature store recorded at ``recsys apply``; the message names each difference.
         InferenceUnavailable: if no version of all models is ready.
     """
-    version = yield from newest_version()
+    promoted: int | None = yield ReadPromotion(project)
+    if current is not None:
+        # Asked every second by every client: two small calls must do while nothing changes.
+        ready: tuple[int, ...] = yield GetVersions("recommend")
+        if ready and current.version == (promoted if promoted in ready else max(ready)):
+            return current
+    version = yield from serving_version(promoted)
     if current is not None and current.version == version:
         return current
     schema = yield ReadSchema(project)
@@ -67,7 +79,9 @@ def load_release(project: str, current: Release | None) -> Generator[Any, Any, R
         models[model] = PersonalModel(
             ReadPlan(contract),
             max(1, settings.max_batch_size),
-            tuple(name for name in settings.outputs if name.endswith("_probability")),
+            settings.outputs,
+            tuple(filter(None, settings.parameters.get("value_columns", "").split(","))),
+            "input_ids" in settings.inputs,
         )
     catalogue = yield from load_catalogue(version)
     return Release(version, catalogue, models, step_versions)

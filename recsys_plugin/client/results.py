@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, overload
 
 from recsys_plugin.features.plan import FeatureReport
 
-__all__ = ["Page", "ScoredItem", "ServedBy", "Timings"]
+__all__ = ["Page", "RankedItems", "ScoredItem", "ServedBy", "Timings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,48 @@ class ScoredItem:
     """The model's estimate; ``None`` where it makes none, such as for data without carts."""
     relevance: float | None = None
     """What the first stage found: retrieval score, cosine to the query, or similarity to the item."""
+
+
+class RankedItems(Sequence[ScoredItem]):
+    """Items, best first, each made when it is looked at: of hundreds that were ranked a page shows a few.
+
+    Args:
+        item_ids: the ids, best first.
+        make: gives the item at a place counted from 0.
+    """
+
+    __slots__ = ("_make", "item_ids")
+
+    def __init__(self, item_ids: Sequence[str] = (), make: Callable[[int], ScoredItem] | None = None) -> None:
+        self.item_ids = tuple(item_ids)
+        self._make = make
+
+    def __len__(self) -> int:
+        """How many items there are."""
+        return len(self.item_ids)
+
+    @overload
+    def __getitem__(self, index: int) -> ScoredItem: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[ScoredItem, ...]: ...
+    def __getitem__(self, index: int | slice) -> ScoredItem | tuple[ScoredItem, ...]:
+        """The item at a place counted from 0, or those of a slice."""
+        places = range(len(self.item_ids))[index]
+        if self._make is None:
+            return ()
+        return self._make(places) if isinstance(places, int) else tuple(self._make(place) for place in places)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the items are equal, in order."""
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        """Of the ids."""
+        return hash(self.item_ids)
+
+    def __repr__(self) -> str:
+        """As a tuple of the items."""
+        return repr(tuple(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +108,7 @@ class Page:
 
     request_id: str
     user_id: str | None
-    items: tuple[ScoredItem, ...]
+    items: RankedItems
     served_by: ServedBy
     features: FeatureReport | None
     """What the feature store had for the user; ``None`` where no features were read."""
@@ -89,8 +131,11 @@ class Page:
     @property
     def item_ids(self) -> tuple[str, ...]:
         """The ids of the items, best first."""
-        return tuple(item.item_id for item in self.items)
+        return self.items.item_ids
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, tuples, strings, numbers and ``None``, for JSON; never NaN."""
-        return asdict(self)
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("served_by", "features", "timings"):
+            plain[name] = None if plain[name] is None else asdict(plain[name])
+        return {**plain, "items": tuple(asdict(item) for item in self.items)}

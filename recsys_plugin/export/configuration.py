@@ -49,7 +49,7 @@ def render_config(model: Model) -> str:
         lines.append("}")
     else:
         lines.append("instance_group [ { count: 1 } ]")
-        if model.max_batch > 0 and model.dynamic_batching:
+        if model.max_batch > 0:
             # No delay: waiting for company costs a lone caller more than it saves.
             lines.append("dynamic_batching { max_queue_delay_microseconds: 0 }")
     parameters = dict(model.parameters)

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 
 from recsys_plugin.features.contract import FeatureContract
 
-__all__ = ["CANDIDATE_COUNT", "VERSION", "Model", "Step", "Tensor", "describe_repository", "own_row_count"]
+__all__ = ["COUNTS", "VERSION", "Model", "Step", "Tensor", "describe_repository", "own_row_count"]
 
 #: Users or queries in one request, at most.
 MAX_BATCH = 64
-CANDIDATE_COUNT = "candidate_count"
+#: The name of the tensor by which a request says how much it wants.
+COUNTS = "counts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model of the repository; an ensemble if it has steps. Its newest ``served_versions`` are served."""
+    """One model of the repository; an ensemble if it has steps. Its newest ``served_versions`` are served.
+
+    ``merged_from`` are the steps whose graphs were joined into one; they need not be in the repository themselves.
+    """
 
     name: str
     purpose: str
@@ -46,7 +50,7 @@ class Model:
     max_batch: int = MAX_BATCH
     parameters: Mapping[str, str] = field(default_factory=dict)
     served_versions: int = 2
-    dynamic_batching: bool = True
+    merged_from: tuple[Step, ...] = ()
 
     @property
     def is_ensemble(self) -> bool:
@@ -88,8 +92,8 @@ def describe_repository(
     user_vector = Tensor("user_vector", "FP32", (vector,), "unit vector of the user")
     own = Tensor("own_rows", "INT64", (own_rows,), "rows that are candidates whatever they score; -1 pads")
     excluded = Tensor("excluded_rows", "INT64", (-1,), "rows never to return; -1 pads")
-    count = Tensor(CANDIDATE_COUNT, "INT64", (1,), "how many candidates to return; the largest of a batch counts")
-    rows = Tensor("rows", "INT64", (-1,), "catalogue rows of the candidates, -1 where there are fewer than asked")
+    counts = Tensor(COUNTS, "INT64", (2,), "how many candidates to consider, and how many results to return")
+    rows = Tensor("rows", "INT64", (-1,), "catalogue rows of the candidates, -1 where there are fewer")
     candidates = Tensor("candidate_rows", "INT64", (-1,), "catalogue rows to score; -1 pads")
     retrieval = Tensor("retrieval_scores", "FP32", (-1,), "cosines of user and candidate")
     relevance = Tensor("relevance", "FP32", (-1,), "cosines of query and candidate texts")
@@ -123,13 +127,13 @@ def describe_repository(
         Model(
             "recommend",
             "A user's features to ranked candidates: user tower, exact nearest items, CTR ranker.",
-            (*user, excluded, count),
+            (*user, excluded, counts),
             (rows, retrieval, *scores),
             (
                 to_vector_and_own,
                 Step(
                     "item_index",
-                    {"query_vector": "user_vector", **_same("own_rows", "excluded_rows", CANDIDATE_COUNT)},
+                    {"query_vector": "user_vector", **_same("own_rows", "excluded_rows", COUNTS)},
                     {"rows": "rows", "similarities": "retrieval_scores"},
                 ),
                 ranking("rows"),
@@ -147,14 +151,14 @@ def describe_repository(
         Model(
             "search",
             "A user's words to candidates, scored for this user: tokenizer, text encoder, text index, CTR ranker.",
-            (*user, query, excluded, count),
+            (*user, query, excluded, counts),
             (rows, relevance, *scores),
             (
                 Step("tokenizer", _same("query"), _same("input_ids", "attention_mask")),
                 Step("text_encoder", _same("input_ids", "attention_mask"), _same("text_embedding")),
                 Step(
                     "text_index",
-                    {"query_vector": "text_embedding", **_same("excluded_rows", CANDIDATE_COUNT)},
+                    {"query_vector": "text_embedding", **_same("excluded_rows", COUNTS)},
                     {"rows": "rows", "similarities": "relevance"},
                 ),
                 to_vector,
@@ -165,13 +169,13 @@ def describe_repository(
         Model(
             "similar",
             "The items nearest to an item in the space of users and items.",
-            (item_row, excluded, count),
+            (item_row, excluded, counts),
             (rows, similarity),
             (
                 Step("item_embedding", _same("item_row"), _same("item_vector", "own_rows")),
                 Step(
                     "item_index",
-                    {"query_vector": "item_vector", **_same("own_rows", "excluded_rows", CANDIDATE_COUNT)},
+                    {"query_vector": "item_vector", **_same("own_rows", "excluded_rows", COUNTS)},
                     {"rows": "rows", "similarities": "similarity"},
                 ),
             ),
@@ -196,10 +200,8 @@ def describe_repository(
         Model(
             "item_index",
             "Exact top-k of the catalogue by cosine; the user's own items come first, excluded ones never.",
-            (Tensor("query_vector", "FP32", (vector,), "unit vector"), _any_length(own), excluded, count),
+            (Tensor("query_vector", "FP32", (vector,), "unit vector"), _any_length(own), excluded, counts),
             (rows, Tensor("similarities", "FP32", (-1,), "cosines")),
-            # The largest count of a batch holds for all of it: batched with strangers, a request would get other rows.
-            dynamic_batching=False,
         ),
         Model(
             "ctr_ranker",
@@ -211,10 +213,8 @@ def describe_repository(
         Model(
             "text_index",
             "Exact top-k of the catalogue's texts by cosine.",
-            (Tensor("query_vector", "FP32", (text_vector,), "unit vector"), excluded, count),
+            (Tensor("query_vector", "FP32", (text_vector,), "unit vector"), excluded, counts),
             (rows, Tensor("similarities", "FP32", (-1,), "cosines")),
-            # The largest count of a batch holds for all of it: batched with strangers, a request would get other rows.
-            dynamic_batching=False,
         ),
         Model(
             "text_encoder",

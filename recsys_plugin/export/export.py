@@ -15,12 +15,13 @@ import onnx
 import pandas as pd
 
 from recsys_plugin.errors import StepFailed
-from recsys_plugin.export.description import CANDIDATE_COUNT, Model, describe_repository, own_row_count
+from recsys_plugin.export.description import Model, describe_repository, own_row_count
 from recsys_plugin.export.index_graphs import answer_version, catalogue_graph, index_graph, lookup_graph
-from recsys_plugin.export.install import install, next_version
+from recsys_plugin.export.install import exported_versions, install, next_version, promotion_path
 from recsys_plugin.export.local import LocalRepository, tokenizer_of
-from recsys_plugin.export.options import PrecisionOptions
-from recsys_plugin.export.parity import TOLERANCE, check_parity, left_out, user_inputs
+from recsys_plugin.export.merged import lay_out, merged_graph
+from recsys_plugin.export.options import ExportOptions
+from recsys_plugin.export.parity import TOLERANCE, check_merged, check_parity, example_requests, left_out
 from recsys_plugin.export.precision import reduce_precision
 from recsys_plugin.export.torch_graphs import encoder_graph, ranker_graph, user_tower_graph
 from recsys_plugin.pipeline.workspace import atomic_text
@@ -48,8 +49,8 @@ class ExportMaterial:
         users: real packed users, for parity and known answers.
         encoder: name of the text encoder.
         candidates: how many candidates a recommendation ranks.
-        precision: how weights are stored. measured: real users and what they bought, on whom a lower precision is
-            measured; without them there is no other than fp32.
+        options: how models are laid out and weights stored. measured: real users and what they bought, on whom a
+            lower precision is measured; without them there is no other than fp32.
     """
 
     models: TrainedModels
@@ -58,7 +59,7 @@ class ExportMaterial:
     users: UserTensors
     encoder: str
     candidates: int
-    precision: PrecisionOptions = field(default_factory=PrecisionOptions)
+    options: ExportOptions = field(default_factory=ExportOptions)
     measured: Split | None = None
 
     @property
@@ -108,11 +109,18 @@ def export_repository(
             local, models, material.users, encoder, tokenizer, material.titles, candidates=material.candidates
         )
         reduced, local = _reduce(local, graphs, staging, described, material, progress)
+        if material.options.graphs == "merged":
+            progress("merging graphs", 0, 0)
+            steps, described = local, lay_out(described, "merged")
+            graphs = _merge(staging, described, graphs)
+            local = LocalRepository(described, graphs, tokenizer_of(staging / "tokenizer"))
+            differences |= check_merged(steps, local, material.users, material.titles, candidates=material.candidates)
         answers = {"version": version, "answers": _known_answers(local, material)}
         manifest = {
             "version": version,
             "contract": models.contract.fingerprint,
             "ctr_model": models.ranker.name,
+            "graphs": material.options.graphs,
             "items": len(material.catalogue),
             "parity": {
                 "tolerance": TOLERANCE,
@@ -129,12 +137,22 @@ def export_repository(
         # `recsys up` asks for the known answers before it serves anything, so without them it refuses a version that an
         # interruption left half installed.
         (folder / "known_answers.json").unlink(missing_ok=True)
-        install(repository, staging, described, version, folder / "versions", models)
+        records, promotion = folder / "versions", promotion_path(state)
+        install(repository, staging, described, version, records, models, promotion=promotion)
         atomic_text(folder / "known_answers.json", json.dumps(answers))
         atomic_text(folder / "manifest.json", json.dumps(manifest, indent=2))
+        _keep_manifest(folder / "manifests", version, manifest, exported_versions(repository))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return manifest
+
+
+def _keep_manifest(folder: Path, version: int, manifest: Mapping[str, Any], kept: list[int]) -> None:
+    """Write a version's manifest beside those of the other versions on disk."""
+    for path in folder.glob("*.json"):
+        if int(path.stem) not in kept:
+            path.unlink()
+    atomic_text(folder / f"{version}.json", json.dumps(manifest, indent=2))
 
 
 def _reduce(
@@ -147,13 +165,13 @@ def _reduce(
 ) -> tuple[dict[str, Any], LocalRepository]:
     """Store weights as asked, once the graphs in 32 bits have passed: what that cost, and the repository as it is."""
     tokenize = tokenizer_of(staging / "tokenizer")
-    if material.precision.precision == "fp32":
+    if material.options.precision == "fp32":
         return {"precision": "fp32"}, local
     if material.measured is None:
-        raise StepFailed(f"{material.precision.precision} is measured on users of the test, and none were given")
+        raise StepFailed(f"{material.options.precision} is measured on users of the test, and none were given")
     reduced = reduce_precision(
         graphs,
-        material.precision,
+        material.options,
         material.models,
         material.measured,
         [str(title) for title in material.catalogue["title"]],
@@ -200,26 +218,38 @@ def _write_graphs(
     return graphs
 
 
+def _merge(staging: Path, described: tuple[Model, ...], graphs: Mapping[str, Path]) -> dict[str, Path]:
+    """Write the merged graphs beside those of the step models, and take away the steps that are not served."""
+    loaded = {name: onnx.load(path) for name, path in graphs.items()}
+    paths = dict(graphs)
+    for model in described:
+        if not model.merged_from:
+            continue
+        paths[model.name] = staging / model.name / "model.onnx"
+        paths[model.name].parent.mkdir()
+        onnx.save(merged_graph(model, loaded), paths[model.name])
+    served = {model.name for model in described}
+    for name in [name for name in paths if name not in served]:
+        shutil.rmtree(paths.pop(name).parent)
+    return paths
+
+
 def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dict[str, Any]]:
-    """What the catalogue and each ensemble must answer to one real request."""
-    one = user_inputs(material.users.take(np.arange(min(2, len(material.users)))))
-    lines = len(one["user_float"])
-    few = {"excluded_rows": np.full((lines, 1), -1, np.int64), CANDIDATE_COUNT: np.full((lines, 1), 20, np.int64)}
-    rows = np.arange(min(3, len(material.catalogue)), dtype=np.int64)
-    asked: dict[str, dict[str, _Array]] = {
-        "recommend": {**one, **few},
-        "rank": {**one, "candidate_rows": np.tile(rows, (lines, 1))},
-        "search": {**one, **few, "query": np.array(material.titles[:1] * lines, object)[:, None]},
-        "similar": {"item_row": np.zeros((lines, 1), np.int64), **few},
-        "catalogue": {"offset": np.array([0], np.int64), "count": np.array([3], np.int64)},
-    }
+    """What the catalogue, the tokenizer and each request must answer to one real request."""
+    asked = example_requests(material.users.take(np.arange(min(2, len(material.users)))), material.titles[0], 20)
+    query = asked["search"].pop("query")
+    tokens = local.run("tokenizer", {"query": query})
+    merged = material.options.graphs == "merged"
+    asked["search"] |= tokens if merged else {"query": query}
+    asked["tokenizer"] = {"query": query}
+    asked["catalogue"] = {"offset": np.array([0], np.int64), "count": np.array([3], np.int64)}
     return [
         {
             "model": name,
             "inputs": {key: _plain(value) for key, value in inputs.items()},
             "outputs": {key: _plain(value) for key, value in local.run(name, inputs).items()},
             # Kernels for few bits round differently from one machine to the next.
-            "tolerance": TOLERANCE if material.precision.precision == "fp32" else 10 * TOLERANCE,
+            "tolerance": TOLERANCE if material.options.precision == "fp32" else 10 * TOLERANCE,
         }
         for name, inputs in asked.items()
     ]

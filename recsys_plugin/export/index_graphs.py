@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["IR_VERSION", "OPSET", "answer_version", "catalogue_graph", "index_graph", "lookup_graph"]
+__all__ = [
+    "IR_VERSION",
+    "OPSET",
+    "answer_version",
+    "best_graph",
+    "catalogue_graph",
+    "index_graph",
+    "lookup_graph",
+    "pack_graph",
+]
 
 #: What the ONNX Runtime of Triton 24.10 and later reads.
 IR_VERSION, OPSET = 10, 18
@@ -64,9 +73,9 @@ def index_graph(vectors: _Array, *, own_rows: bool) -> onnx.ModelProto:
         own_rows: whether the graph takes ``own_rows``, which come before all others.
 
     Returns:
-        ``query_vector`` [B, D], ``own_rows`` and ``excluded_rows`` int64 [B, any], ``candidate_count`` int64 [B, 1] →
-        ``rows`` int64 [B, K] and ``similarities`` float32 [B, K], where K = min(largest count, N); -1 for excluded
-        rows.
+        ``query_vector`` [B, D], ``own_rows`` and ``excluded_rows`` int64 [B, any], ``counts`` int64 [B, 2], of which
+        the first is read → ``rows`` int64 [B, K] and ``similarities`` float32 [B, K], where K = min(largest count, N);
+        -1 for excluded rows and beyond a line's own count, so that who else is in a batch changes nothing.
     """
     size = len(vectors)
     node = helper.make_node
@@ -91,14 +100,12 @@ def index_graph(vectors: _Array, *, own_rows: bool) -> onnx.ModelProto:
     nodes += [
         node("Slice", [lifted, "first_row", "size", "axis"], ["lift"]),
         node("Add", ["cosines", "lift"], ["ordering"]),
-        node("ReduceMax", ["candidate_count"], ["largest"], keepdims=0),
-        node("Min", ["largest", "size_scalar"], ["bounded"]),
-        node("Max", ["bounded", "one_scalar"], ["k_scalar"]),
-        node("Unsqueeze", ["k_scalar", "first_row"], ["k"]),
+        *_largest_count(0, "size"),
         node("TopK", ["ordering", "k"], ["top_order", "top_rows"], axis=1),
         node("GatherElements", ["cosines", "top_rows"], ["similarities"], axis=1),
         node("Less", ["top_order", "threshold"], ["is_excluded"]),
-        node("Where", ["is_excluded", "no_row", "top_rows"], ["rows"]),
+        node("Or", ["is_excluded", "is_beyond"], ["is_nothing"]),
+        node("Where", ["is_nothing", "no_row", "top_rows"], ["rows"]),
     ]
     info = helper.make_tensor_value_info
     inputs = [info("query_vector", TensorProto.FLOAT, ["batch_size", vectors.shape[1]])]
@@ -106,7 +113,7 @@ def index_graph(vectors: _Array, *, own_rows: bool) -> onnx.ModelProto:
         inputs.append(info("own_rows", TensorProto.INT64, ["batch_size", "own_count"]))
     inputs += [
         info("excluded_rows", TensorProto.INT64, ["batch_size", "excluded_count"]),
-        info("candidate_count", TensorProto.INT64, ["batch_size", 1]),
+        info("counts", TensorProto.INT64, ["batch_size", 2]),
     ]
     outputs = [
         info("rows", TensorProto.INT64, ["batch_size", "candidates"]),
@@ -119,8 +126,7 @@ def index_graph(vectors: _Array, *, own_rows: bool) -> onnx.ModelProto:
         "first_row": _int([0]),
         "size": _int([size]),
         "axis": _int([1]),
-        "size_scalar": _int(size),
-        "one_scalar": _int(1),
+        **_COUNT_CONSTANTS,
         "never_lift": np.array([_NEVER], np.float32),
         "threshold": np.array(_NEVER / 2, np.float32),
         "no_row": _int(-1),
@@ -128,6 +134,87 @@ def index_graph(vectors: _Array, *, own_rows: bool) -> onnx.ModelProto:
     if own_rows:
         constants["own_lift"] = np.array([_OWN], np.float32)
     return _model("exact_index", nodes, inputs, outputs, constants)
+
+
+_COUNT_CONSTANTS = {"one": _int([1]), "zero_scalar": _int(0), "one_scalar": _int(1)}
+
+
+def _largest_count(column: int, most: str) -> list[onnx.NodeProto]:
+    """``counts`` → ``k`` int64 [1], the largest of a column but 1 to ``most``; bool [B, k] ``is_beyond`` a line's own.
+
+    Needs :data:`_COUNT_CONSTANTS` and ``most`` int64 [1] among the constants.
+    """
+    node = helper.make_node
+    return [
+        node("Constant", [], ["count_column"], value_ints=[column]),
+        node("Gather", ["counts", "count_column"], ["wanted"], axis=1),
+        node("ReduceMax", ["wanted"], ["largest"], keepdims=0),
+        node("Min", ["largest", most], ["bounded"]),
+        node("Max", ["bounded", "one"], ["k"]),
+        node("Squeeze", ["k"], ["k_scalar"]),
+        node("Range", ["zero_scalar", "k_scalar", "one_scalar"], ["places"]),
+        node("Max", ["wanted", "one"], ["own_count"]),
+        node("GreaterOrEqual", ["places", "own_count"], ["is_beyond"]),
+    ]
+
+
+def best_graph(order_by: str, columns: Mapping[str, int]) -> onnx.ModelProto:
+    """The best results of ranked candidates, best first.
+
+    Args:
+        order_by: the column to order by, higher is better; equal ones stay in the candidates' order. A value that is
+            NaN comes first, so that whoever reads the answer sees it rather than a page that looks right.
+        columns: what is known of each candidate, by name, with its ONNX element type; ``rows`` int64 among them.
+
+    Returns:
+        Columns ``candidate_<name>`` [B, C] and ``counts`` int64 [B, 2], of which the second is read → columns
+        ``<name>`` [B, K], where K = min(largest count, C); ``rows`` is -1 beyond a line's own count.
+    """
+    node, info = helper.make_node, helper.make_tensor_value_info
+    nodes = [
+        node("IsNaN", [f"candidate_{order_by}"], ["is_broken"]),
+        node("Where", ["is_broken", "highest", f"candidate_{order_by}"], ["checked"]),
+        node("Less", ["candidate_rows", "first_row"], ["is_padding"]),
+        node("Where", ["is_padding", "lowest", "checked"], ["ordering"]),
+        node("Shape", ["candidate_rows"], ["candidates"], start=1, end=2),
+        *_largest_count(1, "candidates"),
+        node("TopK", ["ordering", "k"], ["top_order", "top_places"], axis=1),
+        *(node("GatherElements", [f"candidate_{name}", "top_places"], [f"top_{name}"], axis=1) for name in columns),
+        node("Where", ["is_beyond", "no_row", "top_rows"], ["rows"]),
+        *(node("Identity", [f"top_{name}"], [name]) for name in columns if name != "rows"),
+    ]
+    return _model(
+        "best_results",
+        nodes,
+        [
+            *(info(f"candidate_{name}", kind, ["batch_size", "candidate_axis"]) for name, kind in columns.items()),
+            info("counts", TensorProto.INT64, ["batch_size", 2]),
+        ],
+        [info(name, kind, ["batch_size", "results"]) for name, kind in columns.items()],
+        {
+            "first_row": _int([0]),
+            "no_row": _int(-1),
+            "highest": np.array(np.inf, np.float32),
+            "lowest": np.array(-np.inf, np.float32),
+            **_COUNT_CONSTANTS,
+        },
+    )
+
+
+def pack_graph(columns: Sequence[str]) -> onnx.ModelProto:
+    """Float columns float32 [B, K] each → ``values`` float32 [B, K, columns]: one tensor costs less than several."""
+    node, info = helper.make_node, helper.make_tensor_value_info
+    nodes = [
+        *(node("Unsqueeze", [name, "last_axis"], [f"{name}_column"]) for name in columns),
+        node("Concat", [f"{name}_column" for name in columns], ["values"], axis=2),
+    ]
+    return _model(
+        "pack_values",
+        nodes,
+        [info(name, TensorProto.FLOAT, ["batch_size", "results"]) for name in columns],
+        [info("values", TensorProto.FLOAT, ["batch_size", "results", len(columns)])],
+        {"last_axis": _int([2])},
+    )
 
 
 def lookup_graph(vectors: _Array) -> onnx.ModelProto:

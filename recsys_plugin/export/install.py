@@ -14,9 +14,9 @@ from recsys_plugin.export.description import Model
 from recsys_plugin.pipeline.workspace import atomic_text
 from recsys_plugin.training.artefacts import TrainedModels
 
-__all__ = ["exported_versions", "install", "next_version", "write_configurations"]
+__all__ = ["exported_versions", "install", "next_version", "promotion_path", "write_configurations"]
 
-#: Versions kept on disk: the newest and the one to roll back to.
+#: Versions kept on disk: the newest, and the one that serves or else the one to roll back to.
 _KEPT_VERSIONS = 2
 
 
@@ -24,6 +24,18 @@ def exported_versions(repository: Path) -> list[int]:
     """The versions that every configured model has, ascending."""
     each = [set(_versions(path.parent)) for path in repository.glob("*/config.pbtxt")]
     return sorted(set.intersection(*each)) if each else []
+
+
+def promotion_path(state: Path) -> Path:
+    """The file of the state folder that remembers which version was promoted."""
+    return state / "export" / "promoted.json"
+
+
+def _kept(repository: Path, promotion: Path) -> list[int]:
+    """The versions that stay beside a new one: what is promoted, else the newest."""
+    complete = exported_versions(repository)
+    promoted = json.loads(promotion.read_text(encoding="utf-8"))["version"] if promotion.exists() else None
+    return [promoted] if promoted in complete else complete[-(_KEPT_VERSIONS - 1) :]
 
 
 def next_version(repository: Path) -> int:
@@ -67,15 +79,23 @@ def write_configurations(
 
 
 def install(
-    repository: Path, staging: Path, models: tuple[Model, ...], version: int, records: Path, trained: TrainedModels
+    repository: Path,
+    staging: Path,
+    models: tuple[Model, ...],
+    version: int,
+    records: Path,
+    trained: TrainedModels,
+    *,
+    promotion: Path,
 ) -> None:
     """Move a staged version into the repository, write the configurations, and delete what is too old.
 
-    The newest version that was complete before stays on disk, unless its models take or give other tensors: under the
-    new configurations Triton could not load it. Its ensembles are served beside the new ones only if both
-    take the same tensors and mean the same rows: Triton has one configuration for all versions of an ensemble, whose
-    steps name the newest version of each model, so an old ensemble runs on new steps. A client that asks for a version
-    that is not served is told so; one that was answered with rows of another catalogue would show wrong items.
+    The promoted version, or else the newest that was complete before, stays on disk, unless its models take or give
+    other tensors: under the new configurations Triton could not load it. Its ensembles are served beside the new ones
+    only if both take the same tensors and mean the same rows: Triton has one configuration for all versions of an
+    ensemble, whose steps name the newest version of each model, so an old ensemble runs on new steps. A client that
+    asks for a version that is not served is told so; one that was answered with rows of another catalogue would show
+    wrong items.
 
     Args:
         repository: the model repository.
@@ -84,13 +104,14 @@ def install(
         version: the number of the new version.
         records: folder that remembers the contract, the catalogue and the tensors of each version.
         trained: the models of the new version.
+        promotion: names the promoted version, if there is one; see :func:`promotion_path`.
     """
     catalogue = hashlib.sha256("\n".join(trained.item_ids).encode()).hexdigest()
     tensors = _tensor_digest(models)
     record = json.dumps({"contract": trained.contract.to_json(), "catalogue": catalogue, "tensors": tensors})
     older = {
         number: text
-        for number in exported_versions(repository)[-(_KEPT_VERSIONS - 1) :]
+        for number in _kept(repository, promotion)
         if (path := records / f"{number}.json").exists()
         and json.loads(text := path.read_text(encoding="utf-8")).get("tensors") == tensors
     }
@@ -111,7 +132,14 @@ def install(
         ensemble_versions=_KEPT_VERSIONS if all(older.get(number) == record for number in kept) else 1,
     )
     atomic_text(records / f"{version}.json", record)
+    described = {model.name for model in models}
     for folder in repository.glob("*"):
+        is_left_over = folder.name not in described and (folder / "config.pbtxt").exists()
         for number, path in _versions(folder).items():
-            if number not in {*kept, version}:
+            if is_left_over or number not in {*kept, version}:
                 shutil.rmtree(path)
+        if is_left_over:
+            # A step model of the other layout: Triton would look in vain for a version of it.
+            (folder / "config.pbtxt").unlink()
+            if not any(folder.iterdir()):
+                folder.rmdir()

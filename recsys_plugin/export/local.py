@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 
 from recsys_plugin.export.description import Model
+from recsys_plugin.export.merged import unpacked
 
 __all__ = ["LocalRepository", "tokenizer_of"]
 
@@ -37,15 +38,25 @@ class LocalRepository:
             for name, path in graphs.items()
         }
 
+    def named(self, name: str, inputs: Mapping[str, _Array]) -> dict[str, _Array]:
+        """:meth:`run` with packed values taken apart, so that both layouts answer alike."""
+        return unpacked(self._models[name], self.run(name, inputs))
+
     def run(self, name: str, inputs: Mapping[str, _Array]) -> dict[str, _Array]:
-        """Run a model or an ensemble; texts are ``str`` in object arrays."""
+        """Run a model or an ensemble; texts are ``str`` in object arrays.
+
+        A merged graph that takes tokens may be given the ``query`` instead.
+        """
         model = self._models[name]
         if not model.is_ensemble:
             if name == "tokenizer":
                 return self._tokenize(inputs["query"])
             session = self._sessions[name]
             wanted = [output.name for output in model.outputs]
-            feed = {value.name: inputs[value.name] for value in session.get_inputs()}
+            given = dict(inputs)
+            if "query" in given and "query" not in {tensor.name for tensor in model.inputs}:
+                given |= self._tokenize(given["query"])
+            feed = {value.name: given[value.name] for value in session.get_inputs()}
             return dict(zip(wanted, session.run(wanted, feed), strict=True))
         known = dict(inputs)
         for step in model.steps:

@@ -6,29 +6,36 @@ from dataclasses import dataclass
 
 from recsys_plugin.errors import InvalidInput
 
-__all__ = ["PRECISIONS", "PrecisionOptions"]
+__all__ = ["GRAPHS", "PRECISIONS", "ExportOptions"]
 
 #: The choices of ``recsys export --precision``.
 PRECISIONS = ("fp32", "fp16", "int8")
+#: The choices of ``recsys export --graphs``.
+GRAPHS = ("merged", "ensembles")
 
 
 @dataclass(frozen=True, slots=True)
-class PrecisionOptions:
-    """How the weights of ranker and text encoder are stored, and how much that may cost.
+class ExportOptions:
+    """How the models are laid out, and how their weights are stored.
 
     Attributes:
-        precision: one of :data:`PRECISIONS`.
+        precision: of the weights of ranker and text encoder, one of :data:`PRECISIONS`.
         most_loss: largest allowed fall of NDCG@20, of AUC and of the texts' cosine, each as an absolute difference.
+        graphs: ``merged`` makes one graph of each request, the quickest; ``ensembles`` ties step models together, which
+            share one copy of the catalogue between requests.
 
     Raises:
-        InvalidInput: if there is no such precision or the bound is negative.
+        InvalidInput: if there is no such choice or the bound is negative.
     """
 
     precision: str = "fp32"
     most_loss: float = 0.01
+    graphs: str = "merged"
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise InvalidInput(f"there is no precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
         if not self.most_loss >= 0.0:
             raise InvalidInput(f"the largest allowed loss is {self.most_loss}; it must be 0 or more")
+        if self.graphs not in GRAPHS:
+            raise InvalidInput(f"there are no {self.graphs!r} graphs; choose one of {', '.join(GRAPHS)}")

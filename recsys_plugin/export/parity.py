@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from recsys_plugin.errors import CheckFailed
+from recsys_plugin.export.description import COUNTS
 from recsys_plugin.export.local import LocalRepository
 from recsys_plugin.export.tree_graphs import at_a_split
 from recsys_plugin.training.artefacts import TrainedModels
@@ -20,7 +21,7 @@ from recsys_plugin.training.text import TextEncoder, encode_texts
 from recsys_plugin.training.zoo.shop import FrameRanker, lists_frame
 from recsys_plugin.training.zoo.trees import GradientBoostedTrees
 
-__all__ = ["TOLERANCE", "check_parity", "left_out", "user_inputs"]
+__all__ = ["TOLERANCE", "check_merged", "check_parity", "example_requests", "left_out", "user_inputs"]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -28,6 +29,8 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 TOLERANCE = 1e-4
 #: Share of the candidates that may lie within rounding of a tree's split, and are then left out of the comparison.
 MOST_AT_SPLITS = 0.1
+#: Share of the places at which ties of scores may put another row.
+_MOST_TIES = 0.02
 
 
 def user_inputs(users: UserTensors) -> dict[str, _Array]:
@@ -70,7 +73,7 @@ def check_parity(
             "query_vector": tower["user_vector"],
             "own_rows": tower["own_rows"],
             "excluded_rows": none,
-            "candidate_count": np.full((len(users), 1), candidates, np.int64),
+            "counts": np.full((len(users), 2), candidates, np.int64),
         },
     )
     rows, cosines = candidate_rows(models.towers, users, candidates)
@@ -98,6 +101,56 @@ def check_parity(
     if too_large:
         found_text = ", ".join(f"{name} by {value:.2g}" for name, value in too_large.items())
         raise CheckFailed(f"the exported graphs differ from the trained models: {found_text} (allowed {TOLERANCE:g})")
+    return differences
+
+
+def example_requests(users: UserTensors, query: str, count: int) -> dict[str, dict[str, _Array]]:
+    """Every request for some users: all with the same query, the catalogue's first rows, and as many results."""
+    packed, lines = user_inputs(users), len(users)
+    retrieval = {"excluded_rows": np.full((lines, 1), -1, np.int64), COUNTS: np.full((lines, 2), count, np.int64)}
+    return {
+        "recommend": {**packed, **retrieval},
+        "rank": {**packed, "candidate_rows": np.tile(np.arange(3, dtype=np.int64), (lines, 1))},
+        "search": {**packed, **retrieval, "query": np.array([[query]] * lines, object)},
+        "similar": {"item_row": np.zeros((lines, 1), np.int64), **retrieval},
+    }
+
+
+def check_merged(
+    steps: LocalRepository,
+    merged: LocalRepository,
+    users: UserTensors,
+    texts: Sequence[str],
+    *,
+    candidates: int,
+) -> dict[str, float]:
+    """Compare each merged graph with the ensemble that it was made from, on real users.
+
+    Returns:
+        The largest absolute difference of each merged output, by ``model.output``. Where scores tie, rows may change
+        places; what belongs to them is compared at the others.
+
+    Raises:
+        CheckFailed: if one is above :data:`TOLERANCE`.
+    """
+    differences: dict[str, float] = {}
+    for name, inputs in example_requests(users, texts[0], candidates).items():
+        wanted, got = steps.run(name, inputs), merged.named(name, inputs)
+        if name == "recommend":
+            order = np.argsort(-np.where(wanted["rows"] < 0, -np.inf, wanted["scores"]), axis=1, kind="stable")
+            wanted = {output: np.take_along_axis(wanted[output], order, axis=1) for output in got}
+        same = got["rows"] == wanted["rows"] if "rows" in got else np.ones(got["scores"].shape, bool)
+        if (unequal := 1.0 - float(same.mean())) > _MOST_TIES:
+            raise CheckFailed(f"the merged graph {name} returns other rows than its steps at {unequal:.1%} of places")
+        for output, values in got.items():
+            if output != "rows":
+                # NaN stands for a head that was never trained, and must stay NaN.
+                compared = same & ~(np.isnan(values) & np.isnan(wanted[output]))
+                differences[f"{name}.{output}"] = _largest(values[compared], wanted[output][compared])
+    too_large = {name: value for name, value in differences.items() if not value <= TOLERANCE}
+    if too_large:
+        found = ", ".join(f"{name} by {value:.2g}" for name, value in too_large.items())
+        raise CheckFailed(f"the merged graphs differ from their steps: {found} (allowed {TOLERANCE:g})")
     return differences
 
 

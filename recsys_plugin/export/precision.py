@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from recsys_plugin.errors import CheckFailed
 from recsys_plugin.export.local import Tokenize
-from recsys_plugin.export.options import PrecisionOptions
+from recsys_plugin.export.options import ExportOptions
 from recsys_plugin.training.artefacts import TrainedModels
 from recsys_plugin.training.candidates import candidate_rows
 from recsys_plugin.training.contexts import Contexts
@@ -56,7 +56,7 @@ _NEIGHBOURS = 20
 
 def reduce_precision(
     graphs: Mapping[str, Path],
-    options: PrecisionOptions,
+    options: ExportOptions,
     models: TrainedModels,
     split: Split,
     texts: Sequence[str],

@@ -33,7 +33,7 @@ from recsys_plugin.features.contract import (
     TensorName,
 )
 
-__all__ = ["FeatureReport", "FeatureTensors", "ReadFeatures", "ReadPlan", "ReadSchema", "Reply"]
+__all__ = ["FeatureReport", "FeatureTensors", "ReadFeatures", "ReadPlan", "ReadPromotion", "ReadSchema", "Reply"]
 
 #: What Redis answers to one HMGET: the values of :attr:`ReadPlan.fields`, ``None`` where there is none.
 Reply = Sequence[bytes | None]
@@ -58,6 +58,13 @@ class ReadFeatures:
 @dataclass(frozen=True, slots=True)
 class ReadSchema:
     """Read the types that the store's features have. Answer: reference → type name, or ``None`` if not recorded."""
+
+    project: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPromotion:
+    """Read which model version is promoted. Answer: its number, or ``None`` if the newest is to serve."""
 
     project: str
 

@@ -11,17 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from recsys_plugin.errors import DeadlineExceeded, RecsysError, StoreUnavailable
 from recsys_plugin.features.connection import RedisAddress
-from recsys_plugin.features.plan import ReadFeatures, ReadSchema, Reply
+from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema, Reply
 
 if TYPE_CHECKING:
     import redis
 
-__all__ = ["AsyncFeatureReader", "FeatureReader", "schema_key"]
+__all__ = ["AsyncFeatureReader", "FeatureReader", "promotion_key", "schema_key"]
 
 
 def schema_key(project: str) -> str:
     """The Redis key under which ``recsys apply`` writes the feature types of a Feast project, as JSON."""
     return f"recsys:schema:{project}"
+
+
+def promotion_key(project: str) -> str:
+    """The Redis key that holds the promoted model version; without it the newest version serves."""
+    return f"recsys:promoted:{project}"
 
 
 class FeatureReader:
@@ -64,6 +69,17 @@ class FeatureReader:
         with _named_errors(self._address, timeout):
             text = self._client.get(schema_key(read.project))
         return _parsed_schema(text, read.project)
+
+    def read_promotion(self, read: ReadPromotion, *, timeout: float) -> int | None:
+        """The promoted model version, if one is.
+
+        Raises:
+            StoreUnavailable: if Redis cannot be reached or the record is malformed.
+            DeadlineExceeded: if Redis takes too long.
+        """
+        with _named_errors(self._address, timeout):
+            text = self._client.get(promotion_key(read.project))
+        return _parsed_promotion(text, read.project)
 
     def close(self) -> None:
         """Close every connection."""
@@ -123,6 +139,13 @@ class AsyncFeatureReader:
                 text = await self._client.get(schema_key(read.project))
         return _parsed_schema(text, read.project)
 
+    async def read_promotion(self, read: ReadPromotion, *, timeout: float) -> int | None:
+        """See :meth:`FeatureReader.read_promotion`."""
+        with _named_errors(self._address, timeout):
+            async with asyncio.timeout(timeout):
+                text = await self._client.get(promotion_key(read.project))
+        return _parsed_promotion(text, read.project)
+
     async def close(self) -> None:
         """Close every connection."""
         await self._client.aclose()
@@ -136,6 +159,16 @@ def _sentinels(address: RedisAddress, client: Any) -> list[Any]:
         return []
     sentinels: list[Any] = client.connection_pool.sentinel_manager.sentinels
     return sentinels
+
+
+def _parsed_promotion(text: bytes | None, project: str) -> int | None:
+    if text is None:
+        return None
+    if not text.isdigit():
+        raise StoreUnavailable(
+            f"Redis key {promotion_key(project)} is {text!r}, not a version. Run `recsys models promote` again."
+        )
+    return int(text)
 
 
 def _parsed_schema(text: bytes | None, project: str) -> dict[str, str] | None:

@@ -52,6 +52,8 @@ class ModelSettings:
     parameters: Mapping[str, str]
     outputs: tuple[str, ...] = ()
     """The names of its outputs."""
+    inputs: tuple[str, ...] = ()
+    """The names of its inputs."""
 
     @property
     def step_versions(self) -> tuple[str, ...]:

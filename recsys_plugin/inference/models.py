@@ -7,17 +7,20 @@ from collections.abc import Generator
 from recsys_plugin.errors import FeatureContractError, InferenceUnavailable
 from recsys_plugin.inference.calls import GetVersions, ModelSettings
 
-__all__ = ["CONTRACT_PARAMETER", "SERVED_MODELS", "contract_text", "newest_version"]
+__all__ = ["CONTRACT_PARAMETER", "SERVED_MODELS", "contract_text", "serving_version"]
 
 #: The models that the client calls; every export writes one version of all of them.
-SERVED_MODELS = ("recommend", "rank", "search", "similar", "catalogue")
+SERVED_MODELS = ("recommend", "rank", "search", "similar", "catalogue", "tokenizer")
 
 #: The key in a model's configuration under which its feature contract stands.
 CONTRACT_PARAMETER = "feature_contract"
 
 
-def newest_version() -> Generator[GetVersions, tuple[int, ...], int]:
-    """The newest version in which every one of :data:`SERVED_MODELS` is ready.
+def serving_version(promoted: int | None) -> Generator[GetVersions, tuple[int, ...], int]:
+    """The version to serve: the promoted one, or else the newest, in which all :data:`SERVED_MODELS` are ready.
+
+    Args:
+        promoted: should this version not be ready, the newest serves: an old page is better than none.
 
     Raises:
         InferenceUnavailable: if there is none; the message says what each model has.
@@ -31,7 +34,7 @@ def newest_version() -> Generator[GetVersions, tuple[int, ...], int]:
         raise InferenceUnavailable(
             f"no version of all models is ready: {found}. Run `recsys export`, then `recsys up`."
         )
-    return max(common)
+    return promoted if promoted in common else max(common)
 
 
 def contract_text(model: str, version: int, settings: ModelSettings) -> str:

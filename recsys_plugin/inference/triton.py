@@ -155,7 +155,8 @@ def _versions(reply: Any) -> tuple[int, ...]:
 def _settings(reply: Any) -> ModelSettings:
     parameters = {name: parameter.string_value for name, parameter in reply.config.parameters.items()}
     outputs = tuple(output.name for output in reply.config.output)
-    return ModelSettings(reply.config.max_batch_size, parameters, outputs)
+    inputs = tuple(value.name for value in reply.config.input)
+    return ModelSettings(reply.config.max_batch_size, parameters, outputs, inputs)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from recsys_plugin.data.store import Dataset, load_dataset, sha256_of
 from recsys_plugin.errors import ConfigurationError, StoreUnavailable
-from recsys_plugin.export.options import PrecisionOptions
+from recsys_plugin.export.options import ExportOptions
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.pipeline.feature_tables import EMBEDDING_SCHEMAS, FEATURE_TABLES, build_feature_tables
 from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_text, source_digest
@@ -244,10 +244,10 @@ def export(
     progress: Progress,
     *,
     force: bool = False,
-    precision: PrecisionOptions | None = None,
+    laid_out: ExportOptions | None = None,
 ) -> StepResult:
-    """Export what was trained last as a new version of the model repository, in 32 bits without ``precision``."""
-    stored = precision or PrecisionOptions()
+    """Export what was trained last as a new version of the model repository."""
+    chosen = laid_out or ExportOptions()
     dataset = load_dataset(settings)
     workspace = Workspace(settings.state)
     with workspace.lock():
@@ -283,7 +283,7 @@ def export(
                 users=first_users(run.frames().test.users, 128),
                 encoder=name_in_use(settings.state / "training", options.encoder, fine_tuned),
                 candidates=options.candidates,
-                precision=stored,
+                options=chosen,
                 measured=run.frames().test,
             )
             return export_repository(settings.model_repository, settings.state, material, progress=progress)
@@ -294,7 +294,7 @@ def export(
                 "train": trained.fingerprint,
                 "encoder": options.encoder,
                 "ctr_model": selected,
-                "precision": asdict(stored),
+                "options": asdict(chosen),
             },
             outputs=[settings.state / "export" / name for name in ("known_answers.json", "manifest.json")],
             sources=("export",),

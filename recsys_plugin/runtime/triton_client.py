@@ -81,6 +81,15 @@ class TritonManager:
             # Loading includes starting processes and reading weights, so it has its own, longer limit.
             self.client.load_model(model, client_timeout=max(self.timeout, 300.0))
 
+    def unload(self, model: str) -> None:
+        """Stop serving a model once its requests under way are answered.
+
+        Raises:
+            InferenceUnavailable: if the server refuses.
+        """
+        with self.errors(f"unloading model {model}"):
+            self.client.unload_model(model, client_timeout=max(self.timeout, 300.0))
+
     @contextlib.contextmanager
     def errors(self, what: str) -> Iterator[None]:
         """Turn the client library's errors inside the block into ours, saying what was asked."""

@@ -149,6 +149,9 @@ class EmbeddedTriton:
                 note(f"Triton: loading {model.name} {', '.join(map(str, model.served))}")
                 triton.load(model.name)
             require_models_ready(triton, models)
+            for name in sorted(set(loaded) - {model.name for model in models}):
+                note(f"Triton: unloading {name}, which the repository no longer has")
+                triton.unload(name)
         self._remember(models)
 
     def _remember(self, models: Iterable[RepositoryModel]) -> None:

@@ -10,8 +10,8 @@ from tiny_shop import CONTRACT, TinyShop
 
 from recsys_plugin.errors import DeadlineExceeded, InferenceUnavailable
 from recsys_plugin.inference.address import TritonAddress
-from recsys_plugin.inference.calls import GetVersions, Infer, OutputSpec
-from recsys_plugin.inference.models import SERVED_MODELS, contract_text, newest_version
+from recsys_plugin.inference.calls import Infer, OutputSpec
+from recsys_plugin.inference.models import SERVED_MODELS, contract_text, serving_version
 from recsys_plugin.inference.triton import AsyncTritonClient, TritonClient
 
 
@@ -26,7 +26,7 @@ def similar(version: int = 1, **outputs: OutputSpec) -> Infer:
     inputs = {
         "item_row": np.array([[3]], dtype=np.int64),
         "excluded_rows": np.array([[-1]], dtype=np.int64),
-        "candidate_count": np.array([[2]], dtype=np.int64),
+        "counts": np.array([[2, 2]], dtype=np.int64),
     }
     return Infer("similar", version, inputs, outputs)
 
@@ -83,11 +83,23 @@ async def test_deadline(triton: TritonClient, tiny: TinyShop) -> None:
 
 
 def test_no_common_version_says_what_each_model_has() -> None:
-    flow = newest_version()
-    answers = {"recommend": (1, 2), "rank": (2,), "search": (2, 3), "similar": (), "catalogue": (2,)}
-    call = next(flow)
-    while call.model != "catalogue":
-        assert isinstance(call, GetVersions)
-        call = flow.send(answers[call.model])
+    answers = dict.fromkeys(SERVED_MODELS, (2,)) | {"recommend": (1, 2), "search": (2, 3), "similar": ()}
     with pytest.raises(InferenceUnavailable, match=r"search has \[2, 3\]; similar has none; .*recsys export"):
-        flow.send(answers["catalogue"])
+        chosen(answers, None)
+
+
+@pytest.mark.parametrize(("promoted", "version"), [(None, 3), (2, 2), (3, 3), (1, 3), (9, 3)])
+def test_the_promoted_version_serves_if_it_is_ready(promoted: int | None, version: int) -> None:
+    answers = dict.fromkeys(SERVED_MODELS, (2, 3)) | {"recommend": (1, 2, 3)}
+    assert chosen(answers, promoted) == version
+
+
+def chosen(ready: dict[str, tuple[int, ...]], promoted: int | None) -> int:
+    """Which version is chosen where each model has these ready."""
+    flow = serving_version(promoted)
+    call = next(flow)
+    while True:
+        try:
+            call = flow.send(ready[call.model])
+        except StopIteration as end:
+            return int(end.value)

@@ -54,14 +54,14 @@ class TinyShop:
 
 _TYPES = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64, "BYTES": TensorProto.STRING}
 _USER = {"user_float": ("FP32", 1), "user_int": ("INT64", 3), "user_string": ("BYTES", 1)}
-_RETRIEVAL = {"excluded_rows": ("INT64", -1), "candidate_count": ("INT64", 1)}
+_RETRIEVAL = {"excluded_rows": ("INT64", -1), "counts": ("INT64", 2)}
 _SCORES = dict.fromkeys(("scores", "purchase_probability", "click_probability"), ("FP32", -1))
 
 Ports = dict[str, tuple[str, int]]
 
 
 def write_repository(folder: Path, version: int, *, item_ids: Sequence[str] = ITEM_IDS) -> None:
-    """Write one version of the five models."""
+    """Write one version of the six models."""
     size = len(item_ids)
     base = np.resize(BASE, size)
     taste = np.resize(TASTE, size)
@@ -91,6 +91,14 @@ def write_repository(folder: Path, version: int, *, item_ids: Sequence[str] = IT
         {"rows": ("INT64", -1), "similarity": ("FP32", -1)},
         _similar(size),
     )
+    _write(
+        folder,
+        "tokenizer",
+        version,
+        {"query": ("BYTES", 1)},
+        {"input_ids": ("INT64", -1), "attention_mask": ("INT64", -1)},
+        _tokenizer(),
+    )
     columns = (item_ids, [TITLES[row % 6] for row in range(size)], [CATEGORIES[row % 6] for row in range(size)])
     _write_catalogue(folder, version, columns, np.resize(np.array(PRICES, dtype=np.float32), size))
 
@@ -110,7 +118,7 @@ def _taste_scores(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list
 
 
 def _top(scores: str, size: int) -> list[onnx.NodeProto]:
-    """``top`` scores and ``rows`` of the best ``candidate_count`` items that are not excluded, -1 after the last."""
+    """``top`` scores and ``rows`` of the best ``counts[0]`` items that are not excluded, -1 after the last."""
     return [
         _constant("iota", np.arange(size, dtype=np.int64).reshape(1, size, 1)),
         _constant("lowest", np.array(-1e9, dtype=np.float32)),
@@ -124,7 +132,9 @@ def _top(scores: str, size: int) -> list[onnx.NodeProto]:
         helper.make_node("ReduceMax", ["hit_numbers"], ["hit"], axes=[2], keepdims=0),
         helper.make_node("Cast", ["hit"], ["masked"], to=TensorProto.BOOL),
         helper.make_node("Where", ["masked", "lowest", scores], ["allowed"]),
-        helper.make_node("ReduceMax", ["candidate_count"], ["most"], keepdims=0),
+        _constant("first", np.array([0], dtype=np.int64)),
+        helper.make_node("Gather", ["counts", "first"], ["wanted"], axis=1),
+        helper.make_node("ReduceMax", ["wanted"], ["most"], keepdims=0),
         helper.make_node("Reshape", ["most", "one"], ["count"]),
         helper.make_node("TopK", ["allowed", "count"], ["top", "top_rows"], axis=1),
         helper.make_node("Greater", ["top", "lowest"], ["found"]),
@@ -188,6 +198,22 @@ def _rank(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[onnx.No
     ]
 
 
+def _tokenizer() -> list[onnx.NodeProto]:
+    """Each query is one token, whose number is 1."""
+    return [
+        helper.make_node(
+            "LabelEncoder",
+            ["query"],
+            [name],
+            domain="ai.onnx.ml",
+            keys_strings=[""],
+            values_int64s=[1],
+            default_int64=1,
+        )
+        for name in ("input_ids", "attention_mask")
+    ]
+
+
 def _similar(size: int) -> list[onnx.NodeProto]:
     """Similarity falls with the distance between row numbers."""
     return [
@@ -233,7 +259,9 @@ def _write(
         ]
 
     graph = helper.make_graph(nodes, model, ports(inputs, "in"), ports(outputs, "out"))
-    onnx_model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx_model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 2)], ir_version=8
+    )
     onnx.checker.check_model(onnx_model)
     (folder / model / str(version)).mkdir(parents=True)
     onnx.save(onnx_model, str(folder / model / str(version) / "model.onnx"))

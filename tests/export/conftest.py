@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from exports import Exported, no_progress
 from shops import Shop
 
 from recsys_plugin.data.store import load_dataset
-from recsys_plugin.export.export import ExportMaterial
+from recsys_plugin.export.export import ExportMaterial, export_repository
+from recsys_plugin.export.options import ExportOptions
 from recsys_plugin.pipeline.feast_repository import open_store
 from recsys_plugin.training.options import TrainingOptions
 from recsys_plugin.training.packing import first_users
@@ -36,8 +38,17 @@ def material(small_shop: Shop) -> ExportMaterial:
 
 
 @pytest.fixture(scope="session")
-def exported(small_shop: Shop, material: ExportMaterial, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A copy, since the shop's own repository goes on to newer versions."""
+def exported(material: ExportMaterial, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The step models and the ensembles that tie them."""
+    home = tmp_path_factory.mktemp("exported")
+    steps = replace(material, options=ExportOptions(graphs="ensembles"))
+    manifest = export_repository(home / "model_repository", home, steps, progress=no_progress)
+    return Exported(home / "model_repository", home, steps, manifest)
+
+
+@pytest.fixture(scope="session")
+def merged(small_shop: Shop, material: ExportMaterial, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """What the small shop serves, one graph a request: a copy, since its repository goes on to newer versions."""
     home, settings = tmp_path_factory.mktemp("exported"), small_shop.settings
     shutil.copytree(settings.model_repository, home / "model_repository")
     shutil.copytree(settings.state / "export", home / "export")

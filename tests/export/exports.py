@@ -10,6 +10,7 @@ from typing import Any
 from recsys_plugin.export.description import Model, describe_repository, own_row_count
 from recsys_plugin.export.export import ExportMaterial
 from recsys_plugin.export.local import LocalRepository, tokenizer_of
+from recsys_plugin.export.merged import lay_out
 
 __all__ = ["Exported", "no_progress"]
 
@@ -30,7 +31,8 @@ class Exported:
     @property
     def described(self) -> tuple[Model, ...]:
         contract = self.material.models.contract
-        return describe_repository(contract, vector=64, text_vector=384, own_rows=own_row_count(contract))
+        steps = describe_repository(contract, vector=64, text_vector=384, own_rows=own_row_count(contract))
+        return lay_out(steps, self.manifest["graphs"])
 
     @property
     def graphs(self) -> dict[str, Path]:

@@ -13,6 +13,8 @@ from tritonclient.grpc import model_config_pb2
 from recsys_plugin.export.configuration import render_config
 from recsys_plugin.export.description import Model, Tensor, describe_repository, own_row_count
 from recsys_plugin.export.install import write_configurations
+from recsys_plugin.export.merged import lay_out
+from recsys_plugin.export.options import ExportOptions
 from recsys_plugin.features.contract import FeatureContract
 from recsys_plugin.pipeline.feast_repository import contract_of, open_store
 
@@ -25,8 +27,13 @@ def contract(small_shop: Shop) -> FeatureContract:
 
 
 @pytest.fixture(scope="module")
-def described(contract: FeatureContract) -> tuple[Model, ...]:
+def steps(contract: FeatureContract) -> tuple[Model, ...]:
     return describe_repository(contract, vector=64, text_vector=384, own_rows=own_row_count(contract))
+
+
+@pytest.fixture(scope="module")
+def described(steps: tuple[Model, ...]) -> tuple[Model, ...]:
+    return lay_out(steps, ExportOptions().graphs)
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +43,13 @@ def generated(described: tuple[Model, ...], tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-@pytest.fixture(scope="module")
-def configs(generated: Path) -> dict[str, Any]:
-    return {
-        path.parent.name: text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-        for path in generated.glob("*/config.pbtxt")
-    }
+def parsed(models: tuple[Model, ...]) -> dict[str, Any]:
+    return {model.name: text_format.Parse(render_config(model), model_config_pb2.ModelConfig()) for model in models}
+
+
+@pytest.fixture(scope="module", params=["steps", "described"])
+def configs(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return parsed(request.getfixturevalue(request.param))
 
 
 def texts(folder: Path) -> dict[str, str]:
@@ -54,8 +62,7 @@ def test_tracked_configurations_are_the_generated_ones(generated: Path) -> None:
     assert texts(TRACKED) == texts(generated)
 
 
-def test_only_stock_backends(configs: dict[str, Any], described: tuple[Model, ...]) -> None:
-    assert configs.keys() == {model.name for model in described}
+def test_only_stock_backends(configs: dict[str, Any]) -> None:
     for name, config in configs.items():
         assert config.name == name
         if config.platform:
@@ -64,21 +71,30 @@ def test_only_stock_backends(configs: dict[str, Any], described: tuple[Model, ..
             assert config.backend in ("onnxruntime", "python")
             assert config.instance_group[0].count >= 1
         assert config.max_batch_size == (0 if name == "catalogue" else 64)
-        assert config.HasField("dynamic_batching") == (
-            not config.platform and name not in ("catalogue", "item_index", "text_index")
-        )
+        assert config.HasField("dynamic_batching") == (not config.platform and name != "catalogue")
         assert config.dynamic_batching.max_queue_delay_microseconds == 0
         assert config.version_policy.latest.num_versions == 2
     assert [name for name, config in configs.items() if config.backend == "python"] == ["tokenizer"]
-    ensembles = {name for name, config in configs.items() if config.platform}
-    assert ensembles == {"recommend", "rank", "search", "similar"}
+
+
+def test_merged_graphs_take_the_place_of_ensembles(steps: tuple[Model, ...], described: tuple[Model, ...]) -> None:
+    requests = {"recommend", "rank", "search", "similar"}
+    assert {model.name for model in steps if model.is_ensemble} == requests
+    assert {model.name for model in described if model.merged_from} == requests
+    assert not any(model.is_ensemble for model in described)
+    assert {model.name for model in steps} - {model.name for model in described} == {
+        "item_index",
+        "text_index",
+        "ctr_ranker",
+    }
 
 
 def shapes(tensors: Any) -> dict[str, tuple[int, tuple[int, ...]]]:
     return {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in tensors}
 
 
-def test_ensembles_hand_on_tensors_of_the_right_type(configs: dict[str, Any]) -> None:
+def test_ensembles_hand_on_tensors_of_the_right_type(steps: tuple[Model, ...]) -> None:
+    configs = parsed(steps)
     for name, config in configs.items():
         if not config.platform:
             continue

@@ -53,12 +53,12 @@ def test_index_against_numpy(request: Any, own_rows: bool) -> None:
         "query_vector": queries,
         "own_rows": padded(own),
         "excluded_rows": padded(excluded),
-        "candidate_count": np.array(counts, np.int64)[:, None],
+        "counts": np.array([[count, 0] for count in counts], np.int64),
     }
     if not own_rows:
         del inputs["own_rows"]
     rows, similarities = index(own_rows).run(["rows", "similarities"], inputs)
-    # The largest count of the batch decides, at least one and at most the catalogue.
+    # The largest count of the batch decides on the width, at least one and at most the catalogue.
     k = min(max(1, *counts), SIZE)
     assert rows.shape == similarities.shape == (len(queries), k)
     for line, query in enumerate(queries):
@@ -68,7 +68,7 @@ def test_index_against_numpy(request: Any, own_rows: bool) -> None:
             ordering[[row for row in set(own[line]) if row >= 0]] += 4
         banned = {row for row in excluded[line] if row >= 0}
         best = [row for row in sorted(range(SIZE), key=lambda row: (-ordering[row], row)) if row not in banned]
-        wanted = (best + [-1] * SIZE)[:k]
+        wanted = (best[: max(1, counts[line])] + [-1] * SIZE)[:k]
         assert rows[line].tolist() == wanted
         there = rows[line] >= 0
         np.testing.assert_allclose(similarities[line][there], cosines[rows[line][there]], atol=1e-6)
@@ -76,7 +76,7 @@ def test_index_against_numpy(request: Any, own_rows: bool) -> None:
 
 def test_row_outside_the_catalogue_is_refused() -> None:
     one = np.array([[SIZE + 1]], np.int64)
-    inputs = {"query_vector": VECTORS[:1], "excluded_rows": one, "candidate_count": one}
+    inputs = {"query_vector": VECTORS[:1], "excluded_rows": one, "counts": np.array([[1, 1]])}
     with pytest.raises(Exception, match=r"ScatterElements|out of bounds|indices"):
         index(False).run(None, inputs)
 

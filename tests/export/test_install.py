@@ -20,7 +20,7 @@ from recsys_plugin.errors import StepFailed
 from recsys_plugin.export import export as export_module
 from recsys_plugin.export.description import Model, describe_repository, own_row_count
 from recsys_plugin.export.export import ExportMaterial
-from recsys_plugin.export.install import exported_versions, install, next_version
+from recsys_plugin.export.install import exported_versions, install, next_version, promotion_path
 from recsys_plugin.features.contract import FeatureContract
 from recsys_plugin.pipeline import steps
 from recsys_plugin.runtime.known_answers import load_known_answers
@@ -56,7 +56,15 @@ class Repository:
             if not model.is_ensemble:
                 (staging / model.name).mkdir(parents=True)
                 (staging / model.name / "model.onnx").write_text(f"{model.name} {version}")
-        install(self.models, staging, described, version, self.folder / "versions", trained)
+        install(
+            self.models,
+            staging,
+            described,
+            version,
+            self.folder / "versions",
+            trained,
+            promotion=promotion_path(self.folder),
+        )
         return version
 
     def versions(self) -> dict[str, list[int]]:
@@ -82,6 +90,17 @@ def test_the_third_export_deletes_the_first(repository: Repository) -> None:
     assert exported_versions(repository.models) == [2, 3]
     assert (repository.models / "user_tower" / "3" / "model.onnx").read_text() == "user_tower 3"
     assert list((repository.models / "recommend" / "3").iterdir()) == []
+
+
+def test_the_promoted_version_stays(repository: Repository) -> None:
+    assert [repository.export() for _ in range(2)] == [1, 2]
+    promotion_path(repository.folder).parent.mkdir(parents=True)
+    promotion_path(repository.folder).write_text('{"version": 1}')
+    assert repository.export() == 3
+    assert exported_versions(repository.models) == [1, 3]
+    promotion_path(repository.folder).write_text('{"version": 2}')
+    assert repository.export() == 4, "what is promoted and gone does not count"
+    assert exported_versions(repository.models) == [3, 4]
 
 
 def test_versions_that_mean_the_same_are_served_side_by_side(repository: Repository) -> None:

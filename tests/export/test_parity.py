@@ -115,8 +115,8 @@ def test_ensembles_compose(users: int, exported: Exported) -> None:
     material, local = exported.material, exported.local()
     packed = user_inputs(material.users.take(np.arange(users)))
     excluded = np.tile(np.array([[0, 5, -1]]), (users, 1))
-    counts = np.full((users, 1), 500)
-    answer = local.run("recommend", {**packed, "excluded_rows": excluded, "candidate_count": counts})
+    counts = np.full((users, 2), 500)
+    answer = local.run("recommend", {**packed, "excluded_rows": excluded, "counts": counts})
     size = len(material.catalogue)
     rows = answer["rows"]
     assert rows.shape == (users, size)
@@ -134,13 +134,11 @@ def test_ensembles_compose(users: int, exported: Exported) -> None:
             **packed,
             "query": np.array([["blue mugs"]] * users, object),
             "excluded_rows": excluded,
-            "candidate_count": counts,
+            "counts": counts,
         },
     )
     assert "mugs" in material.catalogue["title"][found["rows"][0, 0]]
-    near = local.run(
-        "similar", {"item_row": np.array([[3]]), "excluded_rows": excluded[:1], "candidate_count": counts[:1]}
-    )
+    near = local.run("similar", {"item_row": np.array([[3]]), "excluded_rows": excluded[:1], "counts": counts[:1]})
     assert near["rows"][0, 0] == 3
     assert near["similarity"][0, 0] == pytest.approx(1.0, abs=1e-5)
 

@@ -19,7 +19,7 @@ from shops import Shop
 from recsys_plugin.errors import CheckFailed, InvalidInput, StepFailed
 from recsys_plugin.export.export import ExportMaterial, export_repository
 from recsys_plugin.export.local import LocalRepository, tokenizer_of
-from recsys_plugin.export.options import PRECISIONS, PrecisionOptions
+from recsys_plugin.export.options import PRECISIONS, ExportOptions
 from recsys_plugin.export.precision import reduce_precision, reduced_encoder, reduced_tables, text_loss
 from recsys_plugin.training.frames import Split, read_frames
 
@@ -130,7 +130,7 @@ def test_what_a_precision_costs_is_measured_and_the_graphs_replaced(
     before = {name: path.read_bytes() for name, path in graphs.items()}
     found = reduce_precision(
         graphs,
-        PrecisionOptions("fp16"),
+        ExportOptions("fp16"),
         material.models,
         split,
         material.titles[:20],
@@ -161,7 +161,7 @@ def test_too_dear_a_precision_is_refused_and_nothing_replaced(
     with pytest.raises(CheckFailed, match=r"text_encoder loses 0\.\d+ of cosine.*allowed 1e-09"):
         reduce_precision(
             graphs,
-            PrecisionOptions("int8", 1e-9),
+            ExportOptions("int8", 1e-9),
             material.models,
             split,
             material.titles[:20],
@@ -174,7 +174,7 @@ def test_too_dear_a_precision_is_refused_and_nothing_replaced(
 
 def test_an_export_in_int8(exported: Exported, material: ExportMaterial, split: Split, tmp_path: Path) -> None:
     shutil.copytree(exported.repository, tmp_path / "model_repository")
-    asked = dataclasses.replace(material, precision=PrecisionOptions("int8", 0.2))
+    asked = dataclasses.replace(material, precision=ExportOptions("int8", 0.2))
     with pytest.raises(StepFailed, match="none were given"):
         export_repository(tmp_path / "model_repository", tmp_path / "state", asked, progress=no_progress)
     manifest = export_repository(
@@ -200,5 +200,5 @@ def test_an_export_in_int8(exported: Exported, material: ExportMaterial, split: 
 @pytest.mark.parametrize(("precision", "most"), [("fp8", 0.01), ("int8", -0.1), ("int8", float("nan"))])
 def test_options_that_mean_nothing(precision: str, most: float) -> None:
     with pytest.raises(InvalidInput):
-        PrecisionOptions(precision, most)
-    assert PrecisionOptions().precision == PRECISIONS[0]
+        ExportOptions(precision, most)
+    assert ExportOptions().precision == PRECISIONS[0]

@@ -1,0 +1,126 @@
+"""``recsys models``: which version serves, and changing that while requests go on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from recsys_plugin.cli._output import console, emit_json, finish, json_option
+from recsys_plugin.settings import Settings
+
+if TYPE_CHECKING:
+    from recsys_plugin.runtime.versions import ModelVersion, ModelVersions
+
+__all__ = ["models"]
+
+
+@click.group()
+def models() -> None:
+    """List, load, promote and roll back versions of the models, without a failed request.
+
+    \b
+    The usual way of a new version:
+      recsys export
+      recsys models load        beside the one that serves; checked with known answers
+      recsys models promote     clients take it up within a second
+      recsys models rollback    and back, if need be
+    """
+
+
+@models.command("list")
+@json_option
+def list_versions(as_json: bool) -> None:
+    """Show every version on disk and in Triton, and which one serves.
+
+    \b
+    Examples:
+      recsys models list
+      recsys models list --json | jq '.versions[] | select(.serves).version'
+    """
+    found = _versions().list()
+    if as_json:
+        emit_json({"versions": [asdict(version) for version in found]})
+    else:
+        console.print(_table(found))
+    serving = next((version.version for version in found if version.serves), None)
+    finish("no version serves" if serving is None else f"version {serving} serves")
+
+
+@models.command()
+@json_option
+def load(as_json: bool) -> None:
+    """Load the newest export into Triton; the version that serves goes on serving.
+
+    \b
+    Example:
+      recsys models load
+    """
+    with console.status("loading") as spinner:
+        found = _versions().load(lambda text: spinner.update(escape(text)))
+    _done(found, f"version {found.version} is loaded, its known answers are right", as_json, "recsys models promote")
+
+
+@models.command()
+@click.argument("version", type=click.IntRange(min=1), required=False)
+@json_option
+def promote(version: int | None, as_json: bool) -> None:
+    """Let a loaded VERSION serve, the newest by default.
+
+    \b
+    Examples:
+      recsys models promote
+      recsys models promote 7
+    """
+    found = _versions().promote(version)
+    _done(found, f"version {found.version} serves", as_json, "recsys models list")
+
+
+@models.command()
+@json_option
+def rollback(as_json: bool) -> None:
+    """Let the version serve that did before; it is still loaded, so this takes a second.
+
+    \b
+    Example:
+      recsys models rollback
+    """
+    found = _versions().rollback()
+    _done(found, f"version {found.version} serves again", as_json, "recsys models list")
+
+
+def _versions() -> ModelVersions:
+    from recsys_plugin.pipeline.steps import PROJECT
+    from recsys_plugin.runtime.services import Services
+    from recsys_plugin.runtime.versions import ModelVersions
+
+    return ModelVersions(Services(Settings.from_environment()), PROJECT)
+
+
+def _done(found: ModelVersion, said: str, as_json: bool, then: str) -> None:
+    if as_json:
+        emit_json(asdict(found))
+    finish(said, then=then)
+
+
+def _table(found: list[ModelVersion]) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("version", "", "on disk", "in Triton", "CTR model", "items", "contract"):
+        table.add_column(name, justify="right" if name in ("version", "items") else "left")
+    for version in found:
+        state = "serves (promoted)" if version.promoted and version.serves else "serves" if version.serves else ""
+        table.add_row(
+            str(version.version),
+            state,
+            "yes" if version.on_disk else "no",
+            "ready" if version.ready else "no",
+            version.ctr_model or "–",
+            "–" if version.items is None else f"{version.items:,}",
+            (version.contract or "–")[:12],
+            style="bold" if version.serves else None,
+        )
+    return table
