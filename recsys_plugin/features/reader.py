@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from recsys_plugin.errors import DeadlineExceeded, RecsysError, StoreUnavailable
-from recsys_plugin.features.connection import RedisAddress
+from recsys_plugin.errors import StoreUnavailable
+from recsys_plugin.features.connection import RedisAddress, named_errors, too_slow
 from recsys_plugin.features.plan import ReadFeatures, ReadSchema, Reply
 
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ class FeatureReader:
 
     def __init__(self, address: RedisAddress, *, timeout: float) -> None:
         self._address = address
-        with _named_errors(address, timeout):
+        with named_errors(address, timeout):
             self._client: Any = address.connect(timeout)
 
     def read(self, read: ReadFeatures, *, timeout: float) -> list[Reply]:
@@ -45,7 +43,7 @@ class FeatureReader:
                 timeout counts when it is longer.)
             StoreUnavailable: if Redis cannot be reached or refuses.
         """
-        with _named_errors(self._address, timeout):
+        with named_errors(self._address, timeout):
             if self._address.kind != "redis_cluster":
                 return self._read_one_server(read, timeout)
             pipeline = self._client.pipeline(transaction=False)
@@ -61,7 +59,7 @@ class FeatureReader:
             StoreUnavailable: if Redis cannot be reached or the record is malformed.
             DeadlineExceeded: if Redis takes too long.
         """
-        with _named_errors(self._address, timeout):
+        with named_errors(self._address, timeout):
             text = self._client.get(schema_key(read.project))
         return _parsed_schema(text, read.project)
 
@@ -88,7 +86,7 @@ class FeatureReader:
             replies: list[Reply] = []
             for _ in read.keys:
                 if not connection.can_read(max(0.0, deadline - time.monotonic())):
-                    raise _too_slow(self._address, timeout)
+                    raise too_slow(self._address, timeout)
                 replies.append(connection.read_response())
             whole = True
             return replies
@@ -108,7 +106,7 @@ class AsyncFeatureReader:
 
     async def read(self, read: ReadFeatures, *, timeout: float) -> list[Reply]:
         """See :meth:`FeatureReader.read`; here the timeout holds for a cluster too."""
-        with _named_errors(self._address, timeout):
+        with named_errors(self._address, timeout):
             async with asyncio.timeout(timeout):
                 pipeline = self._client.pipeline(transaction=False)
                 for key in read.keys:
@@ -118,7 +116,7 @@ class AsyncFeatureReader:
 
     async def read_schema(self, read: ReadSchema, *, timeout: float) -> dict[str, str] | None:
         """See :meth:`FeatureReader.read_schema`."""
-        with _named_errors(self._address, timeout):
+        with named_errors(self._address, timeout):
             async with asyncio.timeout(timeout):
                 text = await self._client.get(schema_key(read.project))
         return _parsed_schema(text, read.project)
@@ -152,23 +150,3 @@ def _parsed_schema(text: bytes | None, project: str) -> dict[str, str] | None:
             f"Redis key {schema_key(project)} is not a JSON object of type names. Run `recsys apply` again."
         )
     return schema
-
-
-def _too_slow(address: RedisAddress, timeout: float) -> DeadlineExceeded:
-    return DeadlineExceeded(f"{address!r} did not answer within {timeout * 1000:.0f} ms")
-
-
-@contextmanager
-def _named_errors(address: RedisAddress, timeout: float) -> Iterator[None]:
-    """Turn redis-py's errors into this package's, naming the server."""
-    import redis
-    from redis.exceptions import RedisClusterException
-
-    try:
-        yield
-    except RecsysError:
-        raise
-    except (redis.TimeoutError, TimeoutError) as error:
-        raise _too_slow(address, timeout) from error
-    except (redis.RedisError, RedisClusterException, OSError) as error:  # the second is not a RedisError
-        raise StoreUnavailable(f"{address!r}: {error or type(error).__name__}") from error
