@@ -30,7 +30,15 @@ from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.features.view_layout import ViewLayout
 from recsys_plugin.features.writer import BulkWriter
 
-__all__ = ["Cursor", "NewestRows", "ViewSource", "materialize_rows", "open_newest_rows", "view_source"]
+__all__ = [
+    "Cursor",
+    "NewestRows",
+    "ViewSource",
+    "materialize_rows",
+    "materialize_view",
+    "open_newest_rows",
+    "view_source",
+]
 
 #: What DuckDB may use for finding the newest rows before it writes to disk.
 MEMORY = "512MB"
@@ -252,6 +260,26 @@ def materialize_rows(
         cursor.write(skipped + sent)
         progress(skipped + sent, newest.total)
     return sent
+
+
+def materialize_view(
+    store: Any,
+    view: str,
+    writer: BulkWriter,
+    cursor: Cursor,
+    *,
+    as_of: datetime,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """:func:`materialize_rows` for a view of a Feast store, recorded in its registry as ``feast materialize`` does.
+
+    Raises:
+        ConfigurationError: as :func:`view_source`.
+    """
+    source = view_source(store, view)
+    rows = materialize_rows(source, writer, cursor, as_of=as_of, progress=progress)
+    store.registry.apply_materialization(store.get_feature_view(view), store.project, *source.interval(as_of))
+    return rows
 
 
 def _naive(moment: datetime) -> datetime:

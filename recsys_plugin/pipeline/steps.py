@@ -345,7 +345,7 @@ def materialize(settings: Settings, progress: Progress, *, as_of: Any = None, fo
             if stale:
                 from recsys_plugin.features.writer import BulkWriter
                 from recsys_plugin.pipeline.feast_repository import open_store
-                from recsys_plugin.pipeline.materialize import Cursor, materialize_rows, view_source
+                from recsys_plugin.pipeline.materialize import Cursor, materialize_view
 
                 progress("opening Feast", 0, 0)
                 store = open_store(settings, redis_url)
@@ -362,10 +362,8 @@ def materialize(settings: Settings, progress: Progress, *, as_of: Any = None, fo
                     if held.get(name) == wanted[name]:
                         cursor.remove()  # forced: from the beginning
                     client.hdel(key, name)  # until it is whole, the store does not count as holding it
-                    source = view_source(store, name)
-                    materialize_rows(source, writer, cursor, as_of=moment, progress=partial(progress, f"view {name}"))
-                    start, end = source.interval(moment)
-                    store.registry.apply_materialization(store.get_feature_view(name), store.project, start, end)
+                    told = partial(progress, f"view {name}")
+                    materialize_view(store, name, writer, cursor, as_of=moment, progress=told)
                     client.hset(key, name, wanted[name])
                     cursor.remove()
                     result[name] = "materialised"
