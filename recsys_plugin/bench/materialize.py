@@ -104,8 +104,8 @@ def measure_materialize(
         _measure_pushes(report, stock, ours, address, table, pushes=pushes, seed=seed, tell=tell)
     report.finish(
         f"seed {seed}; {rounds} rounds, each into an empty Redis; a ratio above 1 says how many times faster ours is",
-        "afterwards get_online_features returned the same values, statuses and event times from both projects for every "
-        "row compared",
+        "afterwards get_online_features returned the same values, statuses and event times from both projects, for "
+        "every row compared",
         "peak_growth_mib: resident memory at most, beyond what the process had before its first run; Feast was loaded",
         "stock: FeatureStore.materialize over the same interval as ours, its registry's record included in both",
         frozen=False,
@@ -153,21 +153,23 @@ def require_same_rows(
             if theirs.SerializeToString(deterministic=True) == mine.SerializeToString(deterministic=True):
                 continue
             for position, value in enumerate(asked):
-                parts = [
-                    (
-                        each.values[position].SerializeToString(),
-                        each.statuses[position],
-                        each.event_timestamps[position],
-                    )
-                    for each in (theirs, mine)
-                ]
-                if parts[0] != parts[1]:
+                usual, found = (_answer(each, position) for each in (theirs, mine))
+                if usual != found:
                     raise CheckFailed(
-                        f"{view}:{name} of {join_key} {value!r}: get_online_features returns {parts[0]} after stock "
-                        f"Feast's materialisation and {parts[1]} after ours"
+                        f"{view}:{name} of {join_key} {value!r}: get_online_features returns {usual} after stock "
+                        f"Feast's materialisation and {found} after ours"
                     )
         progress(first + len(asked), len(ids))
     return len(ids)
+
+
+def _answer(vector: Any, position: int) -> tuple[bytes, int, bytes]:
+    """What the SDK says of one feature of one entity: value, status and event time."""
+    return (
+        vector.values[position].SerializeToString(),
+        vector.statuses[position],
+        vector.event_timestamps[position].SerializeToString(),
+    )
 
 
 def _loads(settings: Settings, redis_url: str, table: Path) -> tuple[list[_Load], list[Any]]:

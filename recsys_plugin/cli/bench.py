@@ -1,4 +1,4 @@
-"""``recsys bench serving|store|materialize|quality|training``: how fast it is against the usual way and the floor, and how good."""
+"""``recsys bench …``: how fast it is against the usual way and the floor, what training takes, and how good it gets."""
 
 from __future__ import annotations
 

@@ -307,7 +307,7 @@ def _whole(column: pa.Array, element: str, name: str, null: int) -> tuple[NDArra
 
 
 def _seconds(column: pa.Array, *, towards_zero: bool) -> NDArray[np.int64]:
-    """Unix seconds, int64; Feast's unknown time for null. As in Feast, lists cut fractions off and others round down."""
+    """Unix seconds, int64; Feast's unknown time for null. As in Feast, lists cut fractions off, others round down."""
     factor = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[column.type.unit]
     moments = column.cast(pa.int64())
     known = moments.is_valid().to_numpy(zero_copy_only=False)
