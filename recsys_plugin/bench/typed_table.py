@@ -131,7 +131,8 @@ def _values(generator: np.random.Generator, element: str, size: int) -> _Array:
     if element == "BYTES":
         return np.array([generator.bytes(length) for length in generator.integers(1, 20, size=size)], dtype=object)
     if element == "UNIX_TIMESTAMP":
-        return np.asarray(generator.integers(2 * 10**12, size=size))
+        return generator.integers(2 * 10**12, size=size)
     # As many numbers of each length, as counters and ids have.
     bits = generator.integers(1, 31 if element == "INT32" else 53, size=size)
-    return (generator.random(size) * (1 << bits)).astype(np.int64) * generator.choice([1, 1, 1, -1], size=size)
+    signs = generator.choice(np.array([1, 1, 1, -1]), size=size)
+    return np.asarray((generator.random(size) * (1 << bits)).astype(np.int64) * signs)

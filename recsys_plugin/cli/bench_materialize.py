@@ -14,7 +14,7 @@ __all__ = ["materialize"]
 
 @click.command()
 @click.option(
-    "--rows", type=click.IntRange(min=1), default=20_000, show_default=True, help="Entities of the generated table."
+    "--rows", type=click.IntRange(min=1), default=50_000, show_default=True, help="Entities of the generated table."
 )
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="How often each way loads everything."

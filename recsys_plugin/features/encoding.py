@@ -89,12 +89,10 @@ def encode_timestamps(column: pa.Array, name: str) -> pa.Array:
     moments = column.cast(pa.int64()).to_numpy(zero_copy_only=False)
     seconds, rest = np.divmod(moments, factor)
     nanoseconds = rest * (1_000_000_000 // factor) // 1000 * 1000
-    bytes_of_seconds, used_by_seconds = _varints(seconds, b"\x08")
-    bytes_of_rest, used_by_rest = _varints(nanoseconds, b"\x10")
     # Zeros are left out, as proto3 does.
-    used_by_seconds[seconds == 0] = False
-    used_by_rest[nanoseconds == 0] = False
-    return _ragged(np.hstack([bytes_of_seconds, bytes_of_rest]), np.hstack([used_by_seconds, used_by_rest]), None)
+    return _joined(
+        _ragged(*_varints(seconds, b"\x08"), seconds != 0), _ragged(*_varints(nanoseconds, b"\x10"), nanoseconds != 0)
+    )
 
 
 def encode_keys(layout: ViewLayout, columns: Mapping[str, pa.Array]) -> pa.Array:
@@ -206,37 +204,40 @@ def _regrouped(cells: pa.Array, starts: NDArray[np.int64]) -> pa.Array:
     return _binary(data if data is not None else b"", positions[starts].astype(np.int64))
 
 
-def _ragged(matrix: _Bytes, used: _Mask, known: _Mask | None) -> pa.Array:
-    """Row by row the bytes that are used, uint8 and bool [n, width]; nothing of rows that are not known, bool [n]."""
+def _ragged(matrix: _Bytes, sizes: NDArray[np.int64] | None, known: _Mask | None) -> pa.Array:
+    """Row by row the first so many bytes of uint8 [n, width], int64 [n], all if ``None``; none of rows not known."""
+    count, width = matrix.shape
+    if sizes is None and known is None:
+        return _binary(matrix.reshape(-1), np.arange(count + 1, dtype=np.int64) * width)
+    lengths = np.full(count, width, dtype=np.int64) if sizes is None else sizes
     if known is not None:
-        used &= known[:, None]
-    return _binary(matrix[used], _starts(used.sum(axis=1)))
+        lengths = np.where(known, lengths, 0)
+    return _binary(matrix[np.arange(width) < lengths[:, None]], _starts(lengths))
 
 
-def _varints(numbers: NDArray[np.int64], tag: bytes) -> tuple[_Bytes, _Mask]:
-    """Tag and varint of each number, int64 [n], and which bytes are used: uint8 and bool [n, width]."""
+def _varints(numbers: NDArray[np.int64], tag: bytes) -> tuple[_Bytes, NDArray[np.int64]]:
+    """Tag and varint of each number, int64 [n]: uint8 [n, width], of which the first so many bytes count, int64 [n]."""
     unsigned = numbers.view(np.uint64)
     sizes = np.searchsorted(_LONGER, unsigned, side="right") + 1
     width = int(sizes.max(initial=1))
     matrix = np.empty((len(numbers), len(tag) + width), dtype=np.uint8)
     matrix[:, : len(tag)] = np.frombuffer(tag, dtype=np.uint8)
     body = matrix[:, len(tag) :]
-    columns = np.arange(width)
     body[:] = (unsigned[:, None] >> _SHIFTS[:width]) & np.uint64(0x7F)
-    body |= np.where(columns < sizes[:, None] - 1, np.uint8(0x80), np.uint8(0))
-    return matrix, np.arange(len(tag) + width) < len(tag) + sizes[:, None]
+    body |= np.where(np.arange(1, width + 1) < sizes[:, None], np.uint8(0x80), np.uint8(0))
+    return matrix, sizes + len(tag)
 
 
-def _fixed(numbers: NDArray[Any], tag: bytes) -> tuple[_Bytes, _Mask]:
-    """Tag and little-endian bytes of each number, and that all are used: uint8 and bool [n, width]."""
+def _fixed(numbers: NDArray[Any], tag: bytes) -> tuple[_Bytes, None]:
+    """Tag and little-endian bytes of each number: uint8 [n, width], all of which count."""
     size = numbers.dtype.itemsize
     matrix = np.empty((len(numbers), len(tag) + size), dtype=np.uint8)
     matrix[:, : len(tag)] = np.frombuffer(tag, dtype=np.uint8)
     matrix[:, len(tag) :] = np.ascontiguousarray(numbers).view(np.uint8).reshape(len(numbers), size)
-    return matrix, np.ones(matrix.shape, dtype=np.bool_)
+    return matrix, None
 
 
-def _payload(element: str, numbers: NDArray[Any], tag: bytes) -> tuple[_Bytes, _Mask]:
+def _payload(element: str, numbers: NDArray[Any], tag: bytes) -> tuple[_Bytes, NDArray[np.int64] | None]:
     return _fixed(numbers, tag) if element in ("FLOAT", "DOUBLE") else _varints(numbers, tag)
 
 

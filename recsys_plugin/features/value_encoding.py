@@ -76,7 +76,7 @@ def encode_value(dtype: str, value: Any) -> bytes:
         InvalidInput: if the value is of another type or too large.
     """
     tag = _TAGS[dtype]
-    encode = _ENCODERS[dtype.removesuffix("_LIST")]
+    encode = _moment_in_list if dtype == "UNIX_TIMESTAMP_LIST" else _ENCODERS[dtype.removesuffix("_LIST")]
     try:
         if not dtype.endswith("_LIST"):
             if value is None or value != value:
@@ -131,8 +131,15 @@ def _moment(value: Any) -> bytes:
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise TypeError("it has no time zone")
-        value = int(value.timestamp())
+        value = (value - _EPOCH) // _SECOND
     return _integer(NULL_MOMENT if value is None else value, 64)
+
+
+def _moment_in_list(value: Any) -> bytes:
+    """As in Feast, lists cut fractions of a second off; others round down. Before 1970 that differs."""
+    if isinstance(value, datetime) and value.tzinfo is not None and value < _EPOCH:
+        value = -((_EPOCH - value) // _SECOND)
+    return _moment(value)
 
 
 def _text(value: Any) -> bytes:
