@@ -14,7 +14,7 @@ from recsys_plugin.errors import InferenceUnavailable, StoreUnavailable
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.runtime.triton_client import TritonManager
 
-__all__ = ["describe_machine", "load_average", "package_versions", "server_versions"]
+__all__ = ["describe_machine", "load_average", "package_versions", "redis_version", "server_versions"]
 
 _GIB = 1 << 30
 
@@ -54,10 +54,15 @@ def server_versions(redis_url: str, triton_url: str, *, timeout: float = 5.0) ->
     Raises:
         StoreUnavailable, InferenceUnavailable: if they do not answer.
     """
-    return {"redis-server": _redis_version(redis_url, timeout), "tritonserver": _triton_version(triton_url, timeout)}
+    return {"redis-server": redis_version(redis_url, timeout), "tritonserver": _triton_version(triton_url, timeout)}
 
 
-def _redis_version(url: str, timeout: float) -> str:
+def redis_version(url: str, timeout: float = 5.0) -> str:
+    """The version that a Redis or Valkey states.
+
+    Raises:
+        StoreUnavailable: if it does not answer.
+    """
     import redis
 
     address = RedisAddress.parse(url)

@@ -13,6 +13,12 @@ import struct
 from collections.abc import Callable
 
 __all__ = [
+    "DELIMITED",
+    "FIXED32",
+    "FIXED64",
+    "NULL_MOMENT",
+    "VALUE_FIELDS",
+    "VARINT",
     "MalformedValueError",
     "Value",
     "decode_timestamp",
@@ -29,8 +35,11 @@ Value = float | int | bool | str | bytes | list[float] | list[int] | list[bool] 
 
 _MASK = 0xFFFFFFFF
 _STRING, _INT64 = 2, 4  # numbers of Feast's ValueType
-_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5  # protobuf wire types
-_FIRST_DELIMITED = 1 << 3 | _DELIMITED  # the tag of an element of a list of strings or bytes
+#: Protobuf's wire types: how the content of a field is laid out.
+VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
+#: How Feast stores a time that is not known: the number of numpy's NaT. Its SDK returns it as ``None``.
+NULL_MOMENT = -(2**63)
+_FIRST_DELIMITED = 1 << 3 | DELIMITED  # the tag of an element of a list of strings or bytes
 
 
 class MalformedValueError(ValueError):
@@ -68,10 +77,10 @@ def timestamp_field(view: str) -> bytes:
     return f"_ts:{view}".encode()
 
 
-def entity_key_prefix(join_key: str) -> bytes:
-    """How every key of entities with this one join key begins."""
-    name = join_key.encode()
-    return struct.pack("<III", 1, _STRING, len(name)) + name
+def entity_key_prefix(*join_keys: str) -> bytes:
+    """How every key of entities with these join keys begins; the values follow in the order of the sorted names."""
+    names = [name.encode() for name in sorted(join_keys)]
+    return struct.pack("<I", len(names)) + b"".join(struct.pack("<II", _STRING, len(name)) + name for name in names)
 
 
 def entity_key_value(value: str | int) -> bytes:
@@ -160,12 +169,12 @@ def _signed(number: int, bits: int) -> int:
 
 def _content(data: bytes, position: int, wire_type: int) -> tuple[bytes | int, int]:
     """The content of one field, and the position after it: a number for a varint, else its bytes."""
-    if wire_type == _VARINT:
+    if wire_type == VARINT:
         return _varint(data, position)
-    if wire_type == _DELIMITED:
+    if wire_type == DELIMITED:
         length, position = _varint(data, position)
     else:
-        length = 8 if wire_type == _FIXED64 else 4
+        length = 8 if wire_type == FIXED64 else 4
     end = position + length
     if end > len(data):
         raise MalformedValueError(f"{length} bytes were announced and {len(data) - position} are there")
@@ -228,7 +237,7 @@ def _list_of(wire_type: int, decode: _Scalar) -> _Decoder:
         values: list[float | int | bool | str | bytes] = []
         position, end = 0, len(content)
         while position < end:
-            if wire_type == _DELIMITED:
+            if wire_type == DELIMITED:
                 # Short elements, which nearly all are, have one byte of tag and one of length: read on the spot.
                 start = position + 2
                 if start <= end and content[position] == _FIRST_DELIMITED and content[position + 1] < 0x80:
@@ -238,7 +247,7 @@ def _list_of(wire_type: int, decode: _Scalar) -> _Decoder:
                         position = stop
                         continue
             tag, position = _varint(content, position)
-            if tag >> 3 != 1 or tag & 7 not in (wire_type, _DELIMITED):
+            if tag >> 3 != 1 or tag & 7 not in (wire_type, DELIMITED):
                 raise MalformedValueError(f"tag {tag} does not belong to a list of this type")
             packed = tag & 7 != wire_type
             part, position = _content(content, position, tag & 7)
@@ -253,13 +262,13 @@ def _list_of(wire_type: int, decode: _Scalar) -> _Decoder:
 
 
 def _unpacked(part: bytes, wire_type: int, decode: _Scalar) -> list[float | int | bool | str | bytes]:
-    if wire_type == _VARINT:
+    if wire_type == VARINT:
         values, position = [], 0
         while position < len(part):
             number, position = _varint(part, position)
             values.append(decode(number))
         return values
-    size, code = (8, "d") if wire_type == _FIXED64 else (4, "f")
+    size, code = (8, "d") if wire_type == FIXED64 else (4, "f")
     if len(part) % size:
         raise MalformedValueError(f"{len(part)} bytes are no whole number of {size}-byte values")
     return list(struct.unpack(f"<{len(part) // size}{code}", part))
@@ -267,23 +276,23 @@ def _unpacked(part: bytes, wire_type: int, decode: _Scalar) -> list[float | int 
 
 #: Field number of protobuf ``Value`` → Feast type name, wire type, decoder.
 _TYPES: dict[int, tuple[str, int, _Decoder]] = {
-    1: ("BYTES", _DELIMITED, _as_bytes),
-    2: ("STRING", _DELIMITED, _as_text),
-    3: ("INT32", _VARINT, _as_int32),
-    4: ("INT64", _VARINT, _as_int64),
-    5: ("DOUBLE", _FIXED64, _as_double),
-    6: ("FLOAT", _FIXED32, _as_float),
-    7: ("BOOL", _VARINT, _as_bool),
-    8: ("UNIX_TIMESTAMP", _VARINT, _as_int64),
-    11: ("BYTES_LIST", _DELIMITED, _list_of(_DELIMITED, _as_bytes)),
-    12: ("STRING_LIST", _DELIMITED, _list_of(_DELIMITED, _as_text)),
-    13: ("INT32_LIST", _DELIMITED, _list_of(_VARINT, _as_int32)),
-    14: ("INT64_LIST", _DELIMITED, _list_of(_VARINT, _as_int64)),
-    15: ("DOUBLE_LIST", _DELIMITED, _list_of(_FIXED64, _as_double)),
-    16: ("FLOAT_LIST", _DELIMITED, _list_of(_FIXED32, _as_float)),
-    17: ("BOOL_LIST", _DELIMITED, _list_of(_VARINT, _as_bool)),
-    18: ("UNIX_TIMESTAMP_LIST", _DELIMITED, _list_of(_VARINT, _as_int64)),
-    19: ("NULL", _VARINT, _as_null),
+    1: ("BYTES", DELIMITED, _as_bytes),
+    2: ("STRING", DELIMITED, _as_text),
+    3: ("INT32", VARINT, _as_int32),
+    4: ("INT64", VARINT, _as_int64),
+    5: ("DOUBLE", FIXED64, _as_double),
+    6: ("FLOAT", FIXED32, _as_float),
+    7: ("BOOL", VARINT, _as_bool),
+    8: ("UNIX_TIMESTAMP", VARINT, _as_int64),
+    11: ("BYTES_LIST", DELIMITED, _list_of(DELIMITED, _as_bytes)),
+    12: ("STRING_LIST", DELIMITED, _list_of(DELIMITED, _as_text)),
+    13: ("INT32_LIST", DELIMITED, _list_of(VARINT, _as_int32)),
+    14: ("INT64_LIST", DELIMITED, _list_of(VARINT, _as_int64)),
+    15: ("DOUBLE_LIST", DELIMITED, _list_of(FIXED64, _as_double)),
+    16: ("FLOAT_LIST", DELIMITED, _list_of(FIXED32, _as_float)),
+    17: ("BOOL_LIST", DELIMITED, _list_of(VARINT, _as_bool)),
+    18: ("UNIX_TIMESTAMP_LIST", DELIMITED, _list_of(VARINT, _as_int64)),
+    19: ("NULL", VARINT, _as_null),
 }
 
 #: Types that Feast can store and no contract can name.
@@ -316,4 +325,7 @@ _UNREADABLE = {
     47: "SCALAR_MAP",
     48: "ZONED_TIMESTAMP",
 }
-_TYPES.update({number: (name, _DELIMITED, _as_null) for number, name in _UNREADABLE.items()})
+_TYPES.update({number: (name, DELIMITED, _as_null) for number, name in _UNREADABLE.items()})
+
+#: Feast type name → the number of its field in protobuf ``Value``, for every type that a contract can name.
+VALUE_FIELDS = {name: number for number, (name, _, _) in _TYPES.items() if number not in _UNREADABLE and name != "NULL"}

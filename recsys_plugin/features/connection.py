@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from recsys_plugin.errors import ConfigurationError
+from recsys_plugin.errors import ConfigurationError, DeadlineExceeded, RecsysError, StoreUnavailable
 
 if TYPE_CHECKING:
     import redis
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     SyncClient = redis.Redis | redis.RedisCluster
     AsyncClient = redis.asyncio.Redis | redis.asyncio.RedisCluster
 
-__all__ = ["RedisAddress"]
+__all__ = ["RedisAddress", "named_errors", "too_slow"]
 
 _SCHEMES = {
     "redis": ("redis", False),
@@ -223,6 +225,27 @@ class RedisAddress:
 
     def _sentinel_options(self, options: dict[str, Any]) -> dict[str, Any]:
         return {name: options[name] for name in ("socket_timeout", "socket_connect_timeout", "retry")}
+
+
+def too_slow(address: RedisAddress, timeout: float) -> DeadlineExceeded:
+    """The error of a server that took longer than ``timeout`` seconds."""
+    return DeadlineExceeded(f"{address!r} did not answer within {timeout * 1000:.0f} ms")
+
+
+@contextmanager
+def named_errors(address: RedisAddress, timeout: float) -> Iterator[None]:
+    """Turn redis-py's errors into this package's, naming the server."""
+    import redis
+    from redis.exceptions import RedisClusterException
+
+    try:
+        yield
+    except RecsysError:
+        raise
+    except (redis.TimeoutError, TimeoutError) as error:
+        raise too_slow(address, timeout) from error
+    except (redis.RedisError, RedisClusterException, OSError) as error:  # the second is not a RedisError
+        raise StoreUnavailable(f"{address!r}: {error or type(error).__name__}") from error
 
 
 def _masked(url: str) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from recsys_plugin.errors import FeatureContractError, InvalidInput, StoreUnavailable
 from recsys_plugin.features.codec import (
+    NULL_MOMENT,
     MalformedValueError,
     Value,
     decode_timestamp,
@@ -39,9 +40,6 @@ __all__ = ["FeatureReport", "FeatureTensors", "ReadFeatures", "ReadPlan", "ReadP
 Reply = Sequence[bytes | None]
 
 _FLOAT_LIMIT = float(np.finfo(np.float32).max)
-
-#: How Feast stores a time that is not known: the number of numpy's NaT. Its SDK returns it as ``None``.
-_NULL_MOMENT = -(2**63)
 
 #: Stored value, item id → row number → what goes into the tensor, at most as long as the contract says.
 _Elements = Callable[[Value, Mapping[str, int]], list[Any] | NDArray[Any] | None]
@@ -290,10 +288,10 @@ def _finite(values: list[Any], default: Any) -> NDArray[np.float64] | None:
 
 def _moments(seconds: list[Any], default: object) -> list[Any] | None:
     """Times, the default in place of Feast's null; ``None`` if there is nothing else."""
-    if _NULL_MOMENT not in seconds:
+    if NULL_MOMENT not in seconds:
         return seconds
-    known = [default if moment == _NULL_MOMENT else moment for moment in seconds]
-    return known if any(moment != _NULL_MOMENT for moment in seconds) else None
+    known = [default if moment == NULL_MOMENT else moment for moment in seconds]
+    return known if any(moment != NULL_MOMENT for moment in seconds) else None
 
 
 def _defaults(contract: FeatureContract) -> FeatureTensors:

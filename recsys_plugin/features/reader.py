@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from recsys_plugin.errors import DeadlineExceeded, RecsysError, StoreUnavailable
-from recsys_plugin.features.connection import RedisAddress
+from recsys_plugin.errors import StoreUnavailable
+from recsys_plugin.features.connection import RedisAddress, named_errors, too_slow
 from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema, Reply
 
 if TYPE_CHECKING:
@@ -39,7 +37,7 @@ class FeatureReader:
 
     def __init__(self, address: RedisAddress, *, timeout: float) -> None:
         self._address = address
-        with _named_errors(address, timeout):
+        with named_errors(address, timeout):
             self._client: Any = address.connect(timeout)
 
     def read(self, read: ReadFeatures, *, timeout: float) -> list[Reply]:
@@ -50,7 +48,7 @@ class FeatureReader:
                 timeout counts when it is longer.)
             StoreUnavailable: if Redis cannot be reached or refuses.
         """
-        with _named_errors(self._address, timeout):
+        with named_errors(self._address, timeout):
             if self._address.kind != "redis_cluster":
                 return self._read_one_server(read, timeout)
             pipeline = self._client.pipeline(transaction=False)
@@ -66,7 +64,7 @@ class FeatureReader:
             StoreUnavailable: if Redis cannot be reached or the record is malformed.
             DeadlineExceeded: if Redis takes too long.
         """
-        with _named_errors(self._address, timeout):
+        with named_errors(self._address, timeout):
             text = self._client.get(schema_key(read.project))
         return _parsed_schema(text, read.project)
 
@@ -77,7 +75,7 @@ class FeatureReader:
             StoreUnavailable: if Redis cannot be reached or the record is malformed.
             DeadlineExceeded: if Redis takes too long.
         """
-        with _named_errors(self._address, timeout):
+        with named_errors(self._address, timeout):
             text = self._client.get(promotion_key(read.project))
         return _parsed_promotion(text, read.project)
 
@@ -104,7 +102,7 @@ class FeatureReader:
             replies: list[Reply] = []
             for _ in read.keys:
                 if not connection.can_read(max(0.0, deadline - time.monotonic())):
-                    raise _too_slow(self._address, timeout)
+                    raise too_slow(self._address, timeout)
                 replies.append(connection.read_response())
             whole = True
             return replies
@@ -124,7 +122,7 @@ class AsyncFeatureReader:
 
     async def read(self, read: ReadFeatures, *, timeout: float) -> list[Reply]:
         """See :meth:`FeatureReader.read`; here the timeout holds for a cluster too."""
-        with _named_errors(self._address, timeout):
+        with named_errors(self._address, timeout):
             async with asyncio.timeout(timeout):
                 pipeline = self._client.pipeline(transaction=False)
                 for key in read.keys:
@@ -134,14 +132,14 @@ class AsyncFeatureReader:
 
     async def read_schema(self, read: ReadSchema, *, timeout: float) -> dict[str, str] | None:
         """See :meth:`FeatureReader.read_schema`."""
-        with _named_errors(self._address, timeout):
+        with named_errors(self._address, timeout):
             async with asyncio.timeout(timeout):
                 text = await self._client.get(schema_key(read.project))
         return _parsed_schema(text, read.project)
 
     async def read_promotion(self, read: ReadPromotion, *, timeout: float) -> int | None:
         """See :meth:`FeatureReader.read_promotion`."""
-        with _named_errors(self._address, timeout):
+        with named_errors(self._address, timeout):
             async with asyncio.timeout(timeout):
                 text = await self._client.get(promotion_key(read.project))
         return _parsed_promotion(text, read.project)
@@ -185,23 +183,3 @@ def _parsed_schema(text: bytes | None, project: str) -> dict[str, str] | None:
             f"Redis key {schema_key(project)} is not a JSON object of type names. Run `recsys apply` again."
         )
     return schema
-
-
-def _too_slow(address: RedisAddress, timeout: float) -> DeadlineExceeded:
-    return DeadlineExceeded(f"{address!r} did not answer within {timeout * 1000:.0f} ms")
-
-
-@contextmanager
-def _named_errors(address: RedisAddress, timeout: float) -> Iterator[None]:
-    """Turn redis-py's errors into this package's, naming the server."""
-    import redis
-    from redis.exceptions import RedisClusterException
-
-    try:
-        yield
-    except RecsysError:
-        raise
-    except (redis.TimeoutError, TimeoutError) as error:
-        raise _too_slow(address, timeout) from error
-    except (redis.RedisError, RedisClusterException, OSError) as error:  # the second is not a RedisError
-        raise StoreUnavailable(f"{address!r}: {error or type(error).__name__}") from error

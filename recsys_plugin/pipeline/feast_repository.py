@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
-import io
 import os
 import shutil
 import subprocess
@@ -13,7 +11,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +35,6 @@ __all__ = [
     "contract_of",
     "feast_environment",
     "feature_schema",
-    "materialize_view",
     "open_store",
     "point_in_time",
     "point_in_time_blocks",
@@ -252,27 +249,3 @@ def feature_schema(store: Any) -> dict[str, str]:
         for view in store.list_feature_views()
         for field in view.features
     }
-
-
-def materialize_view(store: Any, view: str, *, as_of: datetime) -> None:
-    """Materialise one view as of a moment: the newest row of each entity that is not yet past the view's ttl."""
-    ttl: timedelta | None = store.get_feature_view(view).ttl
-    start = as_of - (ttl or timedelta(days=36500))
-    _bound_memory()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet_bar():
-        warnings.simplefilter("ignore")
-        store.materialize(start_date=start, end_date=as_of, feature_views=[view], disable_event_timestamp=False)
-
-
-@contextlib.contextmanager
-def _quiet_bar() -> Any:
-    """Feast draws its own progress bars on standard error unless told not to."""
-    before = os.environ.get("FEAST_NO_PROGRESS")
-    os.environ["FEAST_NO_PROGRESS"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["FEAST_NO_PROGRESS"]
-        else:
-            os.environ["FEAST_NO_PROGRESS"] = before

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,9 @@ Progress = Callable[[str, int, int], None]
 
 #: Feast's project, and with it the tail of every key in Redis.
 PROJECT = "recsys"
+
+#: The modules that what is written to Redis depends on.
+_WRITING = ("codec", "encoding", "value_encoding", "view_layout", "write_lanes", "writer")
 
 #: The record of a whole training run, and those that become false when the embedding tables are lost.
 TRAIN_STEP = "train"
@@ -314,6 +318,9 @@ def _exported_files_exist(settings: Settings) -> bool:
 def materialize(settings: Settings, progress: Progress, *, as_of: Any = None, force: bool = False) -> dict[str, str]:
     """Materialise every view that the online store does not hold as of now; the store itself remembers what it holds.
 
+    An interrupted view goes on near where it stopped (:mod:`recsys_plugin.pipeline.materialize`). Feast's registry
+    records what was materialised, as after ``feast materialize``.
+
     Returns:
         For each view, ``"current"`` or ``"materialised"``.
     """
@@ -327,34 +334,45 @@ def materialize(settings: Settings, progress: Progress, *, as_of: Any = None, fo
     with workspace.lock(), contextlib.ExitStack() as stack:
         _require_applied(settings, dataset, workspace)
         redis_url = stack.enter_context(Services(settings).ensure_redis())
-        client = RedisAddress.parse(redis_url).connect(timeout=5.0)
+        address = RedisAddress.parse(redis_url)
+        client = address.connect(timeout=5.0)
+        stack.callback(client.close)
         try:
             held = _text_hash(client, key)
             wanted = {name: _view_state(settings, name, moment.isoformat()) for name in FEATURE_TABLES}
             stale = [name for name in FEATURE_TABLES if force or held.get(name) != wanted[name]]
             result = {name: "current" for name in FEATURE_TABLES if name not in stale}
             if stale:
-                from recsys_plugin.pipeline.feast_repository import materialize_view, open_store
-                from recsys_plugin.pipeline.online_store import admit_equal_timestamps
+                from recsys_plugin.features.writer import BulkWriter
+                from recsys_plugin.pipeline.feast_repository import open_store
+                from recsys_plugin.pipeline.materialize import Cursor, materialize_view
 
                 progress("opening Feast", 0, 0)
                 store = open_store(settings, redis_url)
-                for done, name in enumerate(stale):
-                    progress(f"view {name}", done, len(stale))
+                writer = BulkWriter(address, expiry_seconds=store.config.online_store.key_ttl_seconds)
+                stack.callback(writer.close)
+                for name in stale:
+                    cursor = Cursor(
+                        client,
+                        f"recsys:materializing:{PROJECT}",
+                        name,
+                        wanted[name],
+                        kept=address.kind != "redis_cluster",
+                    )
+                    if held.get(name) == wanted[name]:
+                        cursor.remove()  # forced: from the beginning
                     client.hdel(key, name)  # until it is whole, the store does not count as holding it
-                    (join_key,) = store.get_feature_view(name).join_keys
-                    admit_equal_timestamps(client, name, join_key=join_key, project=PROJECT)
-                    materialize_view(store, name, as_of=moment)
+                    told = partial(progress, f"view {name}")
+                    materialize_view(store, name, writer, cursor, as_of=moment, progress=told)
                     client.hset(key, name, wanted[name])
+                    cursor.remove()
                     result[name] = "materialised"
             _publish_schema(settings, redis_url)
-        except redis.RedisError as error:
+        except (redis.RedisError, StoreUnavailable) as error:
             raise StoreUnavailable(
                 f"Redis at {public_url(redis_url)} failed while views were materialised: {error}. "
-                "The views that were done are kept; run `recsys materialize` again"
+                "What was done is kept; run `recsys materialize` again"
             ) from error
-        finally:
-            client.close()
     return result
 
 
@@ -369,7 +387,7 @@ def _view_state(settings: Settings, view: str, moment: str) -> str:
             sha256_of(settings.feature_repo / "data" / f"{view}.parquet"),
             _repository_digest(settings),
             moment,
-            source_digest("pipeline/feast_repository"),
+            source_digest("pipeline/materialize", *(f"features/{name}" for name in _WRITING)),
         ]
     )
     return hashlib.sha256(described.encode()).hexdigest()
