@@ -10,11 +10,13 @@ from typing import Any, Self, TypeVar
 
 from recsys_plugin.client import flows
 from recsys_plugin.client.arguments import checked_id
+from recsys_plugin.client.arrivals import take_up
 from recsys_plugin.client.base import LOADING_TIMEOUT, ClientBase, repeatable, time_left
 from recsys_plugin.client.release import Release, load_release, on_one_release
 from recsys_plugin.client.results import Page
-from recsys_plugin.client.watching import Warner
+from recsys_plugin.client.watching import GATHERED, PAUSE, Warner
 from recsys_plugin.errors import RecsysError
+from recsys_plugin.features.item_changes import AsyncItemChanges
 from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import AsyncFeatureReader
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
@@ -33,7 +35,7 @@ class AsyncRecommender(ClientBase):
 
     def _open(self) -> None:
         self._loading = asyncio.Lock()
-        self._watcher: asyncio.Task[None] | None = None
+        self._watchers: list[asyncio.Task[None]] = []
         self._release: Release | None = None
         self._servers: tuple[AsyncFeatureReader, AsyncTritonClient] | None = None
 
@@ -119,10 +121,11 @@ class AsyncRecommender(ClientBase):
 
     async def close(self) -> None:
         """Close the connections to both servers."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.wait([self._watcher])
-            self._watcher = None
+        for watcher in self._watchers:
+            watcher.cancel()
+        if self._watchers:
+            await asyncio.wait(self._watchers)
+        self._watchers = []
         if self._servers is not None:
             reader, triton = self._servers
             self._servers = self._release = None
@@ -149,13 +152,44 @@ class AsyncRecommender(ClientBase):
             async with self._loading:
                 if self._release is None:
                     self._release = await self._run(load_release(self._project, None), LOADING_TIMEOUT)
-                    if self._refresh_every is not None and self._watcher is None:
-                        self._watcher = asyncio.create_task(self._watch(self._refresh_every))
+                    self._watch()
         return self._release
 
-    async def _watch(self, every: float) -> None:
+    def _watch(self) -> None:
+        """Begin what goes on beside the requests."""
+        if self._refresh_every is not None:
+            self._watchers.append(asyncio.create_task(self._watch_releases(self._refresh_every)))
+        if self._follow_items:
+            self._watchers.append(asyncio.create_task(self._watch_items()))
+
+    async def _watch_items(self) -> None:
+        """Take up items as they are written."""
+        warner = Warner("could not listen for written items")
+        while True:
+            changes = AsyncItemChanges(self._redis_address, self._item_keys, timeout=self._timeout)
+            try:
+                await changes.open()
+                everything = self._item_keys.item_ids(await changes.everything())
+                known = () if self._release is None else self._release.catalogue.rows
+                await self._take_up([item_id for item_id in everything if item_id not in known])
+                warner.worked()
+                while True:
+                    if keys := await changes.wait(PAUSE):
+                        await self._take_up(self._item_keys.item_ids([*keys, *(await changes.wait(GATHERED))]))
+            except RecsysError as error:
+                warner.failed(error)
+            finally:
+                await changes.close()
+            await asyncio.sleep(PAUSE)
+
+    async def _take_up(self, item_ids: list[str]) -> None:
+        async with self._loading:
+            if self._release is not None:
+                self._release = await self._run(take_up(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
+
+    async def _watch_releases(self, every: float) -> None:
         """Take up new versions between requests."""
-        warner = Warner()
+        warner = Warner("could not look for a newer model version")
         while True:
             await asyncio.sleep(every)
             try:
@@ -176,7 +210,12 @@ class AsyncRecommender(ClientBase):
         try:
             call = next(flow)
             while True:
-                call = flow.send(await self._perform(call, time_left(deadline, timeout)))
+                try:
+                    answer = await self._perform(call, time_left(deadline, timeout))
+                except RecsysError as error:
+                    call = flow.throw(error)
+                else:
+                    call = flow.send(answer)
         except StopIteration as end:
             result: _Result = end.value
             return result

@@ -13,6 +13,8 @@ from recsys_plugin.client.flows import RequestContext
 from recsys_plugin.client.release import Release
 from recsys_plugin.errors import ConfigurationError, DeadlineExceeded
 from recsys_plugin.features.connection import RedisAddress
+from recsys_plugin.features.item_changes import ItemKeys
+from recsys_plugin.features.item_facts import ItemPlan
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
 from recsys_plugin.settings import Settings
@@ -33,6 +35,8 @@ class ClientBase(ABC):
         project: the Feast project.
         refresh_every: seconds between two looks for another version to serve, made beside the requests; ``None`` for
             none, so that only :meth:`refresh` and the disappearance of a version bring another.
+        follow_items: whether to take up items as they are written to the feature store: new ones become candidates
+            within a second, known ones show their present title and price.
         search_blend: how search weighs relevance and taste.
         clock: gives the time of a request, unix seconds.
         request_ids: gives each request its id.
@@ -52,6 +56,7 @@ class ClientBase(ABC):
         timeout: float = 0.5,
         project: str = "recsys",
         refresh_every: float | None = 1.0,
+        follow_items: bool = True,
         search_blend: SearchBlend = DEFAULT_SEARCH_BLEND,
         clock: Callable[[], float] = time.time,
         request_ids: Callable[[], str] = lambda: uuid.uuid4().hex,
@@ -60,6 +65,8 @@ class ClientBase(ABC):
         self._triton_address = TritonAddress.parse(triton_url)
         self._timeout = checked_timeout(timeout)
         self._project = project
+        self._follow_items = follow_items
+        self._item_keys, self._item_plan = ItemKeys(project), ItemPlan(project)
         self._refresh_every = checked_interval(refresh_every)
         self._search_blend = search_blend
         self._clock = clock

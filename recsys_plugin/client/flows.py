@@ -91,9 +91,11 @@ def recommend(
         answer = yield from _infer(
             context,
             "recommend",
-            {**_user_inputs(tensors), **_retrieval_inputs(excluded, count, wanted, len(batch))},
+            {**_user_inputs(tensors), **_retrieval_inputs(context.release, excluded, count, wanted, len(batch))},
             _outputs(model, len(batch), "rows", "retrieval_scores", *_SCORES),
         )
+        if context.release.new_items:
+            answer = _beside(answer, (yield from _new_items(context, tensors)))
         for number, user_id in enumerate(batch):
             outputs = _line("recommend", answer, number)
             scores = outputs["scores"]
@@ -106,20 +108,24 @@ def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -
     """The given items, ranked for a user by the click model."""
     user = checked_id(user_id, "user_id")
     asked = dict.fromkeys(checked_ids(item_ids, "item_ids", most=MOST_CANDIDATES))
-    known = context.release.catalogue.rows
-    unknown = tuple(item_id for item_id in asked if item_id not in known)
-    rows = np.array([known[item_id] for item_id in asked if item_id in known], dtype=np.int64)
+    found = {item_id: context.release.row(item_id) for item_id in asked}
+    unknown = tuple(item_id for item_id, row in found.items() if row is None)
+    rows = np.array([row for row in found.values() if row is not None], dtype=np.int64)
     if not rows.size:
         return [_page(context, "rank", user, RankedItems(), None, unknown)]
     model = context.release.models["rank"]
     tensors, (report,) = yield from _read_features(context, model, [user])
-    answer = yield from _infer(
-        context,
-        "rank",
-        {**_user_inputs(tensors), "candidate_rows": rows[np.newaxis]},
-        _outputs(model, 1, *_SCORES, length=rows.size),
-    )
-    outputs = {**_line("rank", answer, 0), "rows": rows}
+    size = len(context.release.catalogue)
+    old, new = rows[rows < size], rows[rows >= size]
+    answer: dict[str, Array] = {}
+    if old.size:
+        inputs = {**_user_inputs(tensors), "candidate_rows": old[np.newaxis]}
+        answer = yield from _infer(context, "rank", inputs, _outputs(model, 1, *_SCORES, length=old.size))
+        answer["rows"] = old[np.newaxis]
+    if new.size:
+        scored = yield from _new_items(context, tensors, new - size)
+        answer = _beside(answer, scored) if answer else scored
+    outputs = _line("rank", answer, 0)
     items = _page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size)
     return [_page(context, "rank", user, items, report, unknown)]
 
@@ -157,9 +163,15 @@ def search(
     answer = yield from _infer(
         context,
         "search",
-        {**_user_inputs(tensors), **words, **_retrieval_inputs(excluded, count, wanted, 1)},
+        {**_user_inputs(tensors), **words, **_retrieval_inputs(context.release, excluded, count, wanted, 1)},
         _outputs(model, 1, "rows", "relevance", *_SCORES),
     )
+    if context.release.new_items:
+        tokens = words if model.takes_tokens else (yield from _infer(context, "tokenizer", words, _TOKENS))
+        encoded = yield from _infer(context, "text_encoder", tokens, {"text_embedding": OutputSpec("FP32", (1, -1))})
+        scored = yield from _new_items(context, tensors)
+        scored["relevance"] = encoded["text_embedding"] @ context.release.new_items.texts.T
+        answer = _beside(answer, scored)
     outputs = _line("search", answer, 0)
     scores = blend.scores(outputs["rows"], outputs["relevance"], outputs["scores"])
     items = _page_items(context, "search", outputs, scores, "relevance", excluded, wanted)
@@ -180,7 +192,10 @@ def similar_items(
     answer = yield from _infer(
         context,
         "similar",
-        {"item_row": np.array([[row]], dtype=np.int64), **_retrieval_inputs(excluded, count, wanted, 1)},
+        {
+            "item_row": np.array([[row]], dtype=np.int64),
+            **_retrieval_inputs(context.release, excluded, count, wanted, 1),
+        },
         {"rows": OutputSpec("INT64", (1, -1)), "similarity": OutputSpec("FP32", (1, -1))},
     )
     outputs = _line("similar", answer, 0)
@@ -223,10 +238,33 @@ def _infer(
     return answer
 
 
+def _new_items(
+    context: RequestContext, tensors: FeatureTensors, places: NDArray[np.int64] | None = None
+) -> Generator[Infer, Any, dict[str, Array]]:
+    """Scores of items that the catalogue lacks, of all or of those at some places, for each user."""
+    release = context.release
+    packed = release.new_items.packed if places is None else release.new_items.packed[places]
+    rows = (np.arange(len(packed)) if places is None else places) + len(release.catalogue)
+    users, columns = len(tensors.user_float), len(release.models["rank_new"].value_columns)
+    answer = yield from _infer(
+        context,
+        "rank_new",
+        {**_user_inputs(tensors), "new_items": np.repeat(packed[np.newaxis], users, axis=0)},
+        {"values": OutputSpec("FP32", (users, len(packed), columns))},
+    )
+    answer["rows"] = np.repeat(rows[np.newaxis], users, axis=0)
+    return answer
+
+
+def _beside(answer: Mapping[str, Array], others: Mapping[str, Array]) -> dict[str, Array]:
+    """Two answers' candidates in one, of each what the first answer says of its own."""
+    return {name: np.concatenate([array, others[name]], axis=1) for name, array in answer.items()}
+
+
 def _known_rows(release: Release, item_ids: Iterable[object]) -> set[int]:
-    """Rows of the items to leave out; an id that is not in the catalogue cannot come up anyway."""
-    rows = release.catalogue.rows
-    return {rows[item_id] for item_id in checked_ids(item_ids, "exclude", most=MOST_CANDIDATES) if item_id in rows}
+    """Rows of the items to leave out; an id that is not known cannot come up anyway."""
+    rows = (release.row(item_id) for item_id in checked_ids(item_ids, "exclude", most=MOST_CANDIDATES))
+    return {row for row in rows if row is not None}
 
 
 def _candidate_count(release: Release, wanted: int, candidates: int) -> int:
@@ -241,13 +279,16 @@ def _user_inputs(tensors: FeatureTensors) -> dict[str, Array]:
     }
 
 
-def _retrieval_inputs(excluded: Collection[int], count: int, wanted: int, users: int) -> dict[str, Array]:
+def _retrieval_inputs(
+    release: Release, excluded: Collection[int], count: int, wanted: int, users: int
+) -> dict[str, Array]:
     """The same exclusions and counts for each user.
 
     -1 pads exclusions to a power of two: no tensor may be empty, and Triton batches requests of equal shape only.
     """
-    rows = np.full((users, 1 << (max(1, len(excluded)) - 1).bit_length()), -1, dtype=np.int64)
-    rows[:, : len(excluded)] = sorted(excluded)
+    told = sorted(row for row in excluded if row < len(release.catalogue))
+    rows = np.full((users, 1 << (max(1, len(told)) - 1).bit_length()), -1, dtype=np.int64)
+    rows[:, : len(told)] = told
     return {"excluded_rows": rows, "counts": np.repeat(np.array([[count, wanted]], dtype=np.int64), users, axis=0)}
 
 
@@ -278,9 +319,9 @@ def _page_items(
     k: int,
 ) -> RankedItems:
     """The k best of one user's candidates as items; ``relevance`` names the output of the first stage."""
-    catalogue = context.release.catalogue
+    release = context.release
     rows = outputs["rows"]
-    order = best_first(model, rows, scores, catalogue_size=len(catalogue), excluded=excluded, k=k)
+    order = best_first(model, rows, scores, catalogue_size=release.size, excluded=excluded, k=k)
     chosen = rows[order]
     known = {name: outputs[name][order] for name in _SCORES[1:] if name in outputs}
     if relevance is not None:
@@ -288,21 +329,21 @@ def _page_items(
     ranked = scores[order]
 
     def item(place: int) -> ScoredItem:
-        row = chosen[place]
+        title, category, price = release.shown(chosen[place])
         return ScoredItem(
-            item_id=catalogue.item_ids[row],
+            item_id=release.item_id(chosen[place]),
             score=float(ranked[place]),
             position=place + 1,
-            title=catalogue.titles[row],
-            category=catalogue.categories[row],
-            price=_number(catalogue.prices[row]),
+            title=title,
+            category=category,
+            price=_number(price),
             **{name: _number(values[place]) for name, values in known.items()},
         )
 
-    return RankedItems([catalogue.item_ids[row] for row in chosen.tolist()], item)
+    return RankedItems([release.item_id(row) for row in chosen.tolist()], item)
 
 
-def _number(value: np.floating[Any]) -> float | None:
+def _number(value: float | np.floating[Any]) -> float | None:
     """A float, and ``None`` for NaN: "not known" in every output where it is allowed."""
     return None if np.isnan(value) else float(value)
 

@@ -14,10 +14,13 @@ from typing import Any, Self, TypeVar
 
 from recsys_plugin.client import flows
 from recsys_plugin.client.arguments import checked_id
+from recsys_plugin.client.arrivals import take_up
 from recsys_plugin.client.base import LOADING_TIMEOUT, ClientBase, repeatable, time_left
 from recsys_plugin.client.release import Release, load_release, on_one_release
 from recsys_plugin.client.results import Page
-from recsys_plugin.client.watching import ReleaseWatcher
+from recsys_plugin.client.watching import Watcher, watch_items, watch_releases
+from recsys_plugin.errors import RecsysError
+from recsys_plugin.features.item_changes import ItemChanges
 from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import FeatureReader
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
@@ -41,7 +44,7 @@ class Recommender(ClientBase):
 
     def _open(self) -> None:
         self._loading = threading.Lock()
-        self._watcher: ReleaseWatcher | None = None
+        self._watchers: list[Watcher] = []
         self._reader = FeatureReader(self._redis_address, timeout=self._timeout)
         self._triton = TritonClient(self._triton_address)
         try:
@@ -50,7 +53,9 @@ class Recommender(ClientBase):
             self.close()
             raise
         if self._refresh_every is not None:
-            self._watcher = ReleaseWatcher(self.refresh, self._refresh_every)
+            self._watchers.append(watch_releases(self.refresh, self._refresh_every))
+        if self._follow_items:
+            self._watchers.append(watch_items(self._listen, self._take_up_arrived, self._take_up_written))
 
     def recommend(
         self,
@@ -168,8 +173,8 @@ class Recommender(ClientBase):
 
     def close(self) -> None:
         """Close the connections to both servers."""
-        if self._watcher is not None:
-            self._watcher.close()
+        for watcher in self._watchers:
+            watcher.close()
         self._reader.close()
         self._triton.close()
 
@@ -182,6 +187,21 @@ class Recommender(ClientBase):
     ) -> None:
         self.close()
 
+    def _listen(self) -> ItemChanges:
+        return ItemChanges(self._redis_address, self._item_keys, timeout=self._timeout)
+
+    def _take_up_arrived(self, keys: list[bytes]) -> None:
+        """Of all items that there are, those that the catalogue lacks."""
+        item_ids = self._item_keys.item_ids(keys)
+        self._take_up([item_id for item_id in item_ids if item_id not in self._release.catalogue.rows])
+
+    def _take_up_written(self, keys: list[bytes]) -> None:
+        self._take_up(self._item_keys.item_ids(keys))
+
+    def _take_up(self, item_ids: list[str]) -> None:
+        with self._loading:
+            self._release = self._run(take_up(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
+
     def _ask(self, ask: Callable[[flows.RequestContext], flows.Flow], timeout: float | None) -> list[Page]:
         """Answer a request on the release that serves at present."""
         flow = on_one_release(self._project, self._release, lambda release: ask(self._context(release)), self._adopt)
@@ -193,7 +213,12 @@ class Recommender(ClientBase):
         try:
             call = next(flow)
             while True:
-                call = flow.send(self._perform(call, time_left(deadline, timeout)))
+                try:
+                    answer = self._perform(call, time_left(deadline, timeout))
+                except RecsysError as error:
+                    call = flow.throw(error)
+                else:
+                    call = flow.send(answer)
         except StopIteration as end:
             result: _Result = end.value
             return result

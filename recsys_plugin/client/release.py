@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from recsys_plugin.errors import FeatureContractError, ReleaseChanged
@@ -12,8 +13,11 @@ from recsys_plugin.features.plan import ReadPlan, ReadPromotion, ReadSchema
 from recsys_plugin.inference.calls import GetSettings, GetVersions, ModelSettings
 from recsys_plugin.inference.catalogue import Catalogue, load_catalogue
 from recsys_plugin.inference.models import contract_text, serving_version
+from recsys_plugin.inference.new_items import MOST_NEW_ITEMS, ItemFacts, NewItems, encode_items
 
-__all__ = ["PersonalModel", "Release", "load_release", "on_one_release"]
+__all__ = ["PersonalModel", "Release", "load_release", "on_one_release", "with_new_items"]
+
+_log = logging.getLogger("recsys_plugin")
 
 _Answer = TypeVar("_Answer")
 
@@ -43,6 +47,38 @@ class Release:
     models: Mapping[str, PersonalModel]
     step_versions: Mapping[str, tuple[str, ...]]
     """Model → the outputs by which its steps say their versions; all must be this release's."""
+    new_items: NewItems = field(default_factory=NewItems)
+    """Items that the catalogue lacks; their rows follow those of the catalogue."""
+
+    @property
+    def takes_new_items(self) -> bool:
+        """Whether this version's models can encode and rank items that its catalogue lacks."""
+        return "rank_new" in self.models
+
+    @property
+    def size(self) -> int:
+        """How many items can be on a page."""
+        return len(self.catalogue) + len(self.new_items)
+
+    def row(self, item_id: str) -> int | None:
+        """The row of an item; ``None`` if it is not known."""
+        row = self.catalogue.rows.get(item_id)
+        if row is None and (place := self.new_items.places.get(item_id)) is not None:
+            return len(self.catalogue) + place
+        return row
+
+    def item_id(self, row: int) -> str:
+        """The item of a row."""
+        count = len(self.catalogue)
+        return self.catalogue.item_ids[row] if row < count else self.new_items.facts[row - count].item_id
+
+    def shown(self, row: int) -> tuple[str, str, float]:
+        """Title, category and price of a row, as they are to be shown now; the price may be NaN."""
+        count, catalogue = len(self.catalogue), self.catalogue
+        if row < count:
+            return catalogue.titles[row], catalogue.categories[row], catalogue.prices[row]
+        facts = self.new_items.facts[row - count]
+        return facts.title, facts.category, facts.price
 
 
 def load_release(project: str, current: Release | None) -> Generator[Any, Any, Release]:
@@ -76,15 +112,65 @@ def load_release(project: str, current: Release | None) -> Generator[Any, Any, R
             continue
         contract = FeatureContract.from_json(contract_text(model, version, settings))
         _check_against_store(model, version, contract, project, schema)
-        models[model] = PersonalModel(
-            ReadPlan(contract),
-            max(1, settings.max_batch_size),
-            settings.outputs,
-            tuple(filter(None, settings.parameters.get("value_columns", "").split(","))),
-            "input_ids" in settings.inputs,
-        )
+        models[model] = _personal(contract, settings)
+    if (ranks_new := (yield from _new_item_ranker(version))) is not None:
+        models["rank_new"] = ranks_new
     catalogue = yield from load_catalogue(version)
-    return Release(version, catalogue, models, step_versions)
+    release = Release(version, catalogue, models, step_versions)
+    if current is None:
+        return release
+    # What was new to the release before is new to this one too, unless its catalogue has it.
+    known = (facts for facts in current.new_items.facts if facts.item_id not in catalogue.rows)
+    return (yield from with_new_items(release, known))
+
+
+def _new_item_ranker(version: int) -> Generator[Any, Any, PersonalModel | None]:
+    """The model that ranks new items; ``None`` where the repository has none."""
+    try:
+        settings: ModelSettings = yield GetSettings("rank_new", version)
+    except ReleaseChanged:
+        return None
+    contract = FeatureContract.from_json(contract_text("rank_new", version, settings))
+    return _personal(contract, settings)
+
+
+def with_new_items(release: Release, items: Iterable[ItemFacts]) -> Generator[Any, Any, Release]:
+    """The release with further items beside its catalogue, encoded by its models.
+
+    Raises:
+        InferenceUnavailable: if Triton fails.
+    """
+    known = release.new_items
+    wanted = {facts.item_id: facts for facts in items if _is_news(known, facts)}
+    if not wanted or not release.takes_new_items:
+        return release
+    room = MOST_NEW_ITEMS - len(known)
+    added = [item_id for item_id in wanted if item_id not in known.places]
+    if len(added) > room:
+        _log.warning(
+            "%d new items wait for the next export: no more than %d can be ranked beside the catalogue",
+            len(added) - room,
+            MOST_NEW_ITEMS,
+        )
+        for item_id in added[room:]:
+            del wanted[item_id]
+    return replace(release, new_items=(yield from encode_items(release.version, known, list(wanted.values()))))
+
+
+def _is_news(known: NewItems, facts: ItemFacts) -> bool:
+    place = known.places.get(facts.item_id)
+    # Compared as text, since a price that is not known does not equal itself.
+    return place is None or repr(known.facts[place]) != repr(facts)
+
+
+def _personal(contract: FeatureContract, settings: ModelSettings) -> PersonalModel:
+    return PersonalModel(
+        ReadPlan(contract),
+        max(1, settings.max_batch_size),
+        settings.outputs,
+        tuple(filter(None, settings.parameters.get("value_columns", "").split(","))),
+        "input_ids" in settings.inputs,
+    )
 
 
 def on_one_release(

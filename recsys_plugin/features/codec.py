@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import Any
 
 __all__ = [
     "DELIMITED",
@@ -236,6 +237,8 @@ def _list_of(wire_type: int, decode: _Scalar) -> _Decoder:
         assert isinstance(content, bytes)
         values: list[float | int | bool | str | bytes] = []
         position, end = 0, len(content)
+        if decode is _as_text and content.isascii():
+            position = _short_texts(content, values)
         while position < end:
             if wire_type == DELIMITED:
                 # Short elements, which nearly all are, have one byte of tag and one of length: read on the spot.
@@ -261,8 +264,38 @@ def _list_of(wire_type: int, decode: _Scalar) -> _Decoder:
     return decode_list
 
 
+def _short_texts(content: bytes, values: list[Any]) -> int:
+    """Append the leading elements of up to 127 ASCII bytes, which nearly all ids are; where the others begin."""
+    text, position, end = content.decode("ascii"), 0, len(content)
+    while position + 2 <= end and content[position] == _FIRST_DELIMITED:
+        start = position + 2
+        stop = start + content[position + 1]  # of one byte, since all of them are ASCII
+        if stop > end:
+            break
+        values.append(text[start:stop])
+        position = stop
+    return position
+
+
+def _alike(part: bytes) -> list[int] | None:
+    """Numbers that all take the same bytes, as times and small codes do; ``None`` if these do not."""
+    width = next((place for place, byte in enumerate(part[:9], 1) if byte < 0x80), 0)
+    if not width or len(part) % width:
+        return None
+    digits = [part[place::width] for place in range(width)]
+    if not digits[-1].isascii() or any(min(digit) < 0x80 for digit in digits[:-1]):
+        return None
+    numbers = list(digits[-1])
+    for digit in digits[-2::-1]:
+        numbers = [number << 7 | byte & 0x7F for number, byte in zip(numbers, digit, strict=True)]
+    return numbers
+
+
 def _unpacked(part: bytes, wire_type: int, decode: _Scalar) -> list[float | int | bool | str | bytes]:
     if wire_type == VARINT:
+        if (numbers := _alike(part)) is not None:
+            # Of up to nine bytes, so that none has a sign to it.
+            return numbers if decode is _as_int64 else [decode(number) for number in numbers]  # type: ignore[return-value]
         values, position = [], 0
         while position < len(part):
             number, position = _varint(part, position)

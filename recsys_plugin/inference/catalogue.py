@@ -12,7 +12,7 @@ from recsys_plugin.errors import InferenceUnavailable
 from recsys_plugin.inference.calls import Infer, OutputSpec
 from recsys_plugin.inference.tensors import Array
 
-__all__ = ["PAGE_ROWS", "Catalogue", "load_catalogue"]
+__all__ = ["PAGE_ROWS", "Catalogue", "as_written", "load_catalogue"]
 
 #: How many rows are asked for at a time.
 PAGE_ROWS = 50_000
@@ -28,7 +28,7 @@ _OUTPUTS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Catalogue:
-    """The items of one version, in row order; never changed once loaded."""
+    """The items of one version, in row order, which never changes; what is shown of an item may, see :meth:`show`."""
 
     version: int
     item_ids: tuple[str, ...]
@@ -44,6 +44,10 @@ class Catalogue:
     def __len__(self) -> int:
         """The number of items."""
         return len(self.item_ids)
+
+    def show(self, row: int, *, title: str, category: str, price: float) -> None:
+        """Let pages show an item's present title, category and price; what the models know of it stays."""
+        self.titles[row], self.categories[row], self.prices[row] = title, category, as_written(price)
 
 
 def load_catalogue(version: int) -> Generator[Infer, dict[str, Array], Catalogue]:
@@ -75,9 +79,14 @@ def load_catalogue(version: int) -> Generator[Infer, dict[str, Array], Catalogue
         rows=rows,
         titles=np.array(_texts(pages, "titles", where), dtype=object),
         categories=np.array(_texts(pages, "categories", where), dtype=object),
-        # Through text, because 0.79 in FP32 would otherwise read 0.7900000214576721 on the page.
+        # As in :func:`as_written`.
         prices=np.concatenate([page["prices"] for page in pages]).astype(str).astype(np.float64),
     )
+
+
+def as_written(price: float) -> float:
+    """A price through text, because 0.79 in FP32 would otherwise read 0.7900000214576721 on the page."""
+    return float(str(np.float32(price)))
 
 
 def _texts(pages: list[dict[str, Array]], name: str, where: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from exports import Exported, no_progress
 from onnx import numpy_helper
@@ -17,10 +18,11 @@ from onnx import numpy_helper
 from recsys_plugin.errors import CheckFailed, StepFailed
 from recsys_plugin.export import export as export_module
 from recsys_plugin.export.export import ExportMaterial, export_repository
-from recsys_plugin.export.index_graphs import answer_version
+from recsys_plugin.export.index_graphs import answer_version, best_graph
 from recsys_plugin.export.install import exported_versions
-from recsys_plugin.export.parity import TOLERANCE, check_parity, user_inputs
+from recsys_plugin.export.parity import TOLERANCE, check_merged, check_parity, example_requests, user_inputs
 from recsys_plugin.export.torch_graphs import SCORE_WEIGHTS, ranker_graph
+from recsys_plugin.inference.models import SERVED_MODELS
 from recsys_plugin.runtime.known_answers import load_known_answers
 from recsys_plugin.training.text import load_encoder
 
@@ -157,7 +159,7 @@ def test_a_head_that_was_never_trained_is_nan(exported: Exported, tmp_path: Path
 def test_known_answers_and_manifest(exported: Exported) -> None:
     known = load_known_answers(exported.state / "export" / "known_answers.json")
     assert known.version == exported.version
-    assert {answer.model for answer in known.answers} == {"recommend", "rank", "search", "similar", "catalogue"}
+    assert {answer.model for answer in known.answers} == set(SERVED_MODELS)
     local = exported.local()
     for answer in known.answers:
         decoded = {
@@ -172,6 +174,43 @@ def test_known_answers_and_manifest(exported: Exported) -> None:
     assert exported.manifest["contract"] == exported.material.models.contract.fingerprint
     assert not (exported.state / "export" / "staging").exists()
     json.dumps(exported.manifest, allow_nan=False)
+
+
+def test_merged_graphs_answer_as_their_steps(exported: Exported, merged: Exported) -> None:
+    assert (exported.manifest["graphs"], merged.manifest["graphs"]) == ("ensembles", "merged")
+    differences = check_merged(exported.local(), merged.local(), merged.material.users, ["blue mugs"], candidates=50)
+    assert {name.partition(".")[0] for name in differences} == {"recommend", "rank", "search", "similar"}
+
+
+def test_who_else_is_in_a_batch_changes_nothing(merged: Exported) -> None:
+    local = merged.local()
+    inputs = example_requests(merged.material.users.take(np.arange(3)), "mugs", 1)["recommend"]
+    inputs["counts"] = np.array([[4, 2], [60, 30], [7, 7]])
+    inputs["excluded_rows"] = np.array([[0, 1], [-1, -1], [5, -1]])
+    together = local.named("recommend", inputs)
+    for line, (candidates, results) in enumerate(inputs["counts"]):
+        alone = local.named("recommend", {name: values[line : line + 1] for name, values in inputs.items()})
+        found = alone["rows"][0] >= 0
+        assert found.sum() == min(candidates, results)
+        for name, values in alone.items():
+            np.testing.assert_allclose(together[name][line][: len(found)][found], values[0][found], atol=1e-5)
+        assert (together["rows"][line][found.sum() :] == -1).all()
+
+
+def test_a_score_that_is_not_a_number_comes_first() -> None:
+    """A page that hid it would look right."""
+    graph = best_graph("scores", {"rows": onnx.TensorProto.INT64, "scores": onnx.TensorProto.FLOAT})
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    rows, scores = session.run(
+        ["rows", "scores"],
+        {
+            "candidate_rows": np.array([[4, 7, -1, 9]]),
+            "candidate_scores": np.array([[0.5, np.nan, 9.0, 0.7]], np.float32),
+            "counts": np.array([[4, 3]]),
+        },
+    )
+    assert rows.tolist() == [[7, 9, 4]]
+    assert np.isnan(scores[0, 0])
 
 
 def test_titles_are_a_sample(material: ExportMaterial) -> None:

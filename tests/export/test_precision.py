@@ -174,7 +174,7 @@ def test_too_dear_a_precision_is_refused_and_nothing_replaced(
 
 def test_an_export_in_int8(exported: Exported, material: ExportMaterial, split: Split, tmp_path: Path) -> None:
     shutil.copytree(exported.repository, tmp_path / "model_repository")
-    asked = dataclasses.replace(material, precision=ExportOptions("int8", 0.2))
+    asked = dataclasses.replace(material, options=ExportOptions("int8", 0.2))
     with pytest.raises(StepFailed, match="none were given"):
         export_repository(tmp_path / "model_repository", tmp_path / "state", asked, progress=no_progress)
     manifest = export_repository(
@@ -186,11 +186,8 @@ def test_an_export_in_int8(exported: Exported, material: ExportMaterial, split: 
     assert manifest["precision"]["precision"] == "int8"
     assert manifest["precision"]["most_loss"] == 0.2
     version = str(manifest["version"])
-    sizes = {
-        name: (tmp_path / "model_repository" / name / version / "model.onnx").stat().st_size
-        for name in ("text_encoder", "text_index")
-    }
-    assert sizes["text_encoder"] == manifest["precision"]["text_encoder"]["bytes"]["int8"]
+    size = (tmp_path / "model_repository" / "text_encoder" / version / "model.onnx").stat().st_size
+    assert size == manifest["precision"]["text_encoder"]["bytes"]["int8"]
     # Parity is that of the graphs in 32 bits, checked before.
     assert max(manifest["parity"]["largest_difference"].values()) <= manifest["parity"]["tolerance"]
     answers = json.loads((tmp_path / "state" / "export" / "known_answers.json").read_text(encoding="utf-8"))
