@@ -80,6 +80,18 @@ class Settings:
         """The Feast repository."""
         return self.home / "feature_repo"
 
+    def require_feature_repo(self) -> Path:
+        """:attr:`feature_repo`, which must be one.
+
+        Raises:
+            ConfigurationError: if it is not.
+        """
+        if not (self.feature_repo / "feature_store.yaml").is_file():
+            raise ConfigurationError(
+                f"{self.feature_repo} is no Feast repository; run in the checkout, or set RECSYS_HOME to it"
+            )
+        return self.feature_repo
+
     @property
     def model_repository(self) -> Path:
         """The Triton model repository."""

@@ -19,7 +19,7 @@ from recsys_plugin.bench.generated_shop import GeneratedShop
 from recsys_plugin.bench.machine import describe_machine, load_average, package_versions
 from recsys_plugin.bench.report import Report
 from recsys_plugin.bench.shop import Tell
-from recsys_plugin.errors import ConfigurationError, StepFailed
+from recsys_plugin.errors import StepFailed
 from recsys_plugin.settings import Settings
 
 __all__ = ["STEPS", "StepCost", "measure_training", "run_step"]
@@ -73,10 +73,7 @@ def measure_training(
         ConfigurationError: if the home has no Feast repository.
         StepFailed: if a step fails; the message holds the end of what it printed.
     """
-    if not (settings.feature_repo / "feature_store.yaml").is_file():
-        raise ConfigurationError(
-            f"{settings.feature_repo} is no Feast repository; run in the checkout, or set RECSYS_HOME to it"
-        )
+    settings.require_feature_repo()
     machine = {**describe_machine(), "load_average_before": load_average()}
     report = Report("Training", machine, package_versions("feast", "duckdb", "pyarrow", "torch"))
     for size in sizes:

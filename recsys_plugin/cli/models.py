@@ -16,7 +16,7 @@ from recsys_plugin.settings import Settings
 if TYPE_CHECKING:
     from recsys_plugin.runtime.versions import ModelVersion, ModelVersions
 
-__all__ = ["models"]
+__all__ = ["list_versions", "load", "models", "promote", "rollback"]
 
 
 @click.group()

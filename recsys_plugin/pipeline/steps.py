@@ -43,11 +43,7 @@ VECTOR_STEPS = ("train.text", "train.vectors", TRAIN_STEP)
 
 def _repository_digest(settings: Settings) -> str:
     """SHA-256 over the definitions in the Feast repository, and where it stands: sources hold absolute paths."""
-    if not (settings.feature_repo / "feature_store.yaml").exists():
-        raise ConfigurationError(
-            f"{settings.feature_repo} is no Feast repository; run in the checkout, or set RECSYS_HOME to it"
-        )
-    digest = hashlib.sha256(str(settings.feature_repo).encode())
+    digest = hashlib.sha256(str(settings.require_feature_repo()).encode())
     for path in sorted([*settings.feature_repo.glob("*.py"), settings.feature_repo / "feature_store.yaml"]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -134,7 +134,8 @@ def _settings(data: Path | None, home: str) -> Settings:
     place = Path(home).resolve() if home else here.state / "quality" / "online_retail"
     definitions = place / "feature_repo"
     definitions.mkdir(parents=True, exist_ok=True)
-    for source in [*here.feature_repo.glob("*.py"), here.feature_repo / "feature_store.yaml"]:
+    repository = here.require_feature_repo()
+    for source in [*repository.glob("*.py"), repository / "feature_store.yaml"]:
         if not (definitions / source.name).exists() or (definitions / source.name).read_bytes() != source.read_bytes():
             shutil.copyfile(source, definitions / source.name)
     return replace(here, home=place, data=data, redis_url=None, triton_url=None, as_of=None)
