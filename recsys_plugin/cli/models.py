@@ -16,7 +16,7 @@ from recsys_plugin.settings import Settings
 if TYPE_CHECKING:
     from recsys_plugin.runtime.versions import ModelVersion, ModelVersions
 
-__all__ = ["list_versions", "load", "models", "promote", "rollback"]
+__all__ = ["follow", "list_versions", "load", "models", "promote", "rollback"]
 
 
 @click.group()
@@ -29,6 +29,7 @@ def models() -> None:
       recsys models load        beside the one that serves; checked with known answers
       recsys models promote     clients take it up within a second
       recsys models rollback    and back, if need be
+      recsys models follow      whatever is newest serves, as in the beginning
     """
 
 
@@ -91,6 +92,21 @@ def rollback(as_json: bool) -> None:
     """
     found = _versions().rollback()
     _done(found, f"version {found.version} serves again", as_json, "recsys models list")
+
+
+@models.command()
+@json_option
+def follow(as_json: bool) -> None:
+    """Forget what was promoted: the newest version serves, as it does before anything was promoted.
+
+    \b
+    Example:
+      recsys models follow
+    """
+    found = _versions().follow()
+    if as_json:
+        emit_json(None if found is None else asdict(found))
+    finish("the newest version serves" + ("" if found is None else f": {found.version}"), then="recsys models list")
 
 
 def _versions() -> ModelVersions:

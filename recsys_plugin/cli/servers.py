@@ -54,16 +54,26 @@ def up(as_json: bool) -> None:
             else:
                 console.print(text, markup=False, highlight=False)
 
-        endpoints = _services().up(note)
+        services = _services()
+        endpoints = services.up(note)
+        serving = _serving(services)
     seconds = round(time.monotonic() - began, 2)
     if as_json:
         emit_json({**asdict(endpoints), "seconds": seconds})
     started = " and ".join(endpoints.started) or "nothing to start"
     finish(
         f"{started}; Redis {public_url(endpoints.redis_url)}, Triton {endpoints.triton_url}, "
-        f"{endpoints.known_answers} known answers of version {endpoints.version} right, in {seconds:.1f} s",
-        then="recsys recommend USER",
+        f"{endpoints.known_answers} known answers of version {endpoints.version} right, in {seconds:.1f} s"
+        + ("" if serving == endpoints.version else f"; promoted is version {serving}, which goes on serving"),
+        then="recsys recommend USER" if serving == endpoints.version else "recsys models promote",
     )
+
+
+def _serving(services: Services) -> int | None:
+    from recsys_plugin.pipeline.steps import PROJECT
+    from recsys_plugin.runtime.versions import ModelVersions
+
+    return next((version.version for version in ModelVersions(services, PROJECT).list() if version.serves), None)
 
 
 @click.command()

@@ -141,6 +141,13 @@ class ModelVersions:
             previous = max(older)
         return self.promote(previous)
 
+    def follow(self) -> ModelVersion | None:
+        """Let the newest version serve from now on, whatever was promoted; the one that does, if any is ready."""
+        with self._redis() as redis:
+            redis.delete(self._key, f"{self._key}:previous")
+        promotion_path(self._services.settings.state).unlink(missing_ok=True)
+        return next((version for version in self.list() if version.serves), None)
+
     def _promote(self, redis: Any, version: int) -> None:
         before = _serving(self._ready(), _number(redis.get(self._key)))
         pipeline = redis.pipeline(transaction=True)

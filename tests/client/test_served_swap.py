@@ -1,49 +1,47 @@
-"""A new version is loaded into a live Triton while a client of the old one goes on asking."""
+"""Versions change on the real servers while clients ask: no failed request, no page of two versions."""
 
 from __future__ import annotations
 
-import threading
-import time
 from typing import Any
 
-from recsys_plugin import Page, Recommender, RecsysError
+import pytest
+
+from recsys_plugin.bench.swap import measure_swap
+from recsys_plugin.errors import ConfigurationError
+from recsys_plugin.pipeline.steps import PROJECT
+from recsys_plugin.runtime.services import Services
+from recsys_plugin.runtime.versions import ModelVersions
 
 
-def test_no_page_mixes_versions_while_a_new_one_is_loaded(small_shop: Any) -> None:
-    """Not one request may fail: the old version goes on serving until the client has taken up the new one."""
-    moment = small_shop.as_of.timestamp()
-    pages: list[Page] = []
-    refused: list[RecsysError] = []
-    over = threading.Event()
-    user = small_shop.some_users[0]
-    with Recommender(small_shop.redis_url, small_shop.triton_url, timeout=30.0, clock=lambda: moment) as client:
-        before = client.version
-        wanted = client.recommend(user).item_ids
-
-        def ask() -> None:
-            while not over.is_set():
-                try:
-                    pages.append(client.recommend(user))
-                except RecsysError as error:
-                    refused.append(error)
-
-        threads = [threading.Thread(target=ask) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        try:
-            small_shop.command.run("export", "--force", "--two-tower-steps", "60", "--ranker-epochs", "1")
-            small_shop.command.run("up")
-            # Nobody calls refresh(): the client takes up the new version by itself.
-            deadline = time.monotonic() + 30
-            while pages[-1].served_by.version == before and time.monotonic() < deadline:
-                threads[0].join(0.05)
-        finally:
-            over.set()
-            for thread in threads:
-                thread.join()
-    assert {page.served_by.version for page in pages} <= {before, before + 1}
-    assert all(page.served_by.version == page.served_by.catalogue_version for page in pages)
-    # The same models were exported again, so every page of either version must be the same; a mixed one need not be.
-    assert {page.item_ids for page in pages} == {wanted}
-    assert refused == []
-    assert pages[-1].served_by.version == before + 1
+def test_versions_change_without_a_failed_request(small_shop: Any) -> None:
+    command, versions = small_shop.command, ModelVersions(Services(small_shop.settings), PROJECT)
+    before = next(version.version for version in versions.list() if version.serves)
+    options = ("--two-tower-steps", "60", "--ranker-epochs", "1")
+    try:
+        exported = command.json("export", "--force", "--json", *options)["version"]
+        assert [version.ready for version in versions.list() if version.version == exported] == [False]
+        report = measure_swap(
+            small_shop.settings,
+            now=small_shop.as_of.timestamp(),
+            clients=4,
+            seconds=8.0,
+            seed=0,
+            tell=lambda *progress: None,
+        )
+        figures = report.figures
+        assert figures["requests.failed"] == figures["requests.mixed"] == 0
+        assert figures[f"requests.of_version_{before}"] > 0
+        assert figures[f"requests.of_version_{exported}"] > 0
+        listed = command.json("models", "list", "--json")["versions"]
+        assert {line["version"]: (line["serves"], line["promoted"]) for line in listed} == {
+            before: (False, False),
+            exported: (True, True),
+        }
+        assert command.json("models", "rollback", "--json")["version"] == before
+        # What serves must outlive the next export, and goes on serving after `recsys up`.
+        assert "which goes on serving" in command.run("up").stderr
+        with pytest.raises(ConfigurationError, match="Triton does not serve version 99"):
+            versions.promote(99)
+    finally:
+        command.run("models", "follow")
+    assert [version.version for version in versions.list() if version.serves] == [exported]
