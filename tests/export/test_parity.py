@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from exports import Exported, no_progress
 from onnx import numpy_helper
 
@@ -19,6 +20,7 @@ from recsys_plugin.export import export as export_module
 from recsys_plugin.export.export import ExportMaterial, export_repository
 from recsys_plugin.export.index_graphs import answer_version
 from recsys_plugin.export.install import exported_versions
+from recsys_plugin.export.new_item_graphs import item_encoder_graph, new_item_ranker_graph
 from recsys_plugin.export.parity import TOLERANCE, check_parity, user_inputs
 from recsys_plugin.export.torch_graphs import SCORE_WEIGHTS, ranker_graph
 from recsys_plugin.runtime.known_answers import load_known_answers
@@ -78,6 +80,14 @@ def test_nothing_is_installed_when_a_graph_is_wrong(
     def wrong(staging: Path, *rest: Any) -> dict[str, Path]:
         copies = exported.copy(staging)
         perturbed(copies["item_index"], copies["item_index"])
+        # Parts of merged graphs, which no repository keeps.
+        models, empty = exported.material.models, torch.zeros(1, dtype=torch.int64)
+        for name, graph in {
+            "item_encoder": item_encoder_graph(models, empty),
+            "new_item_ranker": new_item_ranker_graph(models),
+        }.items():
+            copies[name] = staging / f"{name}.onnx"
+            onnx.save(graph, copies[name])
         return copies
 
     monkeypatch.setattr(export_module, "_write_graphs", wrong)
@@ -157,7 +167,10 @@ def test_a_head_that_was_never_trained_is_nan(exported: Exported, tmp_path: Path
 def test_known_answers_and_manifest(exported: Exported) -> None:
     known = load_known_answers(exported.state / "export" / "known_answers.json")
     assert known.version == exported.version
-    assert {answer.model for answer in known.answers} == {"recommend", "rank", "search", "similar", "catalogue"}
+    assert {answer.model for answer in known.answers} == {
+        *("recommend", "rank", "search", "similar", "catalogue", "tokenizer"),
+        *("item_tokenizer", "new_item", "rank_new"),
+    }
     local = exported.local()
     for answer in known.answers:
         decoded = {

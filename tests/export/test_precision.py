@@ -151,7 +151,7 @@ def test_what_a_precision_costs_is_measured_and_the_graphs_replaced(
     json.dumps(found, allow_nan=False)
     # Nothing but the models is left beside them.
     assert {path.name for path in graphs["ctr_ranker"].parent.iterdir()} == {"model.onnx"}
-    LocalRepository(exported.described, graphs, tokenizer_of(exported.tokenizer))
+    LocalRepository(exported.described, graphs, {"tokenizer": tokenizer_of(exported.tokenizer)})
 
 
 def test_too_dear_a_precision_is_refused_and_nothing_replaced(
@@ -174,7 +174,7 @@ def test_too_dear_a_precision_is_refused_and_nothing_replaced(
 
 def test_an_export_in_int8(exported: Exported, material: ExportMaterial, split: Split, tmp_path: Path) -> None:
     shutil.copytree(exported.repository, tmp_path / "model_repository")
-    asked = dataclasses.replace(material, precision=ExportOptions("int8", 0.2))
+    asked = dataclasses.replace(material, options=ExportOptions("int8", 0.2))
     with pytest.raises(StepFailed, match="none were given"):
         export_repository(tmp_path / "model_repository", tmp_path / "state", asked, progress=no_progress)
     manifest = export_repository(
