@@ -24,7 +24,7 @@ ITEMS = 40
 SIZES = (4, 3, 3)
 #: Of the item code columns, as large as ``SIZES`` says.
 VOCABULARIES = {
-    name: Vocabulary(tuple(f"{name} {number}" for number in range(1, size)))
+    f"item_catalogue__{name}": Vocabulary(tuple(f"{name} {number}" for number in range(1, size)))
     for name, size in zip(("category", "subcategory", "brand"), SIZES, strict=True)
 }
 _CONTRACT = FeatureContract(
