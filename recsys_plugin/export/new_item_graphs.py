@@ -47,7 +47,7 @@ PACKED_WIDTH = sum(_PARTS)
 
 def unpack(packed: Tensor) -> NewItems:
     """The parts of packed items float32 [..., :data:`PACKED_WIDTH`]; codes are small enough to be exact in float32."""
-    vectors, texts, numbers, codes = torch.split(packed, _PARTS, dim=-1)  # type: ignore[no-untyped-call]
+    vectors, texts, numbers, codes = torch.split(packed, list(_PARTS), dim=-1)
     return NewItems(vectors, texts, numbers, codes.to(torch.int64))
 
 

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from recsys_plugin.errors import CheckFailed
-from recsys_plugin.export.merged import VALUE_COLUMNS
+from recsys_plugin.export.description import VALUE_COLUMNS
 from recsys_plugin.export.new_item_graphs import PACKED_WIDTH
 from recsys_plugin.export.new_item_parity import NewItemParity, catalogue_texts, check_new_items, item_request
 from recsys_plugin.export.parity import TOLERANCE, user_inputs
 from recsys_plugin.inference.new_items import item_text
+from recsys_plugin.training.inputs import unsold_items
 from recsys_plugin.training.text import load_encoder
 
 _Array = np.ndarray[Any, Any]
@@ -36,9 +37,9 @@ def test_the_text_of_an_item(title: str, category: str, brand: str) -> None:
     assert item_text(text, "", "") == text  # said once, it stays
 
 
-def check(exported: Exported, users: int = 8, **replaced: Path) -> NewItemParity:
+def check(exported: Exported, **replaced: Path) -> NewItemParity:
     material = exported.material
-    people = material.users.take(np.arange(users))
+    people = material.users.take(np.arange(8))
     return check_new_items(exported.local(**replaced), material.models, material.catalogue, people, *load_encoder())
 
 
@@ -138,8 +139,6 @@ def test_what_was_never_sold_is_told_beside_its_resident_score(exported: Exporte
     items = material.models.items
     numbers = items.numbers.copy()
     # As if the first ten had not been sold yet.
-    from recsys_plugin.training.inputs import unsold_items
-
     nothing = unsold_items(
         np.zeros((1, 384), np.float32), np.zeros(1, bool), np.full((1, 3), "", object), np.ones(1),
         items.modalities, material.models.vocabularies,

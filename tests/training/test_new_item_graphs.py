@@ -71,7 +71,7 @@ def packed_items(count: int, seed: int = 0) -> np.ndarray[tuple[int, int], np.dt
     return rows
 
 
-def expected(models: TrainedModels, users: UserTensors, packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def expected(models: TrainedModels, users: UserTensors, packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities [users, items, heads] of the model, and which no tree may send either way, [users, items]."""
     ranker = models.ranker
     with torch.inference_mode():
