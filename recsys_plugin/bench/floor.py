@@ -124,15 +124,18 @@ def _triton_call(shop: ServedShop) -> tuple[Any, Callable[[], object]]:
     return channel, ask
 
 
-def _served_files(shop: ServedShop) -> tuple[tuple[Model, ...], dict[str, Path], Callable[[Array], dict[str, Array]]]:
+def _served_files(
+    shop: ServedShop,
+) -> tuple[tuple[Model, ...], dict[str, Path], dict[str, Callable[[Array], dict[str, Array]]]]:
     """The description, the graphs and the tokenizer of the version that is served."""
     repository, version = shop.settings.model_repository, str(shop.release.version)
     with TritonManager(shop.triton_url, timeout=CALL_TIMEOUT) as triton:
         vector = _output_width(triton, "item_embedding", version, "item_vector")
         text_vector = _output_width(triton, "text_encoder", version, "text_embedding")
+        item = _output_width(triton, "new_item", version, "item")
     contract = shop.release.models["recommend"].plan.contract
     own = own_row_count(contract)
-    steps = describe_repository(contract, vector=vector, text_vector=text_vector, own_rows=own)
+    steps = describe_repository(contract, vector=vector, text_vector=text_vector, own_rows=own, item=item)
     is_merged = (repository / "recommend" / version / "model.onnx").exists()
     models = lay_out(steps, "merged" if is_merged else "ensembles")
     graphs = {
@@ -147,7 +150,7 @@ def _served_files(shop: ServedShop) -> tuple[tuple[Model, ...], dict[str, Path],
             f"Triton serves version {version}, whose files are not all in {repository}: {', '.join(missing)}. "
             "The floor needs them in this process; run the benchmark in the home that exported this version."
         )
-    return models, graphs, tokenizer_of(tokenizer)
+    return models, graphs, {"tokenizer": tokenizer_of(tokenizer)}
 
 
 def _output_width(triton: TritonManager, model: str, version: str, name: str) -> int:

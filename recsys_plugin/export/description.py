@@ -7,7 +7,18 @@ from dataclasses import dataclass, field, replace
 
 from recsys_plugin.features.contract import FeatureContract
 
-__all__ = ["COUNTS", "VERSION", "Model", "Step", "Tensor", "describe_repository", "own_row_count"]
+__all__ = [
+    "BEST_RESULTS",
+    "COUNTS",
+    "PACK_VALUES",
+    "VALUE_COLUMNS",
+    "VERSION",
+    "Model",
+    "Step",
+    "Tensor",
+    "describe_repository",
+    "own_row_count",
+]
 
 #: Users or queries in one request, at most.
 MAX_BATCH = 64
@@ -58,6 +69,10 @@ class Model:
         return bool(self.steps)
 
 
+#: Steps that only merged graphs have: the best of all ranked candidates, and their values in a single tensor.
+BEST_RESULTS, PACK_VALUES = "best_results", "pack_values"
+#: The parameter that names the columns of the tensor ``values``, separated by commas.
+VALUE_COLUMNS = "value_columns"
 #: The output by which a graph says which version of it answered.
 VERSION = Tensor("version", "INT64", (1,), "the version that answered")
 
@@ -72,7 +87,7 @@ def own_row_count(contract: FeatureContract) -> int:
 
 
 def describe_repository(
-    contract: FeatureContract, *, vector: int, text_vector: int, own_rows: int
+    contract: FeatureContract, *, vector: int, text_vector: int, own_rows: int, item: int
 ) -> tuple[Model, ...]:
     """Describe every model.
 
@@ -81,6 +96,7 @@ def describe_repository(
         vector: width of the common space of users and items.
         text_vector: width of the text encoder's vectors.
         own_rows: how many of his own items a user brings as candidates.
+        item: width of the packed row of an item newer than the snapshot.
     """
     widths = {str(name): width for name, width in contract.widths.items()}
     user = (
@@ -113,6 +129,13 @@ def describe_repository(
         Tensor("click_probability", "FP32", (-1,), "calibrated probability of a click; NaN if never trained"),
     )
     score_names = tuple(tensor.name for tensor in scores)
+    item_texts = Tensor("item_string", "STRING", (3,), "category, subcategory and brand; empty where unknown")
+    price = Tensor("price", "FP32", (1,), "price, NaN where unknown")
+    packed = Tensor("item", "FP32", (item,), "all that `rank_new` needs of the item")
+    new_items = Tensor("new_items", "FP32", (-1, item), "packed items, as `new_item` made them; zeros pad")
+    new_columns = (retrieval.name, *score_names)
+    meaning = ", ".join(f"{tensor.name} ({tensor.meaning})" for tensor in (retrieval, *scores))
+    new_values = Tensor("values", "FP32", (-1, len(new_columns)), f"the columns {meaning}")
 
     # Triton refuses an ensemble that names a tensor which no later step takes, so each names what it uses.
     to_vector = Step("user_tower", _same(*user_names), _same("user_vector"))
@@ -123,6 +146,16 @@ def describe_repository(
         return Step("ctr_ranker", inputs, _same(*score_names))
 
     carries = {"feature_contract": contract.to_json()}
+    encode_text = Step("text_encoder", _same("input_ids", "attention_mask"), {"text_embedding": "encoded_text"})
+    pack_item = Step(
+        "item_encoder",
+        _same("input_ids", "attention_mask", "encoded_text", "item_string", "price"),
+        _same("item", "text_embedding"),
+    )
+    rank_packed = Step(
+        "new_item_ranker", _same(*user_names, "user_vector", "new_items"), _same(retrieval.name, *score_names)
+    )
+    pack_values = Step(PACK_VALUES, _same(*new_columns), _same("values"))
     return _answering_versions(
         Model(
             "recommend",
@@ -196,6 +229,21 @@ def describe_repository(
             ),
             max_batch=0,
         ),
+        Model(
+            "new_item",
+            "An item newer than the snapshot to the row by which `rank_new` knows it, and its text's vector.",
+            (*tokens, item_texts, price),
+            (packed, query_vector),
+            merged_from=(encode_text, pack_item),
+        ),
+        Model(
+            "rank_new",
+            "Scores of a user for items newer than the snapshot; each by itself, so that they may join any page.",
+            (*user, new_items),
+            (new_values,),
+            parameters={**carries, VALUE_COLUMNS: ",".join(new_columns)},
+            merged_from=(to_vector, rank_packed, pack_values),
+        ),
         Model("user_tower", "A user's raw features to his vector and his own items.", user, (user_vector, own)),
         Model(
             "item_index",
@@ -224,8 +272,15 @@ def describe_repository(
         ),
         Model(
             "tokenizer",
-            "Text to tokens; the one Python model, since ONNX has no WordPiece.",
+            "A query to tokens; a Python model, since ONNX has no WordPiece.",
             (query,),
+            tokens,
+            backend="python",
+        ),
+        Model(
+            "item_tokenizer",
+            "An item's text to tokens: the same, with the prefix that the text encoder wants before a document.",
+            (replace(query, meaning="the item's text"),),
             tokens,
             backend="python",
         ),
@@ -238,7 +293,11 @@ def _answering_versions(*models: Model) -> tuple[Model, ...]:
     Triton runs the newest version of each step, whichever version of the ensemble was asked for. While a version is
     being loaded that mixes two, and a row number of one catalogue read in another is a wrong item. So clients check.
     """
-    stamped = {model.name for model in models if model.backend == "onnxruntime" and model.max_batch and not model.steps}
+    stamped = {
+        model.name
+        for model in models
+        if model.backend == "onnxruntime" and model.max_batch and not model.steps and not model.merged_from
+    }
     result: list[Model] = []
     for model in models:
         if model.name in stamped:

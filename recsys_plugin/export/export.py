@@ -13,22 +13,32 @@ from typing import Any
 import numpy as np
 import onnx
 import pandas as pd
+import torch
 
 from recsys_plugin.errors import StepFailed
 from recsys_plugin.export.description import Model, describe_repository, own_row_count
 from recsys_plugin.export.index_graphs import answer_version, catalogue_graph, index_graph, lookup_graph
 from recsys_plugin.export.install import exported_versions, install, next_version, promotion_path
-from recsys_plugin.export.local import LocalRepository, tokenizer_of
+from recsys_plugin.export.local import TOKENIZERS, LocalRepository, tokenizer_of
 from recsys_plugin.export.merged import lay_out, merged_graph
+from recsys_plugin.export.new_item_graphs import PACKED_WIDTH, item_encoder_graph, new_item_ranker_graph
+from recsys_plugin.export.new_item_parity import catalogue_texts, check_new_items, item_request
 from recsys_plugin.export.options import ExportOptions
-from recsys_plugin.export.parity import TOLERANCE, check_merged, check_parity, example_requests, left_out
+from recsys_plugin.export.parity import (
+    TOLERANCE,
+    check_merged,
+    check_parity,
+    example_requests,
+    left_out,
+    user_inputs,
+)
 from recsys_plugin.export.precision import reduce_precision
 from recsys_plugin.export.torch_graphs import encoder_graph, ranker_graph, user_tower_graph
 from recsys_plugin.pipeline.workspace import atomic_text
 from recsys_plugin.training.artefacts import TrainedModels
 from recsys_plugin.training.frames import Split
 from recsys_plugin.training.packing import UserTensors
-from recsys_plugin.training.text import MAX_TOKENS, TextEncoder, load_encoder, query_tokenizer
+from recsys_plugin.training.text import MAX_TOKENS, TextEncoder, load_encoder, served_tokenizer
 
 __all__ = ["ExportMaterial", "export_repository"]
 
@@ -44,7 +54,7 @@ class ExportMaterial:
 
     Attributes:
         models: what was trained.
-        catalogue: ``item_id``, ``title``, ``category`` and ``price`` in row order.
+        catalogue: ``item_id``, ``title``, ``category``, ``subcategory``, ``brand`` and ``price`` in row order.
         text_vectors: float32 [N, dimensions] of the catalogue.
         users: real packed users, for parity and known answers.
         encoder: name of the text encoder.
@@ -95,6 +105,7 @@ def export_repository(
         vector=models.towers.item_vectors()[1].shape[1],
         text_vector=material.text_vectors.shape[1],
         own_rows=own_row_count(models.contract),
+        item=PACKED_WIDTH,
     )
     folder = state / "export"
     staging = folder / "staging"
@@ -102,19 +113,25 @@ def export_repository(
     staging.mkdir(parents=True)
     try:
         encoder, tokenizer = load_encoder(material.encoder)
-        graphs = _write_graphs(staging, material, encoder, tokenizer, version, progress)
+        parts = _write_graphs(staging, material, encoder, tokenizer, version, progress)
+        tokenizers = {name: tokenizer_of(staging / name) for name in TOKENIZERS}
         progress("parity and known answers", 0, 0)
-        local = LocalRepository(described, graphs, tokenizer_of(staging / "tokenizer"))
+        graphs = _merge(staging, described, parts)
+        local = LocalRepository(described, _of(described, graphs), tokenizers)
         differences = check_parity(
             local, models, material.users, encoder, tokenizer, material.titles, candidates=material.candidates
         )
-        reduced, local = _reduce(local, graphs, staging, described, material, progress)
+        new_items = check_new_items(local, models, material.catalogue, material.users, encoder, tokenizer)
+        differences |= new_items.differences
+        reduced = _reduce(graphs, tokenizers["tokenizer"], material, progress)
+        steps_described, described = described, lay_out(described, material.options.graphs)
+        progress("merging graphs", 0, 0)
+        steps = LocalRepository(steps_described, _of(steps_described, graphs), tokenizers)
+        graphs = _of(described, _merge(staging, described, graphs))
+        local = LocalRepository(described, graphs, tokenizers)
         if material.options.graphs == "merged":
-            progress("merging graphs", 0, 0)
-            steps, described = local, lay_out(described, "merged")
-            graphs = _merge(staging, described, graphs)
-            local = LocalRepository(described, graphs, tokenizer_of(staging / "tokenizer"))
             differences |= check_merged(steps, local, material.users, material.titles, candidates=material.candidates)
+        _remove_parts(staging, {model.name for model in described})
         answers = {"version": version, "answers": _known_answers(local, material)}
         manifest = {
             "version": version,
@@ -128,6 +145,7 @@ def export_repository(
                 "users": len(material.users),
                 "left_out_at_a_split": left_out(models, material.users, candidates=material.candidates),
             },
+            "new_items": {"compared": new_items.compared, "never_sold": new_items.never_sold},
             "precision": reduced,
             "sha256": {
                 f"{path.parent.name}/{version}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
@@ -155,21 +173,30 @@ def _keep_manifest(folder: Path, version: int, manifest: Mapping[str, Any], kept
     atomic_text(folder / f"{version}.json", json.dumps(manifest, indent=2))
 
 
+def _of(described: tuple[Model, ...], graphs: Mapping[str, Path]) -> dict[str, Path]:
+    """The graphs of the models described, without those that are only parts of others."""
+    served = {model.name for model in described}
+    return {name: path for name, path in graphs.items() if name in served}
+
+
+def _remove_parts(staging: Path, served: set[str]) -> None:
+    for folder in staging.iterdir():
+        if folder.name not in served:
+            shutil.rmtree(folder)
+
+
 def _reduce(
-    local: LocalRepository,
     graphs: Mapping[str, Path],
-    staging: Path,
-    described: tuple[Model, ...],
+    tokenize: Callable[[_Array], dict[str, _Array]],
     material: ExportMaterial,
     progress: Progress,
-) -> tuple[dict[str, Any], LocalRepository]:
-    """Store weights as asked, once the graphs in 32 bits have passed: what that cost, and the repository as it is."""
-    tokenize = tokenizer_of(staging / "tokenizer")
+) -> dict[str, Any]:
+    """Store weights as asked, in place, once the graphs in 32 bits have passed: what that cost."""
     if material.options.precision == "fp32":
-        return {"precision": "fp32"}, local
+        return {"precision": "fp32"}
     if material.measured is None:
         raise StepFailed(f"{material.options.precision} is measured on users of the test, and none were given")
-    reduced = reduce_precision(
+    return reduce_precision(
         graphs,
         material.options,
         material.models,
@@ -179,15 +206,17 @@ def _reduce(
         candidates=material.candidates,
         progress=progress,
     )
-    return reduced, LocalRepository(described, graphs, tokenize)
 
 
 def _write_graphs(
     staging: Path, material: ExportMaterial, encoder: TextEncoder, tokenizer: Any, version: int, progress: Progress
 ) -> dict[str, Path]:
-    """Write every ONNX graph and the tokenizer, each to a folder named after its model; the paths of the graphs."""
+    """Write every ONNX graph and the tokenizers, each to a folder named after its model; the paths of the graphs."""
     models, catalogue = material.models, material.catalogue
     vectors = models.towers.item_vectors()[1]
+    for name, kind in TOKENIZERS.items():
+        _write_tokenizer(staging / name, served_tokenizer(encoder, tokenizer, kind), tokenizer)
+    empty = tokenizer_of(staging / "item_tokenizer")(np.array([""], object))["input_ids"][0]
     makers: dict[str, Callable[[], onnx.ModelProto]] = {
         "user_tower": lambda: user_tower_graph(models),
         "item_index": lambda: index_graph(vectors, own_rows=True),
@@ -195,6 +224,8 @@ def _write_graphs(
         "item_embedding": lambda: lookup_graph(vectors),
         "text_index": lambda: index_graph(material.text_vectors, own_rows=False),
         "text_encoder": lambda: encoder_graph(encoder, tokenizer),
+        "item_encoder": lambda: item_encoder_graph(models, torch.from_numpy(empty)),
+        "new_item_ranker": lambda: new_item_ranker_graph(models),
         "catalogue": lambda: catalogue_graph(
             list(catalogue["item_id"]),
             list(catalogue["title"]),
@@ -209,28 +240,27 @@ def _write_graphs(
         graphs[name].parent.mkdir()
         # The catalogue is asked for by its version; the others may be run as steps of another version's ensemble.
         onnx.save(make() if name == "catalogue" else answer_version(make(), version), graphs[name])
-    folder = staging / "tokenizer"
-    folder.mkdir()
-    (folder / "tokenizer.json").write_text(query_tokenizer(encoder, tokenizer), encoding="utf-8")
-    options = {"max_tokens": MAX_TOKENS, "pad_id": tokenizer.pad_token_id, "pad_token": tokenizer.pad_token}
-    (folder / "options.json").write_text(json.dumps(options), encoding="utf-8")
-    shutil.copyfile(Path(__file__).with_name("tokenizer_model.py"), folder / "model.py")
     return graphs
 
 
+def _write_tokenizer(folder: Path, served: str, tokenizer: Any) -> None:
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(served, encoding="utf-8")
+    options = {"max_tokens": MAX_TOKENS, "pad_id": tokenizer.pad_token_id, "pad_token": tokenizer.pad_token}
+    (folder / "options.json").write_text(json.dumps(options), encoding="utf-8")
+    shutil.copyfile(Path(__file__).with_name("tokenizer_model.py"), folder / "model.py")
+
+
 def _merge(staging: Path, described: tuple[Model, ...], graphs: Mapping[str, Path]) -> dict[str, Path]:
-    """Write the merged graphs beside those of the step models, and take away the steps that are not served."""
+    """Write the merged graphs beside those of their parts; the paths of all."""
     loaded = {name: onnx.load(path) for name, path in graphs.items()}
     paths = dict(graphs)
     for model in described:
         if not model.merged_from:
             continue
         paths[model.name] = staging / model.name / "model.onnx"
-        paths[model.name].parent.mkdir()
+        paths[model.name].parent.mkdir(exist_ok=True)
         onnx.save(merged_graph(model, loaded), paths[model.name])
-    served = {model.name for model in described}
-    for name in [name for name in paths if name not in served]:
-        shutil.rmtree(paths.pop(name).parent)
     return paths
 
 
@@ -242,6 +272,7 @@ def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dic
     merged = material.options.graphs == "merged"
     asked["search"] |= tokens if merged else {"query": query}
     asked["tokenizer"] = {"query": query}
+    asked |= _new_item_requests(local, material)
     asked["catalogue"] = {"offset": np.array([0], np.int64), "count": np.array([3], np.int64)}
     return [
         {
@@ -253,6 +284,19 @@ def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dic
         }
         for name, inputs in asked.items()
     ]
+
+
+def _new_item_requests(local: LocalRepository, material: ExportMaterial) -> dict[str, dict[str, _Array]]:
+    """An item of the catalogue as if it were new, and a user's request for its scores."""
+    first = material.catalogue.head(1)
+    request = item_request(local, first)
+    packed = local.run("new_item", request)["item"]
+    users = user_inputs(material.users.take(np.arange(min(1, len(material.users)))))
+    return {
+        "item_tokenizer": {"query": catalogue_texts(first)[:, None]},
+        "new_item": request,
+        "rank_new": {**users, "new_items": packed[: len(users["user_float"])][:, None]},
+    }
 
 
 def _plain(value: _Array) -> dict[str, Any]:

@@ -12,11 +12,14 @@ import onnxruntime
 
 from recsys_plugin.export.description import Model
 from recsys_plugin.export.merged import unpacked
+from recsys_plugin.training.text import TextKind
 
-__all__ = ["LocalRepository", "tokenizer_of"]
+__all__ = ["TOKENIZERS", "LocalRepository", "tokenizer_of"]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 Tokenize = Callable[[_Array], dict[str, _Array]]
+#: The models that make tokens of texts, and of which kind of text.
+TOKENIZERS: Mapping[str, TextKind] = {"tokenizer": "query", "item_tokenizer": "passage"}
 
 
 class LocalRepository:
@@ -25,12 +28,14 @@ class LocalRepository:
     Args:
         models: the description.
         graphs: the folder of each ONNX model's ``model.onnx``, by model name.
-        tokenize: ``query`` object [B, 1] → ``input_ids`` and ``attention_mask``.
+        tokenizers: ``query`` object [B, 1] → ``input_ids`` and ``attention_mask``, by model name.
     """
 
-    def __init__(self, models: tuple[Model, ...], graphs: Mapping[str, Path], tokenize: Tokenize) -> None:
+    def __init__(
+        self, models: tuple[Model, ...], graphs: Mapping[str, Path], tokenizers: Mapping[str, Tokenize]
+    ) -> None:
         self._models = {model.name: model for model in models}
-        self._tokenize = tokenize
+        self._tokenizers = tokenizers
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._sessions = {
@@ -49,13 +54,13 @@ class LocalRepository:
         """
         model = self._models[name]
         if not model.is_ensemble:
-            if name == "tokenizer":
-                return self._tokenize(inputs["query"])
+            if name in self._tokenizers:
+                return self._tokenizers[name](inputs["query"])
             session = self._sessions[name]
             wanted = [output.name for output in model.outputs]
             given = dict(inputs)
             if "query" in given and "query" not in {tensor.name for tensor in model.inputs}:
-                given |= self._tokenize(given["query"])
+                given |= self._tokenizers["tokenizer"](given["query"])
             feed = {value.name: given[value.name] for value in session.get_inputs()}
             return dict(zip(wanted, session.run(wanted, feed), strict=True))
         known = dict(inputs)

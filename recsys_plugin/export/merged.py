@@ -10,17 +10,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, compose, helper
 
-from recsys_plugin.export.description import COUNTS, Model, Step, Tensor
+from recsys_plugin.export.description import BEST_RESULTS, COUNTS, PACK_VALUES, VALUE_COLUMNS, Model, Step, Tensor
 from recsys_plugin.export.index_graphs import IR_VERSION, OPSET, best_graph, pack_graph
 
-__all__ = ["VALUE_COLUMNS", "lay_out", "merge_descriptions", "merged_graph", "unpacked"]
+__all__ = ["lay_out", "merge_descriptions", "merged_graph", "unpacked"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-#: Steps that only merged requests have: of all ranked candidates only the best travel back, in a single tensor.
-_BEST_RESULTS, _PACK_VALUES = "best_results", "pack_values"
-#: The parameter that names the columns of the tensor ``values``, separated by commas.
-VALUE_COLUMNS = "value_columns"
 
 #: Requests whose graph knows the order of the page, so that not every candidate need be sent back, and that order.
 #: What a search is ordered by is known to the client alone, which blends relevance and taste.
@@ -58,11 +53,11 @@ def _merged(model: Model, models: Mapping[str, Model]) -> Model:
         every = {f"candidate_{tensor.name}": f"all_{tensor.name}" for tensor in outputs}
         steps = [_renamed(step, {tensor.name: f"all_{tensor.name}" for tensor in outputs}) for step in steps]
         own = {tensor.name: tensor.name for tensor in outputs}
-        steps.append(Step(_BEST_RESULTS, {**every, COUNTS: COUNTS}, own))
+        steps.append(Step(BEST_RESULTS, {**every, COUNTS: COUNTS}, own))
     columns = [tensor.name for tensor in outputs if tensor.datatype == "FP32"]
     parameters = dict(model.parameters)
     if len(columns) > 1:
-        steps.append(Step(_PACK_VALUES, {name: name for name in columns}, {"values": "values"}))
+        steps.append(Step(PACK_VALUES, {name: name for name in columns}, {"values": "values"}))
         meaning = ", ".join(f"{tensor.name} ({tensor.meaning})" for tensor in outputs if tensor.name in columns)
         values = Tensor("values", "FP32", (-1, len(columns)), f"the columns {meaning}")
         outputs = (*(tensor for tensor in outputs if tensor.name not in columns), values)
@@ -97,7 +92,7 @@ def unpacked(model: Model, answer: Mapping[str, Array]) -> dict[str, Array]:
 
 def _own_graph(model: Model, step: Step) -> onnx.ModelProto:
     """The graph of a step that only merged requests have."""
-    if step.model == _PACK_VALUES:
+    if step.model == PACK_VALUES:
         return pack_graph(model.parameters[VALUE_COLUMNS].split(","))
     floats = dict.fromkeys(model.parameters[VALUE_COLUMNS].split(","), TensorProto.FLOAT)
     return best_graph(_ORDERED_BY[model.name], {"rows": TensorProto.INT64, **floats})

@@ -21,7 +21,16 @@ from recsys_plugin.training.text import TextEncoder, encode_texts
 from recsys_plugin.training.zoo.shop import FrameRanker, lists_frame
 from recsys_plugin.training.zoo.trees import GradientBoostedTrees
 
-__all__ = ["TOLERANCE", "check_merged", "check_parity", "example_requests", "left_out", "user_inputs"]
+__all__ = [
+    "TOLERANCE",
+    "check_merged",
+    "check_parity",
+    "example_requests",
+    "largest_difference",
+    "left_out",
+    "too_near_to_judge",
+    "user_inputs",
+]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -65,7 +74,7 @@ def check_parity(
     differences: dict[str, float] = {}
     packed = user_inputs(users)
     tower = local.run("user_tower", packed)
-    differences["user_tower.user_vector"] = _largest(tower["user_vector"], models.towers.user_vectors(users))
+    differences["user_tower.user_vector"] = largest_difference(tower["user_vector"], models.towers.user_vectors(users))
     none = np.full((len(users), 1), -1, np.int64)
     found = local.run(
         "item_index",
@@ -78,12 +87,12 @@ def check_parity(
     )
     rows, cosines = candidate_rows(models.towers, users, candidates)
     # Neighbours whose cosines differ by less than rounding may change places; the cosines by position may not.
-    differences["item_index.similarities"] = _largest(found["similarities"], cosines)
+    differences["item_index.similarities"] = largest_difference(found["similarities"], cosines)
     vectors = models.towers.item_vectors()[1]
     of_rows = np.take_along_axis(models.towers.user_vectors(users) @ vectors.T, found["rows"], axis=1)
-    differences["item_index.rows"] = _largest(found["similarities"], of_rows)
+    differences["item_index.rows"] = largest_difference(found["similarities"], of_rows)
     item_rows = np.arange(len(vectors), dtype=np.int64)[:, None]
-    differences["item_embedding.item_vector"] = _largest(
+    differences["item_embedding.item_vector"] = largest_difference(
         local.run("item_embedding", {"item_row": item_rows})["item_vector"], vectors
     )
     ranked = local.run("ctr_ranker", {**packed, "user_vector": tower["user_vector"], "candidate_rows": rows})
@@ -92,9 +101,9 @@ def check_parity(
         wanted = torch.sigmoid(torch.from_numpy(logits[..., HEADS.index(head)])).numpy()
         name = f"{head}_probability"
         compared = ~_at_splits(models, users, rows, head)
-        differences[f"ctr_ranker.{name}"] = _largest(ranked[name][compared], wanted[compared])
+        differences[f"ctr_ranker.{name}"] = largest_difference(ranked[name][compared], wanted[compared])
     encoded = local.run("text_encoder", local.run("tokenizer", {"query": np.array(texts, object)[:, None]}))
-    differences["text_encoder.text_embedding"] = _largest(
+    differences["text_encoder.text_embedding"] = largest_difference(
         encoded["text_embedding"], encode_texts(encoder, tokenizer, texts, kind="query")
     )
     too_large = {name: value for name, value in differences.items() if not value <= TOLERANCE}
@@ -146,7 +155,7 @@ def check_merged(
             if output != "rows":
                 # NaN stands for a head that was never trained, and must stay NaN.
                 compared = same & ~(np.isnan(values) & np.isnan(wanted[output]))
-                differences[f"{name}.{output}"] = _largest(values[compared], wanted[output][compared])
+                differences[f"{name}.{output}"] = largest_difference(values[compared], wanted[output][compared])
     too_large = {name: value for name, value in differences.items() if not value <= TOLERANCE}
     if too_large:
         found = ", ".join(f"{name} by {value:.2g}" for name, value in too_large.items())
@@ -178,9 +187,17 @@ def _at_splits(models: TrainedModels, users: UserTensors, rows: _Array, head: st
         np.full((*rows.shape, len(HEADS)), np.nan, np.float32),
         np.ones(rows.shape, np.float32),
     )
-    frame = lists_frame(ranker, lists, users, models.towers, [models.items])
-    near: _Array = at_a_split(model, head, frame.numbers).reshape(rows.shape)
-    if near.mean() > MOST_AT_SPLITS:
+    frame = lists_frame(ranker.shop, lists, users, models.towers, [models.items])
+    return too_near_to_judge(at_a_split(model, head, frame.numbers).reshape(rows.shape), head)
+
+
+def too_near_to_judge(near: _Array, head: str) -> _Array:
+    """Candidates within rounding of a split of the trees for a head, bool [n, C], as they are.
+
+    Raises:
+        CheckFailed: if they are more than :data:`MOST_AT_SPLITS` of all.
+    """
+    if near.size and near.mean() > MOST_AT_SPLITS:
         raise CheckFailed(
             f"{near.mean():.1%} of the candidates lie within rounding of a split of the trees for {head}, more than "
             f"{MOST_AT_SPLITS:.0%}: parity cannot be judged; train with fewer leaves or rounds"
@@ -188,7 +205,12 @@ def _at_splits(models: TrainedModels, users: UserTensors, rows: _Array, head: st
     return near
 
 
-def _largest(got: _Array, wanted: _Array) -> float:
+def largest_difference(got: _Array, wanted: _Array) -> float:
+    """The largest absolute difference; NaN if anything that was got is not finite.
+
+    Raises:
+        CheckFailed: if the shapes differ.
+    """
     if got.shape != wanted.shape:
         raise CheckFailed(
             f"an exported graph answers with shape {got.shape} where the trained model has {wanted.shape}"

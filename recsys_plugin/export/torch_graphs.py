@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from recsys_plugin.export.index_graphs import IR_VERSION, OPSET
 from recsys_plugin.export.tree_graphs import TreeColumns, append_trees
 from recsys_plugin.training.artefacts import TrainedModels
-from recsys_plugin.training.inputs import ItemInputs, UserInputs
+from recsys_plugin.training.inputs import ItemInputs, UserInputs, Vocabulary
 from recsys_plugin.training.pair_features import ItemTables
 from recsys_plugin.training.ranker import HEADS, CandidateRanker
 from recsys_plugin.training.text import TextEncoder
@@ -36,7 +36,11 @@ __all__ = [
     "TreeColumnsGraph",
     "UserTowerGraph",
     "encoder_graph",
+    "example_user",
+    "export_module",
     "ranker_graph",
+    "take_texts",
+    "take_user_texts",
     "user_tower_graph",
 ]
 
@@ -84,7 +88,10 @@ class RankerGraph(nn.Module):
         self, user_float: Tensor, user_int: Tensor, user_codes: Tensor, user_vector: Tensor, candidate_rows: Tensor
     ) -> tuple[Tensor, ...]:
         """Scores, and the probability of each head in order of :data:`HEADS`, float32 [B, C] each."""
-        logits = self.ranker(user_float, user_int, user_codes, user_vector, candidate_rows, self.tables())
+        return self.told(self.ranker(user_float, user_int, user_codes, user_vector, candidate_rows, self.tables()))
+
+    def told(self, logits: Tensor) -> tuple[Tensor, ...]:
+        """Scores and probabilities float32 [B, C] of logits float32 [B, C, heads]; NaN for heads never trained."""
         probability = torch.sigmoid(logits)
         scores = sum(
             (SCORE_WEIGHTS[head] * probability[..., HEADS.index(head)] for head in self.heads), torch.zeros(())
@@ -111,19 +118,20 @@ class TreeColumnsGraph(RankerGraph):
         assert isinstance(self.ranker, FrameRanker)
         tables = self.tables()
         assert isinstance(tables, FrameTables)
-        columns = self.ranker.columns(user_float, user_int, user_codes, user_vector, candidate_rows, tables)
+        candidates = tables.take(candidate_rows)
+        columns = self.ranker.shop.columns(user_float, user_int, user_codes, user_vector, candidates, tables)
         return self.trees(columns.numbers, columns.codes)  # type: ignore[no-any-return]
 
 
 def user_tower_graph(models: TrainedModels) -> onnx.ModelProto:
     """Export :class:`UserTowerGraph` with text look-up in front."""
     module = UserTowerGraph(models.towers).eval()
-    example = _example_user(models.towers.user.inputs)
+    example = example_user(models.towers.user.inputs)
     batch = torch.export.Dim("batch", min=1, max=4096)
-    graph = _export(
+    graph = export_module(
         module, example, [{0: batch}] * 3, ["user_float", "user_int", "user_codes"], ["user_vector", "own_rows"]
     )
-    return _take_texts(graph, models.towers.user.inputs)
+    return take_user_texts(graph, models.towers.user.inputs)
 
 
 def ranker_graph(models: TrainedModels) -> onnx.ModelProto:
@@ -138,7 +146,7 @@ def ranker_graph(models: TrainedModels) -> onnx.ModelProto:
         outputs = ["scores", *(f"{head}_probability" for head in HEADS)]
     size = len(models.item_ids)
     example = (
-        *_example_user(ranker.inputs),
+        *example_user(ranker.inputs),
         F.normalize(torch.ones(2, models.towers.item_vectors()[1].shape[1]), dim=1),
         torch.arange(6).reshape(2, 3) % size,
     )
@@ -146,7 +154,7 @@ def ranker_graph(models: TrainedModels) -> onnx.ModelProto:
     candidates = torch.export.Dim("candidates", min=1, max=1_000_000)
     shapes = [*[{0: batch}] * 4, {0: batch, 1: candidates}]
     names = ["user_float", "user_int", "user_codes", "user_vector", "candidate_rows"]
-    graph = _take_texts(_export(module, example, shapes, names, outputs), ranker.inputs)
+    graph = take_user_texts(export_module(module, example, shapes, names, outputs), ranker.inputs)
     return graph if trees is None else append_trees(graph, trees, HEADS, SCORE_WEIGHTS)
 
 
@@ -154,7 +162,7 @@ def encoder_graph(encoder: TextEncoder, tokenizer: Any) -> onnx.ModelProto:
     """``input_ids`` and ``attention_mask`` → ``text_embedding``."""
     tokens = tokenizer(["a red mug", "milk"], padding=True, return_tensors="pt")
     texts, length = torch.export.Dim("texts", min=1, max=4096), torch.export.Dim("tokens", min=2, max=512)
-    return _export(
+    return export_module(
         encoder,
         (tokens["input_ids"], tokens["attention_mask"]),
         [{0: texts, 1: length}] * 2,
@@ -163,7 +171,8 @@ def encoder_graph(encoder: TextEncoder, tokenizer: Any) -> onnx.ModelProto:
     )
 
 
-def _example_user(inputs: UserInputs) -> tuple[Tensor, Tensor, Tensor]:
+def example_user(inputs: UserInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Two users' ``user_float``, ``user_int`` and ``user_codes``, to trace a graph with."""
     widths = inputs.contract.widths
     return (
         torch.ones(2, widths["user_float"]),  # type: ignore[index]
@@ -172,13 +181,19 @@ def _example_user(inputs: UserInputs) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def _export(
+def export_module(
     module: nn.Module,
     example: tuple[Tensor, ...],
     shapes: Sequence[Mapping[int, Any]],
     inputs: Sequence[str],
     outputs: Sequence[str],
 ) -> onnx.ModelProto:
+    """Export a torch module.
+
+    Args:
+        module: in evaluation mode. example: its arguments. shapes: for each, the axes that may be of another size.
+        inputs, outputs: names.
+    """
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "model.onnx"
         torch.onnx.export(
@@ -211,26 +226,39 @@ def _quiet() -> Iterator[None]:
         logging.getLogger("torch.onnx").setLevel(level)
 
 
-def _take_texts(model: onnx.ModelProto, inputs: UserInputs) -> onnx.ModelProto:
+def take_user_texts(model: onnx.ModelProto, inputs: UserInputs) -> onnx.ModelProto:
     """Replace the input ``user_codes`` by ``user_string``: the vocabularies move into the graph."""
+    columns = [
+        (name.replace(":", "_"), inputs.contract.slots[name].offset, inputs.vocabularies[name])
+        for name in (spec.reference for spec in inputs.texts)
+    ]
+    width = inputs.contract.widths["user_string"]  # type: ignore[index]
+    return take_texts(model, "user_codes", "user_string", width, columns)
+
+
+def take_texts(
+    model: onnx.ModelProto, codes: str, texts: str, width: int, columns: Sequence[tuple[str, int, Vocabulary]]
+) -> onnx.ModelProto:
+    """Replace an input of codes by one of texts, in place: the vocabularies move into the graph.
+
+    Args:
+        model: has the input ``codes`` int64 [B, K].
+        texts: the name of the new input, STRING [B, width].
+        columns: for each of the K codes a name, its column among the texts, and its vocabulary.
+    """
     graph = model.graph
     for position, value in enumerate(graph.input):
-        if value.name == "user_codes":
+        if value.name == codes:
             batch = value.type.tensor_type.shape.dim[0].dim_param
             del graph.input[position]
             break
-    width = inputs.contract.widths["user_string"]  # type: ignore[index]
-    graph.input.append(helper.make_tensor_value_info("user_string", TensorProto.STRING, [batch, width]))
+    graph.input.append(helper.make_tensor_value_info(texts, TensorProto.STRING, [batch, width]))
     nodes: list[onnx.NodeProto] = []
-    for spec in inputs.texts:
-        name = spec.reference.replace(":", "_")
-        column = numpy_helper.from_array(
-            np.array([inputs.contract.slots[spec.reference].offset], np.int64), f"{name}_column"
-        )
-        graph.initializer.append(column)
-        values = inputs.vocabularies[spec.reference].values
+    for name, offset, vocabulary in columns:
+        graph.initializer.append(numpy_helper.from_array(np.array([offset], np.int64), f"{name}_column"))
+        values = vocabulary.values
         nodes += [
-            helper.make_node("Gather", ["user_string", f"{name}_column"], [f"{name}_text"], axis=1),
+            helper.make_node("Gather", [texts, f"{name}_column"], [f"{name}_text"], axis=1),
             helper.make_node(
                 "LabelEncoder",
                 [f"{name}_text"],
@@ -242,8 +270,7 @@ def _take_texts(model: onnx.ModelProto, inputs: UserInputs) -> onnx.ModelProto:
                 default_int64=0,
             ),
         ]
-    codes = [f"{spec.reference.replace(':', '_')}_code" for spec in inputs.texts]
-    nodes.append(helper.make_node("Concat", codes, ["user_codes"], axis=1))
+    nodes.append(helper.make_node("Concat", [f"{name}_code" for name, *_ in columns], [codes], axis=1))
     rest = list(graph.node)
     del graph.node[:]
     graph.node.extend([*nodes, *rest])

@@ -49,19 +49,23 @@ class TreeColumns(nn.Module):
 
 
 def append_trees(
-    columns: onnx.ModelProto, model: GradientBoostedTrees, heads: tuple[str, ...], weights: Mapping[str, float]
+    columns: onnx.ModelProto,
+    model: GradientBoostedTrees,
+    heads: tuple[str, ...],
+    weights: Mapping[str, float],
+    candidates: str = "candidate_rows",
 ) -> onnx.ModelProto:
     """Put the trees of every head behind a graph that computes their columns.
 
     Args:
-        columns: has the input ``candidate_rows`` int64 [B, C] and an output ``columns_<head>`` float32 [B * C, ·] for
-            each head that has trees.
+        columns: has an output ``columns_<head>`` float32 [B * C, ·] for each head that has trees; others stay.
         model: trained and calibrated.
         heads: of the probabilities to give, in order of the model's frame; those without trees are NaN.
         weights: what each head counts for in ``scores``.
+        candidates: an input [B, C, ...] of the columns' graph.
 
     Returns:
-        The graph with ``scores`` and ``<head>_probability`` float32 [B, C] as its outputs.
+        The graph with ``scores`` and ``<head>_probability`` float32 [B, C] as its outputs, after the others.
     """
     _without_types(columns)
     merged = columns
@@ -74,8 +78,10 @@ def append_trees(
         )
         merged.graph.node.append(helper.make_node("Identity", [target.name], [f"raw_{head}"]))
     graph = merged.graph
+    others = [output for output in columns.graph.output if not output.name.startswith("columns_")]
     del graph.output[:]
-    nodes = [helper.make_node("Shape", ["candidate_rows"], ["answer_shape"])]
+    graph.output.extend(others)
+    nodes = [helper.make_node("Shape", [candidates], ["answer_shape"], end=2)]
     counted: list[str] = []
     for head in heads:
         answer = f"{head}_probability"
@@ -100,8 +106,8 @@ def append_trees(
         counted.append(f"{head}_counted")
     nodes.append(helper.make_node("Sum", counted, ["scores"]))
     graph.node.extend(nodes)
-    rows = next(value for value in graph.input if value.name == "candidate_rows")
-    shape = [dim.dim_param for dim in rows.type.tensor_type.shape.dim]
+    asked = next(value for value in graph.input if value.name == candidates)
+    shape = [dim.dim_param for dim in asked.type.tensor_type.shape.dim[:2]]
     for name in ("scores", *(f"{head}_probability" for head in heads)):
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     merged.ir_version = IR_VERSION

@@ -274,7 +274,7 @@ def export(
             fine_tuned = trained.info["options"]["fine_tuning"]["mode"]
             as_trained = replace(options, leave_out=tuple(trained.info["options"]["leave_out"]))
             run = _training_run(settings, dataset, as_trained, progress)
-            items = dataset.frame("items", ["item_id", "title", "category", "price"])
+            items = dataset.frame("items", ["item_id", "title", "category", "subcategory", "brand", "price"])
             models = run.models(selected)
             material = ExportMaterial(
                 models=models,

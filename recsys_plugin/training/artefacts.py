@@ -47,6 +47,7 @@ class TrainedModels:
         towers: the two-tower on the newest item snapshot. ranker: the CTR model.
         items: the newest item snapshot.
         heads: the event types that the data could tell; other heads were never trained.
+        vocabularies: of the item code columns.
     """
 
     contract: FeatureContract
@@ -55,6 +56,7 @@ class TrainedModels:
     ranker: CandidateRanker
     items: ItemInputs
     heads: tuple[str, ...]
+    vocabularies: Mapping[str, Vocabulary]
 
 
 def code_sizes(vocabularies: Mapping[str, Vocabulary]) -> tuple[int, ...]:
@@ -149,4 +151,4 @@ def read_models(
     document = json.loads((ranker / "ranker.json").read_text(encoding="utf-8"))
     model = read_ranker(ranker, towers, items, code_sizes(item_vocabularies))
     ids = pd.Index(snapshot["item_id"].to_numpy(object), dtype=object)
-    return TrainedModels(contract, ids, towers, model, items, tuple(document["heads"]))
+    return TrainedModels(contract, ids, towers, model, items, tuple(document["heads"]), item_vocabularies)

@@ -18,7 +18,7 @@ from recsys_plugin.training.candidates import candidate_rows, training_lists
 from recsys_plugin.training.contexts import Contexts, outcomes, relevant_events
 from recsys_plugin.training.evaluation import rank_candidates, score_candidates
 from recsys_plugin.training.frames import Frames, Split
-from recsys_plugin.training.inputs import ItemInputs, UserInputs, item_inputs
+from recsys_plugin.training.inputs import ItemInputs, UserInputs, Vocabulary, item_inputs
 from recsys_plugin.training.metrics import ranking_metrics
 from recsys_plugin.training.modalities import ItemModalities
 from recsys_plugin.training.options import TrainingOptions
@@ -70,7 +70,7 @@ class RankerMaterial:
     Attributes:
         contract: the feature contract. towers: the trained two-tower. inputs: reads the contract's tensors.
         items: the item snapshot of the validation. snapshots: those of the training weeks and the validation.
-        sizes: of the item code columns.
+        vocabularies: of the item code columns.
         lists: sampled candidate lists. users: the packed users that they name.
     """
 
@@ -79,9 +79,14 @@ class RankerMaterial:
     inputs: UserInputs
     items: ItemInputs
     snapshots: list[ItemInputs]
-    sizes: tuple[int, ...]
+    vocabularies: Mapping[str, Vocabulary]
     lists: TrainingLists
     users: UserTensors
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of the item code columns."""
+        return code_sizes(self.vocabularies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +149,7 @@ def ranker_material(
     inputs = UserInputs(contract, towers.user.inputs.vocabularies)
     inputs.load_state_dict(towers.user.inputs.state_dict())
     return RankerMaterial(
-        contract, towers, inputs, items, snapshots, code_sizes(vocabularies), replace(lists, labels=labels), users
+        contract, towers, inputs, items, snapshots, vocabularies, replace(lists, labels=labels), users
     )
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from recsys_plugin.features.contract import REQUEST_TIMESTAMP, FeatureContract, FeatureSpec, TensorName
-from recsys_plugin.training.modalities import ItemModalities
+from recsys_plugin.training.modalities import ItemModalities, compact_along
 from recsys_plugin.training.neighbours import Neighbours, no_neighbours
 from recsys_plugin.training.packing import UserTensors
 
-__all__ = ["ItemInputs", "Lists", "UserInputs", "Vocabulary", "item_inputs"]
+__all__ = ["ITEM_NUMBERS", "ItemInputs", "Lists", "UserInputs", "Vocabulary", "item_inputs", "unsold_items"]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _DAY = 86_400.0
@@ -172,6 +172,9 @@ _COUNTS = (
     "item_statistics__lifetime_purchases",
 )  # fmt: skip
 _TIMES = ("item_statistics__first_sold_at", "item_statistics__last_sold_at")
+_SHARES = ("item_statistics__buyers_30d", "item_statistics__purchases_7d")
+#: How many numbers the models know of an item; the last two are its price, ``log1p``, and whether that is unknown.
+ITEM_NUMBERS = len(_COUNTS) + 2 * len(_TIMES) + len(_SHARES) + 2
 
 
 def item_inputs(
@@ -200,7 +203,7 @@ def item_inputs(
             np.log1p(np.clip(np.nan_to_num(days, nan=0.0), 0, None)) / 3.0,
             np.isnan(days).astype(float),
         ]
-    for name in ("item_statistics__buyers_30d", "item_statistics__purchases_7d"):
+    for name in _SHARES:
         sold = frame[name].fillna(0.0).to_numpy(np.float64)
         # In thousandths of all sales, since the shop itself grows and shrinks with the seasons.
         columns.append(np.log1p(1000.0 * sold / max(sold.sum(), 1.0)))
@@ -209,3 +212,48 @@ def item_inputs(
     numbers = np.stack(columns, axis=1).astype(np.float32)
     found = neighbours or no_neighbours(len(frame))
     return ItemInputs(modalities, codes.astype(np.int64), numbers, found), dict(vocabularies)
+
+
+def unsold_items(
+    vectors: _Array,
+    has_text: _Array,
+    texts: _Array,
+    prices: _Array,
+    modalities: ItemModalities,
+    vocabularies: Mapping[str, Vocabulary],
+) -> ItemInputs:
+    """What is known of n items that are not in the catalogue: a title, three texts and a price; no image and no sale.
+
+    Args:
+        vectors: float32 [n, D], unit vectors of their titles. has_text: bool [n], whether they have one.
+        texts: object [n, 3] of ``str``: category, subcategory, brand; empty where unknown.
+        prices: float [n], NaN where unknown.
+        modalities: of the catalogue; a source that it has no text of is no source of the new items either.
+        vocabularies: of the item code columns.
+    """
+    count = len(vectors)
+    of_source = np.zeros((count, len(modalities.sources), vectors.shape[1]), np.float32)
+    present = np.zeros(of_source.shape[:2], bool)
+    if (title := modalities.title) is not None:
+        of_source[:, title] = vectors * has_text[:, None]
+        present[:, title] = has_text
+    known = ItemModalities(
+        modalities.sources,
+        of_source,
+        present,
+        np.zeros((count, modalities.images.shape[1]), np.float32),
+        np.zeros(count, bool),
+        compact_along(of_source, present, modalities.axes),
+        modalities.axes,
+    )
+    never = pd.Series(pd.NaT, index=range(count)).dt.tz_localize("UTC")
+    frame = pd.DataFrame(
+        {
+            "event_timestamp": never,
+            **dict(zip(_TEXTS, texts.T, strict=True)),
+            **dict.fromkeys(_COUNTS, np.nan),
+            **dict.fromkeys(_TIMES, never),
+            "item_catalogue__price": np.asarray(prices, np.float64),
+        }
+    )
+    return item_inputs(frame, known, vocabularies)[0]

@@ -13,11 +13,15 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from recsys_plugin.errors import DataError
+from recsys_plugin.errors import DataError, StepFailed
+from recsys_plugin.inference.new_items import item_text
 
 __all__ = [
+    "TITLE",
     "ItemModalities",
     "ModalityFusion",
+    "TextAxes",
+    "compact_along",
     "compact_texts",
     "image_vectors",
     "pool_sources",
@@ -30,6 +34,20 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 
 #: At most so many texts of one source are read for an item, the newest first.
 MOST_TEXTS = 20
+#: The source that every shop has: what :func:`~recsys_plugin.inference.new_items.item_text` says of an item.
+TITLE = "title"
+
+
+@dataclass(frozen=True, slots=True)
+class TextAxes:
+    """What compact text vectors are measured from and along, so that an item that comes later has one as well.
+
+    Attributes:
+        centre: float32 [D], the mean text vector of the catalogue. directions: float32 [D, 32], its principal axes.
+    """
+
+    centre: _Array
+    directions: _Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +62,7 @@ class ItemModalities:
         has_image: bool [N].
         compact: float32 [N, 32], the mean of an item's texts along the principal axes of all, unit length; zero
             without a text.
+        axes: how ``compact`` was made.
     """
 
     sources: tuple[str, ...]
@@ -52,6 +71,15 @@ class ItemModalities:
     images: _Array
     has_image: _Array
     compact: _Array
+    axes: TextAxes
+
+    @property
+    def title(self) -> int | None:
+        """The position of the source ``title``; None where no item of the catalogue has one."""
+        if TITLE not in self.sources:
+            return None
+        position = self.sources.index(TITLE)
+        return position if self.has_text[:, position].any() else None
 
     def without_text(self) -> ItemModalities:
         """The same with every text missing, to measure what texts are worth."""
@@ -72,7 +100,7 @@ def source_texts(
     """
     heads = items[["title", "category", "brand"]].fillna("")
     result = {
-        "title": [[". ".join(part for part in row if part)] for row in heads.itertuples(index=False)],
+        TITLE: [[item_text(*row)] for row in heads.itertuples(index=False, name=None)],
         "description": [[text] if text else [] for text in items["description"].fillna("")],
     }
     about = texts[texts["entity"] == "item"]
@@ -135,13 +163,34 @@ def pool_sources(lists: Mapping[str, list[list[str]]], vectors: _Array, items: i
     return texts, present
 
 
-def compact_texts(texts: _Array, has_text: _Array, axes: _Array) -> _Array:
-    """Unit vectors float32 [N, width] of the mean over an item's sources along ``axes`` float32 [D, width]."""
-    shares = has_text / np.maximum(has_text.sum(1, keepdims=True), 1)
-    mean = np.einsum("nsd,ns->nd", texts, shares)
-    some: _Array = np.asarray(has_text.any(1))
+def compact_texts(texts: _Array, has_text: _Array, directions: _Array) -> tuple[_Array, TextAxes]:
+    """The mean over an item's sources, from the mean of all items, along some directions.
+
+    Args:
+        texts: float32 [N, S, D]. has_text: bool [N, S]. directions: float32 [D, width].
+
+    Returns:
+        Unit vectors float32 [N, width], zero without a text, and what they are measured from and along.
+    """
+    mean, some = _source_means(texts, has_text)
     centre = mean[some].mean(0) if len(mean[some]) else np.zeros(mean.shape[1])
-    narrowed = ((mean - centre) @ axes) * some[:, None]
+    return _unit_along(mean - centre, some, directions), TextAxes(centre.astype(np.float32), directions)
+
+
+def compact_along(texts: _Array, has_text: _Array, axes: TextAxes) -> _Array:
+    """What :func:`compact_texts` makes, of other items than those that the axes were found on."""
+    mean, some = _source_means(texts, has_text)
+    return _unit_along(mean - axes.centre, some, axes.directions)
+
+
+def _source_means(texts: _Array, has_text: _Array) -> tuple[_Array, _Array]:
+    """float64 [N, D], the mean over the sources that an item has, and bool [N], whether it has one."""
+    shares = has_text / np.maximum(has_text.sum(1, keepdims=True), 1)
+    return np.einsum("nsd,ns->nd", texts, shares), np.asarray(has_text.any(1))
+
+
+def _unit_along(centred: _Array, some: _Array, directions: _Array) -> _Array:
+    narrowed = (centred @ directions) * some[:, None]
     unit: _Array = (narrowed / np.maximum(np.linalg.norm(narrowed, axis=1, keepdims=True), 1e-9)).astype(np.float32)
     return unit
 
@@ -154,19 +203,28 @@ def write_modalities(path: Path, modalities: ItemModalities) -> None:
         "images": modalities.images,
         "has_image": modalities.has_image,
         "compact": modalities.compact,
+        "centre": modalities.axes.centre,
+        "directions": modalities.axes.directions,
     }
     save_file(tensors, path, metadata={f"source_{i:03}": name for i, name in enumerate(modalities.sources)})
 
 
 def read_modalities(path: Path) -> ItemModalities:
-    """Read what :func:`write_modalities` wrote."""
+    """Read what :func:`write_modalities` wrote.
+
+    Raises:
+        StepFailed: if an earlier version of this package wrote the file.
+    """
     from safetensors import safe_open
 
     with safe_open(path, "np") as file:
         metadata = file.metadata() or {}
     tensors = load_file(path)
+    if not {"centre", "directions"} <= tensors.keys():
+        raise StepFailed(f"{path} says not how its compact vectors were made; run `recsys train` again")
     sources = tuple(metadata[key] for key in sorted(metadata))
-    return ItemModalities(sources=sources, **tensors)
+    axes = TextAxes(tensors.pop("centre"), tensors.pop("directions"))
+    return ItemModalities(sources=sources, axes=axes, **tensors)
 
 
 class ModalityFusion(nn.Module):
@@ -198,12 +256,16 @@ class ModalityFusion(nn.Module):
         return shares
 
     def forward(self) -> Tensor:
-        """float32 [N, width]."""
-        weights = torch.exp(self.source_weight) * self.has_text
+        """The catalogue's, float32 [N, width]."""
+        return self.fuse(self.texts, self.has_text, self.images, self.has_image)
+
+    def fuse(self, texts: Tensor, has_text: Tensor, images: Tensor, has_image: Tensor) -> Tensor:
+        """float32 [n, width] of any items, given as :class:`ItemModalities` has them, the masks as float32."""
+        weights = torch.exp(self.source_weight) * has_text
         total = weights.sum(1, keepdim=True)
-        pooled = (self.texts * weights.unsqueeze(-1)).sum(1) / total.clamp(min=1e-6)
+        pooled = (texts * weights.unsqueeze(-1)).sum(1) / total.clamp(min=1e-6)
         fused = torch.where(total > 0, self.from_text(pooled), self.no_text)
         if self.from_image is not None:
-            seen = self.has_image.unsqueeze(1) > 0
-            fused = fused + torch.where(seen, self.from_image(self.images), self.no_image)
+            seen = has_image.unsqueeze(1) > 0
+            fused = fused + torch.where(seen, self.from_image(images), self.no_image)
         return fused

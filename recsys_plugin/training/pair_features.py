@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from recsys_plugin.aggregation.user import EVENT_TYPE_CODES
 from recsys_plugin.training.inputs import Lists
 
-__all__ = ["PAIR_FEATURES", "ItemTables", "pair_features"]
+__all__ = ["PAIR_FEATURES", "Candidates", "ItemTables", "NewItems", "pair_features"]
 
 #: The columns of :func:`pair_features`, in order.
 PAIR_FEATURES = (
@@ -24,42 +25,82 @@ _LOOKED_AT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class ItemTables:
+class NewItems:
+    """Items that are not in the catalogue, C for each of B users, as they were encoded one by one.
+
+    Attributes:
+        vectors: float32 [B, C, 64], unit vectors in the space of the two-tower.
+        texts: float32 [B, C, 32], as in :class:`ItemTables`.
+        numbers: float32 [B, C, numbers]. codes: int64 [B, C, 3]; both as in
+            :class:`~recsys_plugin.training.inputs.ItemInputs`.
+    """
+
+    vectors: Tensor
+    texts: Tensor
+    numbers: Tensor
+    codes: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What a ranker sees of B users' C candidates each, whether they are in the catalogue or not.
+
+    Attributes:
+        rows: int64 [B, C], catalogue rows. What is not in the catalogue has the row of the empty item, which nobody
+            ever bought and no item speaks for.
+        texts: float32 [B, C, 32]. categories: int64 [B, C]. Both as in :class:`ItemTables`.
+    """
+
+    rows: Tensor
+    texts: Tensor
+    categories: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ItemTables(ABC):
     """The resident catalogue as the ranker sees it; row N (the last) is the empty item.
 
     Attributes:
         texts: float32 [N+1, 32], unit text vectors along their principal axes; zero without a text.
-        first_layer: float32 [N+1, 64], the items' part of the first layer.
         categories: int64 [N+1], category codes, 0 unknown.
         neighbour_rows: int64 [N+1, K], what is bought by those who bought the item; N pads.
         neighbour_weights: float32 [N+1, K], how much its purchase speaks for them; 0 where padded.
     """
 
     texts: Tensor
-    first_layer: Tensor
     categories: Tensor
     neighbour_rows: Tensor
     neighbour_weights: Tensor
 
+    @property
+    def empty(self) -> int:
+        """The row of the empty item."""
+        return self.texts.shape[0] - 1
 
-def pair_features(lists: Lists, rows: Tensor, tables: ItemTables) -> Tensor:
+    @abstractmethod
+    def take(self, candidate_rows: Tensor) -> Candidates:
+        """What a ranker sees of candidates int64 [B, C]; a row of -1 is the empty item."""
+
+    def known(self, candidate_rows: Tensor) -> Tensor:
+        """int64 [B, C]: the rows, those of -1 replaced by that of the empty item."""
+        return torch.where(candidate_rows < 0, self.empty, candidate_rows)
+
+
+def pair_features(lists: Lists, candidates: Candidates, tables: ItemTables) -> Tensor:
     """Compute the features of B users and C candidates each.
 
     Likeness is of texts, whose vectors no purchase has touched. That of the two towers would be told by the very
     purchases that the rankers learn from, and promise more in training than it keeps.
 
     Args:
-        lists: the users' list features.
-        rows: int64 [B, C], candidate rows; the empty item is row N. tables: the resident catalogue.
+        lists: the users' list features. candidates: C of each user. tables: the resident catalogue, for the lists.
 
     Returns:
         float32 [B, C, features], columns as in :data:`PAIR_FEATURES`.
     """
-    texts = tables.texts[rows]
+    rows, texts = candidates.rows, candidates.texts
     weights = lists.favourite_weights * (lists.favourite_rows >= 0)
-    empty = tables.texts.shape[0] - 1
-    favourite = torch.where(lists.favourite_rows < 0, empty, lists.favourite_rows)
-    recent = torch.where(lists.recent_rows < 0, empty, lists.recent_rows)
+    favourite, recent = tables.known(lists.favourite_rows), tables.known(lists.recent_rows)
     taste = (tables.texts[favourite] * weights.unsqueeze(-1)).sum(1)
     taste = taste / taste.norm(dim=1, keepdim=True).clamp(min=1e-6)
     cosine = (texts @ taste.unsqueeze(-1)).squeeze(-1)
@@ -73,7 +114,7 @@ def pair_features(lists: Lists, rows: Tensor, tables: ItemTables) -> Tensor:
     # Likeness to the nearest of the recent items, itself left out.
     alike = texts @ tables.texts[recent].transpose(1, 2) - 2.0 * repeated
     nearest = alike.amax(-1).clamp(min=0.0)
-    category = tables.categories[rows]
+    category = candidates.categories
     kin = (category.unsqueeze(-1) == tables.categories[favourite].unsqueeze(1)) & (category > 0).unsqueeze(-1)
     affinity = (kin.to(weights.dtype) @ weights.unsqueeze(-1)).squeeze(-1)
     affinity = affinity / weights.sum(1, keepdim=True).clamp(min=1e-6)

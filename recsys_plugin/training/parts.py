@@ -68,12 +68,12 @@ def encode_catalogue(run: TrainingRun, folder: Path) -> Mapping[str, Any]:
     )
     np.save(folder / "items.npy", vectors[: len(texts)], allow_pickle=False)
     pooled, present = pool_sources(lists, vectors[len(texts) : len(texts) + len(by_source)], len(run.items))
-    axes = narrow(vectors[: len(texts)])
-    spoken = user_text_table(own, vectors[len(texts) + len(by_source) :], axes)
+    directions = narrow(vectors[: len(texts)])
+    spoken = user_text_table(own, vectors[len(texts) + len(by_source) :], directions)
     write_table(spoken, run.feature_data / "user_text.parquet")
     images, has_image = image_vectors(run.items["image_vector"], len(run.items))
-    compact = compact_texts(pooled, present, axes)
-    modalities = ItemModalities(tuple(lists), pooled, present, images, has_image, compact)
+    compact, axes = compact_texts(pooled, present, directions)
+    modalities = ItemModalities(tuple(lists), pooled, present, images, has_image, compact, axes)
     write_modalities(folder / "modalities.safetensors", modalities)
     return {
         "texts": len(texts),
@@ -113,7 +113,7 @@ def fit_ranker(run: TrainingRun, folder: Path) -> Mapping[str, Any]:
     torch.manual_seed(options.ranker.seed)
     ranker = new_ranker(material.inputs, items, material.sizes)
     heads = tuple(frames.outcomes)
-    models = TrainedModels(material.contract, run.item_ids, towers, ranker, items, heads)
+    models = TrainedModels(material.contract, run.item_ids, towers, ranker, items, heads, material.vocabularies)
 
     segments = run.segments(frames.validation, frames.moments[-3])
 

@@ -6,6 +6,7 @@ and only a few pair features (was it bought before, how lately, how alike to wha
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +19,19 @@ from torch.nn import functional as F
 from recsys_plugin.training.inputs import ItemInputs, UserInputs
 from recsys_plugin.training.options import RankerOptions
 from recsys_plugin.training.packing import UserTensors
-from recsys_plugin.training.pair_features import PAIR_FEATURES, ItemTables, pair_features
+from recsys_plugin.training.pair_features import PAIR_FEATURES, Candidates, ItemTables, NewItems, pair_features
 from recsys_plugin.training.two_tower import DIMENSIONS, TwoTower, small_embedding
 
-__all__ = ["HEADS", "CandidateRanker", "Ranker", "TrainingLists", "pad_tables", "train_ranker"]
+__all__ = [
+    "HEADS",
+    "CandidateRanker",
+    "Ranker",
+    "SplitCandidates",
+    "SplitTables",
+    "TrainingLists",
+    "padded_tables",
+    "train_ranker",
+]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -30,7 +40,7 @@ HEADS = ("click", "cart", "purchase")
 _HIDDEN = 64
 
 
-class CandidateRanker(nn.Module):
+class CandidateRanker(nn.Module, ABC):
     """What ranks candidates, whichever CTR model is behind it: from the contract's tensors to calibrated logits.
 
     Attributes:
@@ -54,9 +64,25 @@ class CandidateRanker(nn.Module):
         self.scale.copy_(torch.from_numpy(scale))
         self.offset.copy_(torch.from_numpy(offset))
 
+    @abstractmethod
     def item_tables(self, vectors: Tensor, items: ItemInputs) -> ItemTables:
         """Prepare the catalogue from unit vectors float32 [N, 64] and an item snapshot."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def new_candidates(self, new: NewItems, tables: ItemTables) -> Candidates:
+        """What it sees of items that are not in the catalogue."""
+
+    @abstractmethod
+    def score(
+        self,
+        user_float: Tensor,
+        user_int: Tensor,
+        user_codes: Tensor,
+        user_vector: Tensor,
+        candidates: Candidates,
+        tables: ItemTables,
+    ) -> Tensor:
+        """Logits float32 [B, C, heads], calibrated; the tables are of the catalogue that the users' lists name."""
 
     def forward(
         self,
@@ -65,22 +91,40 @@ class CandidateRanker(nn.Module):
         user_codes: Tensor,
         user_vector: Tensor,
         candidate_rows: Tensor,
-        tables: Any,
+        tables: ItemTables,
     ) -> Tensor:
         """Logits float32 [B, C, heads], calibrated, for candidates int64 [B, C]; a row of -1 is the empty item."""
-        raise NotImplementedError
+        return self.score(user_float, user_int, user_codes, user_vector, tables.take(candidate_rows), tables)
 
 
-def pad_tables(items: ItemInputs, first_layer: Tensor) -> ItemTables:
-    """The resident catalogue with the empty item as its last row."""
+def padded_tables(items: ItemInputs) -> dict[str, Tensor]:
+    """The fields of :class:`ItemTables`, with the empty item as their last row."""
     neighbours = F.pad(torch.from_numpy(items.neighbours.rows), (0, 0, 0, 1), value=-1)
-    return ItemTables(
-        texts=F.pad(torch.from_numpy(items.modalities.compact), (0, 0, 0, 1)),
-        first_layer=F.pad(first_layer, (0, 0, 0, 1)),
-        categories=F.pad(torch.from_numpy(items.codes[:, 0]), (0, 1)),
-        neighbour_rows=torch.where(neighbours < 0, len(items.codes), neighbours),
-        neighbour_weights=F.pad(torch.from_numpy(items.neighbours.weights), (0, 0, 0, 1)),
-    )
+    return {
+        "texts": F.pad(torch.from_numpy(items.modalities.compact), (0, 0, 0, 1)),
+        "categories": F.pad(torch.from_numpy(items.codes[:, 0]), (0, 1)),
+        "neighbour_rows": torch.where(neighbours < 0, len(items.codes), neighbours),
+        "neighbour_weights": F.pad(torch.from_numpy(items.neighbours.weights), (0, 0, 0, 1)),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class SplitCandidates(Candidates):
+    """Candidates with their part of the first layer, float32 [B, C, 64]."""
+
+    first_layer: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SplitTables(ItemTables):
+    """The resident catalogue with the items' part of the first layer, float32 [N+1, 64]."""
+
+    first_layer: Tensor
+
+    def take(self, candidate_rows: Tensor) -> SplitCandidates:
+        """See :meth:`ItemTables.take`."""
+        rows = self.known(candidate_rows)
+        return SplitCandidates(rows, self.texts[rows], self.categories[rows], self.first_layer[rows])
 
 
 class Ranker(CandidateRanker):
@@ -99,30 +143,40 @@ class Ranker(CandidateRanker):
         # What repeats needs no depth: a straight path from the pair features keeps it from being learned twice.
         self.pair_heads = nn.Linear(len(PAIR_FEATURES), len(HEADS), bias=False)
 
-    def item_tables(self, vectors: Tensor, items: ItemInputs) -> ItemTables:
-        """Precompute the items' side from unit vectors float32 [N, 64] and an item snapshot."""
-        first = self.item_part(torch.cat([torch.from_numpy(items.numbers), vectors], dim=1))
-        codes = torch.from_numpy(items.codes)
+    def first_layer(self, vectors: Tensor, numbers: Tensor, codes: Tensor) -> Tensor:
+        """Items' part of the first layer, float32 [..., 64], of vectors and numbers float32 and codes int64."""
+        first: Tensor = self.item_part(torch.cat([numbers, vectors], dim=-1))
         for index, table in enumerate(self.code_part):
-            first = first + table(codes[:, index])
-        return pad_tables(items, first)
+            first = first + table(codes[..., index])
+        return first
 
-    def forward(
+    def item_tables(self, vectors: Tensor, items: ItemInputs) -> SplitTables:
+        """Precompute the items' side from unit vectors float32 [N, 64] and an item snapshot."""
+        first = self.first_layer(vectors, torch.from_numpy(items.numbers), torch.from_numpy(items.codes))
+        return SplitTables(**padded_tables(items), first_layer=F.pad(first, (0, 0, 0, 1)))
+
+    def new_candidates(self, new: NewItems, tables: ItemTables) -> SplitCandidates:
+        """See :meth:`CandidateRanker.new_candidates`."""
+        rows = torch.full_like(new.codes[..., 0], tables.empty)
+        return SplitCandidates(
+            rows, new.texts, new.codes[..., 0], self.first_layer(new.vectors, new.numbers, new.codes)
+        )
+
+    def score(
         self,
         user_float: Tensor,
         user_int: Tensor,
         user_codes: Tensor,
         user_vector: Tensor,
-        candidate_rows: Tensor,
+        candidates: Candidates,
         tables: ItemTables,
     ) -> Tensor:
-        """Logits float32 [B, C, heads], calibrated, for candidates int64 [B, C]; a row of -1 is the empty item."""
+        """See :meth:`CandidateRanker.score`."""
+        assert isinstance(candidates, SplitCandidates)
         dense, lists = self.inputs(user_float, user_int, user_codes)
-        empty = tables.texts.shape[0] - 1
-        rows = torch.where(candidate_rows < 0, empty, candidate_rows)
-        pair = pair_features(lists, rows, tables)
+        pair = pair_features(lists, candidates, tables)
         hidden = self.user_part(torch.cat([dense, user_vector], dim=1)).unsqueeze(1)
-        hidden = hidden + tables.first_layer[rows] + self.pair_part(pair)
+        hidden = hidden + candidates.first_layer + self.pair_part(pair)
         logits: Tensor = self.heads(self.network(hidden)) + self.pair_heads(pair)
         return logits * self.scale + self.offset
 

@@ -29,8 +29,8 @@ __all__ = [
     "encoder_folder",
     "item_texts",
     "load_encoder",
-    "query_tokenizer",
     "save_encoder",
+    "served_tokenizer",
 ]
 
 #: Texts are cut to this many tokens, special ones and prefix included.
@@ -150,12 +150,12 @@ def _prefixes(folder: str) -> TextPrefixes:
     return E5_PREFIXES if named_e5 and "instruct" not in folder.lower() else TextPrefixes()
 
 
-def query_tokenizer(encoder: TextEncoder, tokenizer: Any) -> str:
-    """The tokenizer for queries as ``tokenizer.json``: it puts the encoder's prefix before each by itself."""
+def served_tokenizer(encoder: TextEncoder, tokenizer: Any, kind: TextKind) -> str:
+    """The tokenizer as ``tokenizer.json``: it puts the encoder's prefix before each text of a kind by itself."""
     from tokenizers import Tokenizer, normalizers
 
     copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    if prefix := encoder.prefixes.query:
+    if prefix := encoder.prefixes.of(kind):
         parts = [normalizers.Prepend(prefix), *([copy.normalizer] if copy.normalizer else [])]
         copy.normalizer = normalizers.Sequence(parts)
     return str(copy.to_str())

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from recsys_plugin.inference.new_items import item_text
 from recsys_plugin.pipeline.feast_repository import contract_of
 from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_folder
 from recsys_plugin.report.html import write_report
@@ -52,6 +53,8 @@ class Training:
                 "before": self._run.dataset.validation_start.isoformat(),
                 "encoder": options.encoder,
                 "fine_tuned": encoder.fingerprint if encoder else None,
+                # Its module is the client's as well, whose other lines change nothing here.
+                "item_text": item_text("title", "category", "brand"),
             },
             ("training/text", "training/modalities", "training/user_texts"),
             tables=("user_text",),

@@ -56,9 +56,22 @@ class ItemTower(nn.Module):
     def forward(self, id_kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """History embeddings and unit vectors of the catalogue; ``id_kept`` float32 [N, 1] blanks some items' ids."""
         ids = self.from_id.weight if id_kept is None else self.from_id.weight * id_kept
-        embedded = self.fusion() + self.from_numbers(self.numbers) + ids
+        return self.combine(self.fusion() + self.from_numbers(self.numbers) + ids, self.codes)
+
+    def without_id(self, fused: Tensor, numbers: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of n items without an id.
+
+        Args:
+            fused: float32 [n, 64], what :attr:`fusion` makes of them. numbers: float32 [n, numbers].
+            codes: int64 [n, 3].
+        """
+        return self.combine(fused + self.from_numbers(numbers), codes)
+
+    def combine(self, content: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """The tower above what is known of an item besides its codes, float32 [n, 64]."""
+        embedded = content
         for index, table in enumerate(self.from_codes):
-            embedded = embedded + table(self.codes[:, index])
+            embedded = embedded + table(codes[:, index])
         return embedded, F.normalize(embedded + self.vector(F.relu(embedded)), dim=-1)
 
 

@@ -26,7 +26,9 @@ def material(small_shop: Shop) -> ExportMaterial:
     store = open_store(settings, small_shop.redis_url)
     run = TrainingRun(settings.state, settings.feature_repo / "data", dataset, store, TrainingOptions(), no_progress)
     models = run.models()
-    items = dataset.frame("items", ["item_id", "title", "category", "price"]).set_index("item_id")
+    items = dataset.frame("items", ["item_id", "title", "category", "subcategory", "brand", "price"]).set_index(
+        "item_id"
+    )
     return ExportMaterial(
         models=models,
         catalogue=items.loc[models.item_ids].rename_axis("item_id").reset_index(),

@@ -9,8 +9,9 @@ from typing import Any
 
 from recsys_plugin.export.description import Model, describe_repository, own_row_count
 from recsys_plugin.export.export import ExportMaterial
-from recsys_plugin.export.local import LocalRepository, tokenizer_of
+from recsys_plugin.export.local import TOKENIZERS, LocalRepository, tokenizer_of
 from recsys_plugin.export.merged import lay_out
+from recsys_plugin.export.new_item_graphs import PACKED_WIDTH
 
 __all__ = ["Exported", "no_progress"]
 
@@ -31,7 +32,9 @@ class Exported:
     @property
     def described(self) -> tuple[Model, ...]:
         contract = self.material.models.contract
-        steps = describe_repository(contract, vector=64, text_vector=384, own_rows=own_row_count(contract))
+        steps = describe_repository(
+            contract, vector=64, text_vector=384, own_rows=own_row_count(contract), item=PACKED_WIDTH
+        )
         return lay_out(steps, self.manifest["graphs"])
 
     @property
@@ -43,17 +46,23 @@ class Exported:
         return int(self.manifest["version"])
 
     @property
+    def tokenizers(self) -> dict[str, Path]:
+        return {name: self.repository / name / str(self.version) for name in TOKENIZERS}
+
+    @property
     def tokenizer(self) -> Path:
-        return self.repository / "tokenizer" / str(self.version)
+        return self.tokenizers["tokenizer"]
 
     def copy(self, staging: Path) -> dict[str, Path]:
         """What the slow part of an export makes, copied instead; the paths of the graphs."""
         copies = {name: staging / name / "model.onnx" for name in self.graphs}
         for name, graph in self.graphs.items():
             shutil.copytree(graph.parent, staging / name)
-        shutil.copytree(self.tokenizer, staging / "tokenizer")
+        for name, folder in self.tokenizers.items():
+            shutil.copytree(folder, staging / name)
         return copies
 
     def local(self, **replaced: Path) -> LocalRepository:
         """The exported models in this process, some graphs replaced."""
-        return LocalRepository(self.described, self.graphs | replaced, tokenizer_of(self.tokenizer))
+        tokenizers = {name: tokenizer_of(folder) for name, folder in self.tokenizers.items()}
+        return LocalRepository(self.described, self.graphs | replaced, tokenizers)

@@ -14,6 +14,7 @@ from recsys_plugin.export.configuration import render_config
 from recsys_plugin.export.description import Model, Tensor, describe_repository, own_row_count
 from recsys_plugin.export.install import write_configurations
 from recsys_plugin.export.merged import lay_out
+from recsys_plugin.export.new_item_graphs import PACKED_WIDTH
 from recsys_plugin.export.options import ExportOptions
 from recsys_plugin.features.contract import FeatureContract
 from recsys_plugin.pipeline.feast_repository import contract_of, open_store
@@ -28,7 +29,9 @@ def contract(small_shop: Shop) -> FeatureContract:
 
 @pytest.fixture(scope="module")
 def steps(contract: FeatureContract) -> tuple[Model, ...]:
-    return describe_repository(contract, vector=64, text_vector=384, own_rows=own_row_count(contract))
+    return describe_repository(
+        contract, vector=64, text_vector=384, own_rows=own_row_count(contract), item=PACKED_WIDTH
+    )
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,7 @@ def test_only_stock_backends(configs: dict[str, Any]) -> None:
         assert config.HasField("dynamic_batching") == (not config.platform and name != "catalogue")
         assert config.dynamic_batching.max_queue_delay_microseconds == 0
         assert config.version_policy.latest.num_versions == 2
-    assert [name for name, config in configs.items() if config.backend == "python"] == ["tokenizer"]
+    assert [name for name, config in configs.items() if config.backend == "python"] == ["tokenizer", "item_tokenizer"]
 
 
 def test_merged_graphs_take_the_place_of_ensembles(steps: tuple[Model, ...], described: tuple[Model, ...]) -> None:

@@ -21,6 +21,7 @@ from recsys_plugin.export import export as export_module
 from recsys_plugin.export.description import Model, describe_repository, own_row_count
 from recsys_plugin.export.export import ExportMaterial
 from recsys_plugin.export.install import exported_versions, install, next_version, promotion_path
+from recsys_plugin.export.new_item_graphs import PACKED_WIDTH
 from recsys_plugin.features.contract import FeatureContract
 from recsys_plugin.pipeline import steps
 from recsys_plugin.runtime.known_answers import load_known_answers
@@ -40,7 +41,9 @@ class Repository:
         return self.folder / "model_repository"
 
     def describe(self, contract: FeatureContract) -> tuple[Model, ...]:
-        return describe_repository(contract, vector=64, text_vector=384, own_rows=own_row_count(contract))
+        return describe_repository(
+            contract, vector=64, text_vector=384, own_rows=own_row_count(contract), item=PACKED_WIDTH
+        )
 
     def export(self, *, contract: FeatureContract | None = None, item_ids: list[str] | None = None) -> int:
         trained = self.material.models

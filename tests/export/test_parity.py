@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from exports import Exported, no_progress
 from onnx import numpy_helper
 
@@ -20,6 +21,7 @@ from recsys_plugin.export import export as export_module
 from recsys_plugin.export.export import ExportMaterial, export_repository
 from recsys_plugin.export.index_graphs import answer_version, best_graph
 from recsys_plugin.export.install import exported_versions
+from recsys_plugin.export.new_item_graphs import item_encoder_graph, new_item_ranker_graph
 from recsys_plugin.export.parity import TOLERANCE, check_merged, check_parity, example_requests, user_inputs
 from recsys_plugin.export.torch_graphs import SCORE_WEIGHTS, ranker_graph
 from recsys_plugin.inference.models import SERVED_MODELS
@@ -80,6 +82,14 @@ def test_nothing_is_installed_when_a_graph_is_wrong(
     def wrong(staging: Path, *rest: Any) -> dict[str, Path]:
         copies = exported.copy(staging)
         perturbed(copies["item_index"], copies["item_index"])
+        # Parts of merged graphs, which no repository keeps.
+        models, empty = exported.material.models, torch.zeros(1, dtype=torch.int64)
+        for name, graph in {
+            "item_encoder": item_encoder_graph(models, empty),
+            "new_item_ranker": new_item_ranker_graph(models),
+        }.items():
+            copies[name] = staging / f"{name}.onnx"
+            onnx.save(graph, copies[name])
         return copies
 
     monkeypatch.setattr(export_module, "_write_graphs", wrong)
@@ -159,7 +169,8 @@ def test_a_head_that_was_never_trained_is_nan(exported: Exported, tmp_path: Path
 def test_known_answers_and_manifest(exported: Exported) -> None:
     known = load_known_answers(exported.state / "export" / "known_answers.json")
     assert known.version == exported.version
-    assert {answer.model for answer in known.answers} == set(SERVED_MODELS)
+    new = {"item_tokenizer", "new_item", "rank_new"}
+    assert {answer.model for answer in known.answers} == new.union(SERVED_MODELS)
     local = exported.local()
     for answer in known.answers:
         decoded = {

@@ -151,7 +151,7 @@ def test_what_a_precision_costs_is_measured_and_the_graphs_replaced(
     json.dumps(found, allow_nan=False)
     # Nothing but the models is left beside them.
     assert {path.name for path in graphs["ctr_ranker"].parent.iterdir()} == {"model.onnx"}
-    LocalRepository(exported.described, graphs, tokenizer_of(exported.tokenizer))
+    LocalRepository(exported.described, graphs, {"tokenizer": tokenizer_of(exported.tokenizer)})
 
 
 def test_too_dear_a_precision_is_refused_and_nothing_replaced(

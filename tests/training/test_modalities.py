@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
-from recsys_plugin.errors import DataError
+from recsys_plugin.errors import DataError, StepFailed
 from recsys_plugin.training.modalities import (
     ItemModalities,
     ModalityFusion,
+    compact_along,
     compact_texts,
     image_vectors,
     pool_sources,
@@ -87,8 +89,10 @@ def some(images: bool = True) -> ItemModalities:
     has_text = np.array([[True, True], [True, False], [False, False]])
     width = 5 if images else 0
     vectors = generator.normal(size=(3, width)).astype(np.float32)
-    compact = compact_texts(texts, has_text, np.eye(4, dtype=np.float32))
-    return ItemModalities(("title", "review"), texts, has_text, vectors, np.array([images, False, False]), compact)
+    compact, axes = compact_texts(texts, has_text, np.eye(4, dtype=np.float32))
+    return ItemModalities(
+        ("title", "review"), texts, has_text, vectors, np.array([images, False, False]), compact, axes
+    )
 
 
 def test_fusion_ignores_what_is_missing() -> None:
@@ -111,8 +115,28 @@ def test_fusion_ignores_what_is_missing() -> None:
 def test_compact_texts_are_unit_vectors_and_zero_without_a_text() -> None:
     compact = some().compact
     np.testing.assert_allclose(np.linalg.norm(compact, axis=1), [1, 1, 0], atol=1e-6)
-    nothing = compact_texts(np.ones((2, 1, 4), np.float32), np.zeros((2, 1), bool), np.eye(4, dtype=np.float32))
+    nothing, axes = compact_texts(np.ones((2, 1, 4), np.float32), np.zeros((2, 1), bool), np.eye(4, dtype=np.float32))
     assert not nothing.any()
+    assert not axes.centre.any()
+
+
+def test_items_that_come_later_have_the_same_compact_vector(tmp_path: Path) -> None:
+    modalities = some()
+    write_modalities(tmp_path / "m.safetensors", modalities)
+    axes = read_modalities(tmp_path / "m.safetensors").axes
+    later = compact_along(modalities.texts[::-1], modalities.has_text[::-1], axes)
+    np.testing.assert_allclose(later, modalities.compact[::-1], atol=1e-6)
+    alone = compact_along(modalities.texts[:1], modalities.has_text[:1], axes)
+    np.testing.assert_allclose(alone, modalities.compact[:1], atol=1e-6)
+
+
+def test_a_file_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    write_modalities(path, some())
+    tensors = load_file(path)
+    save_file({name: value for name, value in tensors.items() if name != "centre"}, path)
+    with pytest.raises(StepFailed, match="run `recsys train` again"):
+        read_modalities(path)
 
 
 def test_source_weights_are_learned() -> None:

@@ -18,8 +18,8 @@ from recsys_plugin.training.text import (
     TextPrefixes,
     encode_texts,
     load_encoder,
-    query_tokenizer,
     save_encoder,
+    served_tokenizer,
 )
 
 E5 = TextPrefixes("query: ", "passage: ")
@@ -71,7 +71,7 @@ def test_sentence_transformers_prompts_are_read(tmp_path: Path) -> None:
 
 def test_the_served_tokenizer_puts_the_prefix_by_itself() -> None:
     encoder, tokenizer = tiny_encoder(prefixes=E5)
-    served = Tokenizer.from_str(query_tokenizer(encoder, tokenizer))
+    served = Tokenizer.from_str(served_tokenizer(encoder, tokenizer, "query"))
     assert served.encode("red mug").ids == tokenizer("query: red mug")["input_ids"]
     assert tokenizer("red mug")["input_ids"] != served.encode("red mug").ids  # the tokenizer itself is as it was
 

@@ -9,7 +9,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
-from tiny_zoo import ITEMS, QUICK, SIZES, quiet, tiny_towers, tiny_users
+from tiny_zoo import ITEMS, QUICK, SIZES, VOCABULARIES, quiet, tiny_towers, tiny_users
 
 from recsys_plugin.errors import StepFailed
 from recsys_plugin.export.torch_graphs import ranker_graph
@@ -108,7 +108,7 @@ def test_the_graph_answers_as_the_model(name: str, train: CtrFrame, tmp_path: Pa
     kept = read_ranker(tmp_path, towers, items, SIZES)
     assert kept.name == name
     ids = pd.Index([f"item {row}" for row in range(ITEMS)], dtype=object)
-    models = TrainedModels(towers.user.inputs.contract, ids, towers, kept, items, heads)
+    models = TrainedModels(towers.user.inputs.contract, ids, towers, kept, items, heads, VOCABULARIES)
     session = onnxruntime.InferenceSession(ranker_graph(models).SerializeToString())
     for users, candidates in ((1, 1), (5, 9), (9, 40)):
         packed = tiny_users(users, seed=users)

@@ -10,18 +10,23 @@ import torch
 
 from recsys_plugin.features.contract import FeatureContract, FeatureSpec
 from recsys_plugin.training.inputs import ItemInputs, UserInputs, Vocabulary
-from recsys_plugin.training.modalities import ItemModalities
+from recsys_plugin.training.modalities import ItemModalities, TextAxes
 from recsys_plugin.training.neighbours import Neighbours
 from recsys_plugin.training.packing import UserTensors
 from recsys_plugin.training.two_tower import ItemTower, TwoTower, UserTower
 from recsys_plugin.training.zoo.frame import CtrFrame, History
 from recsys_plugin.training.zoo.model import CtrOptions
 
-__all__ = ["ITEMS", "QUICK", "SIZES", "frame", "quiet", "tiny_towers", "tiny_users"]
+__all__ = ["ITEMS", "QUICK", "SIZES", "VOCABULARIES", "frame", "quiet", "tiny_towers", "tiny_users"]
 
 QUICK = CtrOptions(epochs=3, batch=128, learning_rate=1e-2, width=4, hidden=(16, 8), least=20, leaves=7)
 ITEMS = 40
 SIZES = (4, 3, 3)
+#: Of the item code columns, as large as ``SIZES`` says.
+VOCABULARIES = {
+    f"item_catalogue__{name}": Vocabulary(tuple(f"{name} {number}" for number in range(1, size)))
+    for name, size in zip(("category", "subcategory", "brand"), SIZES, strict=True)
+}
 _CONTRACT = FeatureContract(
     project="recsys",
     features=(
@@ -111,6 +116,7 @@ def tiny_towers(*, seed: int = 0) -> tuple[TwoTower, ItemInputs]:
         np.zeros((ITEMS, 0), np.float32),
         np.zeros(ITEMS, bool),
         compact=text[:, 0],
+        axes=TextAxes(np.zeros(8, np.float32), np.eye(8, dtype=np.float32)),
     )
     rows = np.stack([generator.permutation(ITEMS)[:4] for _ in range(ITEMS)]).astype(np.int64)
     rows[:, -1] = -1

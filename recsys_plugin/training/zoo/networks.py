@@ -7,6 +7,7 @@ leaves alone.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ def mlp(width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class CtrNetwork(nn.Module):
+class CtrNetwork(nn.Module, ABC):
     """What the networks share: numbers are scaled by the training part's mean and deviation."""
 
     mean: Tensor
@@ -58,11 +59,11 @@ class CtrNetwork(nn.Module):
         """Numbers around 0, cut at five deviations."""
         return ((numbers - self.mean) / self.scale).clamp(-5.0, 5.0)
 
+    @abstractmethod
     def forward(
         self, numbers: Tensor, codes: Tensor, items: Tensor, types: Tensor, ages: Tensor, target: Tensor
     ) -> Tensor:
         """Logits float32 [n, H]."""
-        raise NotImplementedError
 
 
 class LinearNetwork(CtrNetwork):

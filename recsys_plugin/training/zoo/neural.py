@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -47,9 +48,9 @@ class NeuralModel(CtrModel):
         self.options = CtrOptions()
         self.networks = nn.ModuleList()
 
+    @abstractmethod
     def build(self, layout: Mapping[str, Any], options: CtrOptions) -> CtrNetwork:
         """An untrained network for a frame's layout."""
-        raise NotImplementedError
 
     def fit(self, train: CtrFrame, validation: CtrFrame, options: CtrOptions, seed: int, tell: Progress) -> Fitted:
         """Train with Adam on the weighted log loss of the known labels; see :meth:`CtrModel.fit`."""

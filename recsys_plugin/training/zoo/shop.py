@@ -8,25 +8,39 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys_plugin.errors import StepFailed
 from recsys_plugin.training.inputs import ItemInputs, UserInputs
 from recsys_plugin.training.packing import UserTensors
-from recsys_plugin.training.pair_features import PAIR_FEATURES, ItemTables, pair_features
-from recsys_plugin.training.ranker import HEADS, CandidateRanker, TrainingLists, pad_tables
+from recsys_plugin.training.pair_features import PAIR_FEATURES, Candidates, ItemTables, NewItems, pair_features
+from recsys_plugin.training.ranker import HEADS, CandidateRanker, TrainingLists, padded_tables
 from recsys_plugin.training.two_tower import TwoTower
 from recsys_plugin.training.zoo.frame import CtrFrame, History
 from recsys_plugin.training.zoo.model import CtrModel
 from recsys_plugin.training.zoo.neural import NeuralModel
 
-__all__ = ["CandidateColumns", "FrameRanker", "FrameTables", "ShopColumns", "lists_frame"]
+__all__ = ["CandidateColumns", "FrameCandidates", "FrameRanker", "FrameTables", "ShopColumns", "lists_frame"]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _EVENT_TYPES = 6
 #: Of the recent items, how many make a history: attention over all of them would cost more than it gains.
 _HISTORY = 20
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCandidates(Candidates):
+    """Candidates with the items' own columns.
+
+    Attributes:
+        numbers: float32 [B, C, numbers]. codes: int64 [B, C, 3].
+        items: int64 [B, C], 0 for an item that is not in the catalogue, else its row and 1.
+    """
+
+    numbers: Tensor
+    codes: Tensor
+    items: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +53,14 @@ class FrameTables(ItemTables):
 
     numbers: Tensor
     codes: Tensor
+
+    def take(self, candidate_rows: Tensor) -> FrameCandidates:
+        """See :meth:`ItemTables.take`."""
+        rows = self.known(candidate_rows)
+        items = torch.where(rows == self.empty, 0, rows + 1)
+        return FrameCandidates(
+            rows, self.texts[rows], self.categories[rows], self.numbers[rows], self.codes[rows], items
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +75,16 @@ class CandidateColumns:
     target: Tensor  # int64 [B * C]
 
 
-class ShopColumns(CandidateRanker):
+class ShopColumns(nn.Module):
     """From the contract's raw tensors, candidate rows and the resident catalogue to the columns of a frame.
 
     Numbers: the user's scaled numbers and ages, the item's statistics, and what both have to do with each other. Codes:
     the user's texts, the item's category, subcategory and brand, and the item itself. History: the recent items.
     """
 
-    name = "columns"
-
     def __init__(self, inputs: UserInputs, item_numbers: int, code_sizes: tuple[int, ...], items: int) -> None:
-        super().__init__(inputs)
+        super().__init__()
+        self.inputs = inputs
         user = [spec.reference for spec in (*inputs.numbers, *inputs.times)]
         self.user_numbers = len(user) + len(inputs.times)
         never = [f"{spec.reference}:never" for spec in inputs.times]
@@ -76,10 +97,15 @@ class ShopColumns(CandidateRanker):
 
     def item_tables(self, vectors: Tensor, items: ItemInputs) -> FrameTables:
         """See :meth:`CandidateRanker.item_tables`."""
-        base = pad_tables(items, vectors[:, :0])
         numbers, codes = torch.from_numpy(items.numbers), torch.from_numpy(items.codes)
-        shared = {name: getattr(base, name) for name in base.__dataclass_fields__}
-        return FrameTables(**shared, numbers=F.pad(numbers, (0, 0, 0, 1)), codes=F.pad(codes, (0, 0, 0, 1)))
+        own = {"numbers": F.pad(numbers, (0, 0, 0, 1)), "codes": F.pad(codes, (0, 0, 0, 1))}
+        return FrameTables(**padded_tables(items), **own)
+
+    def new_candidates(self, new: NewItems, tables: ItemTables) -> FrameCandidates:
+        """See :meth:`CandidateRanker.new_candidates`."""
+        category = new.codes[..., 0]
+        rows = torch.full_like(category, tables.empty)
+        return FrameCandidates(rows, new.texts, category, new.numbers, new.codes, torch.zeros_like(rows))
 
     def columns(
         self,
@@ -87,25 +113,23 @@ class ShopColumns(CandidateRanker):
         user_int: Tensor,
         user_codes: Tensor,
         user_vector: Tensor,
-        candidate_rows: Tensor,
-        tables: FrameTables,
+        candidates: FrameCandidates,
+        tables: ItemTables,
     ) -> CandidateColumns:
         """All columns, line after line: user 0 with each of his candidates, then user 1."""
         dense, lists = self.inputs(user_float, user_int, user_codes)
-        empty = tables.texts.shape[0] - 1
-        rows = torch.where(candidate_rows < 0, empty, candidate_rows)
-        pair = pair_features(lists, rows, tables)
-        one = torch.zeros_like(rows).unsqueeze(-1)
+        pair = pair_features(lists, candidates, tables)
+        one = torch.zeros_like(candidates.rows).unsqueeze(-1)
 
         def each(column: Tensor) -> Tensor:
             """[B, W] → [B * C, W]: the user's part beside every candidate."""
             return (column.unsqueeze(1) + one.to(column.dtype)).flatten(0, 1)
 
         numbers = torch.cat(
-            [each(dense[:, : self.user_numbers]), tables.numbers[rows].flatten(0, 1), pair.flatten(0, 1)], dim=1
+            [each(dense[:, : self.user_numbers]), candidates.numbers.flatten(0, 1), pair.flatten(0, 1)], dim=1
         )
-        item = torch.where(rows == empty, 0, rows + 1).reshape(-1, 1)
-        codes = torch.cat([each(user_codes), tables.codes[rows].flatten(0, 1), item], dim=1)
+        item = candidates.items.reshape(-1, 1)
+        codes = torch.cat([each(user_codes), candidates.codes.flatten(0, 1), item], dim=1)
         return CandidateColumns(
             numbers=numbers,
             codes=codes,
@@ -116,13 +140,14 @@ class ShopColumns(CandidateRanker):
         )
 
 
-class FrameRanker(ShopColumns):
-    """A trained model of the zoo as what ranks candidates."""
+class FrameRanker(CandidateRanker):
+    """A trained model of the zoo as what ranks candidates; ``shop`` makes the columns that it was trained on."""
 
     def __init__(
         self, model: CtrModel, inputs: UserInputs, item_numbers: int, code_sizes: tuple[int, ...], items: int
     ) -> None:
-        super().__init__(inputs, item_numbers, code_sizes, items)
+        super().__init__(inputs)
+        self.shop = ShopColumns(inputs, item_numbers, code_sizes, items)
         self.model = model
         self.name = model.name
         if isinstance(model, NeuralModel):
@@ -130,17 +155,26 @@ class FrameRanker(ShopColumns):
         calibration = model.calibration
         self.set_calibration(calibration.scale, calibration.offset)
 
-    def forward(
+    def item_tables(self, vectors: Tensor, items: ItemInputs) -> FrameTables:
+        """See :meth:`CandidateRanker.item_tables`."""
+        return self.shop.item_tables(vectors, items)
+
+    def new_candidates(self, new: NewItems, tables: ItemTables) -> FrameCandidates:
+        """See :meth:`CandidateRanker.new_candidates`."""
+        return self.shop.new_candidates(new, tables)
+
+    def score(
         self,
         user_float: Tensor,
         user_int: Tensor,
         user_codes: Tensor,
         user_vector: Tensor,
-        candidate_rows: Tensor,
-        tables: FrameTables,
+        candidates: Candidates,
+        tables: ItemTables,
     ) -> Tensor:
-        """Logits float32 [B, C, heads]; what was never trained is 0 before calibration."""
-        columns = self.columns(user_float, user_int, user_codes, user_vector, candidate_rows, tables)
+        """See :meth:`CandidateRanker.score`; what was never trained is 0 before calibration."""
+        assert isinstance(candidates, FrameCandidates)
+        columns = self.shop.columns(user_float, user_int, user_codes, user_vector, candidates, tables)
         if isinstance(self.model, NeuralModel):
             found = [
                 network(columns.numbers, columns.codes, columns.items, columns.types, columns.ages, columns.target)
@@ -150,11 +184,11 @@ class FrameRanker(ShopColumns):
         else:
             flat = torch.from_numpy(np.nan_to_num(self.model.logits(self.frame(columns))))
         logits = flat * self.scale + self.offset
-        return logits.reshape(*candidate_rows.shape, len(HEADS))
+        return logits.reshape(*candidates.rows.shape, len(HEADS))
 
     def frame(self, columns: CandidateColumns) -> CtrFrame:
         """Columns as a frame without labels."""
-        return _frame(self, columns, np.full((len(columns.numbers), len(HEADS)), np.nan, np.float32))
+        return _frame(self.shop, columns, np.full((len(columns.numbers), len(HEADS)), np.nan, np.float32))
 
 
 def _frame(
@@ -228,7 +262,7 @@ def lists_frame(
                     torch.from_numpy(users.user_int[who]),
                     torch.from_numpy(codes[who]),
                     torch.from_numpy(user_vectors[who]),
-                    torch.from_numpy(lists.rows[chosen]),
+                    tables.take(torch.from_numpy(lists.rows[chosen])),
                     tables,
                 )
                 kept = torch.from_numpy(lists.weights[chosen].reshape(-1) > 0)
