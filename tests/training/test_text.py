@@ -69,10 +69,11 @@ def test_sentence_transformers_prompts_are_read(tmp_path: Path) -> None:
     assert load_encoder(str(tmp_path))[0].prefixes == TextPrefixes("ask: ", "doc: ")
 
 
-def test_the_served_tokenizer_puts_the_prefix_by_itself() -> None:
+@pytest.mark.parametrize("kind", ["query", "passage"])
+def test_the_served_tokenizer_puts_the_prefix_by_itself(kind: TextKind) -> None:
     encoder, tokenizer = tiny_encoder(prefixes=E5)
-    served = Tokenizer.from_str(served_tokenizer(encoder, tokenizer, "query"))
-    assert served.encode("red mug").ids == tokenizer("query: red mug")["input_ids"]
+    served = Tokenizer.from_str(served_tokenizer(encoder, tokenizer, kind))
+    assert served.encode("red mug").ids == tokenizer(f"{kind}: red mug")["input_ids"]
     assert tokenizer("red mug")["input_ids"] != served.encode("red mug").ids  # the tokenizer itself is as it was
 
 
