@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from recsys_plugin.errors import InvalidInput
+from recsys_plugin.errors import InvalidInput, ServiceUnavailable
 from recsys_plugin.features.codec import entity_key_value
 from recsys_plugin.features.connection import RedisAddress, named_errors
 from recsys_plugin.features.value_encoding import encode_timestamp, encode_value
@@ -45,7 +46,8 @@ class BulkWriter:
     """Writes rows of feature views into Feast's Redis layout; belongs to one thread.
 
     A row takes effect unless the store holds a later event time for its entity and view, whoever wrote that and
-    whenever. Unlike Feast's own writes, one with the same event time takes effect: corrected rows must.
+    whenever. Unlike Feast's own writes, one with the same event time takes effect: corrected rows must. After an error
+    of the server, rows that were not acknowledged may or may not be written; the writer can be used again.
 
     Args:
         address: where Redis is.
@@ -98,7 +100,7 @@ class BulkWriter:
         if not batch.num_rows:
             return
         step = max(1, min(_ENCODED_ROWS, batch.num_rows * _ENCODED_BYTES // max(1, batch.nbytes)))
-        with named_errors(self.address, self._timeout):
+        with self._errors():
             for first in range(0, batch.num_rows, step):
                 self._write_piece(layout, batch.slice(first, step))
 
@@ -135,7 +137,7 @@ class BulkWriter:
         cells = [encode_timestamp(event_timestamp)]
         cells += [encode_value(dtype, values[name]) for name, dtype in layout.features.items()]
         framed = b"".join([b"\r\n$%d\r\n%b" % (len(cell), cell) for cell in cells])
-        with named_errors(self.address, self._timeout):
+        with self._errors():
             self._lanes.drain()
             before = self.counts.written
             self._lanes.send(self._command(layout, 1, b"\r\n$%d\r\n%b" % (len(key), key), framed, key))
@@ -148,9 +150,19 @@ class BulkWriter:
         Raises:
             StoreUnavailable, DeadlineExceeded: as for :meth:`write`.
         """
-        with named_errors(self.address, self._timeout):
+        with self._errors():
             self._lanes.drain()
         return self.counts
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Name errors. What was under way is given up: its answers must not be taken for those of later rows."""
+        try:
+            with named_errors(self.address, self._timeout):
+                yield
+        except ServiceUnavailable:
+            self._lanes.close()
+            raise
 
     def _write_piece(self, layout: ViewLayout, batch: pa.RecordBatch) -> None:
         from recsys_plugin.features.encoding import encode_column, encode_keys, encode_timestamps, framed
