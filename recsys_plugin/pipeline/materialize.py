@@ -76,7 +76,8 @@ def view_source(store: Any, name: str) -> ViewSource:
     """Read a view's definition from Feast.
 
     Raises:
-        ConfigurationError: if the view is one that only Feast's own ``feast materialize`` can serve.
+        ConfigurationError: if the view is one that only Feast's own ``feast materialize`` can serve, or its table lacks
+            a column.
     """
     from feast.infra.online_stores.helpers import compute_versioned_name
 
@@ -101,7 +102,12 @@ def view_source(store: Any, name: str) -> ViewSource:
         features={field.name: field.dtype.to_value_type().name for field in view.features},
         event_timestamp=source.timestamp_field,
     )
-    return ViewSource(layout, path, source.created_timestamp_column or None, view.ttl or None)
+    created = source.created_timestamp_column or None
+    wanted = [*layout.join_keys, layout.event_timestamp, *layout.features, *([created] if created else [])]
+    there = set(pq.read_schema(path).names)
+    if missing := [column for column in wanted if column not in there]:
+        raise ConfigurationError(f"feature view {name}: {path} has no column {', '.join(missing)}")
+    return ViewSource(layout, path, created, view.ttl or None)
 
 
 class NewestRows:
@@ -252,7 +258,8 @@ def materialize_rows(
         InvalidInput: if a column holds what cannot be written.
         StoreUnavailable, DeadlineExceeded: if Redis fails; the cursor stays for the next run.
     """
-    before = writer.drain().acknowledged
+    writer.drain()
+    before = writer.acknowledged
     with open_newest_rows(source, *source.interval(as_of)) as newest:
         skipped = min(cursor.read(), newest.total)
         cursor.write(skipped)  # a cursor of another state must not outlive the first row that this run writes
@@ -260,12 +267,13 @@ def materialize_rows(
         saved = clock()
         for batch in newest.batches(skip=skipped):
             writer.write(source.layout, batch)
-            done = skipped + writer.counts.acknowledged - before
+            done = skipped + writer.acknowledged - before
             if clock() - saved >= _CURSOR_SECONDS:
                 cursor.write(done)
                 saved = clock()
             progress(done, newest.total)
-        sent = writer.drain().acknowledged - before
+        writer.drain()
+        sent = writer.acknowledged - before
         cursor.write(skipped + sent)
         progress(skipped + sent, newest.total)
     return sent

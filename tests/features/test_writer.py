@@ -31,7 +31,6 @@ from recsys_plugin.features.codec import decode_value, entity_key_prefix, entity
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.contract import DTYPES
 from recsys_plugin.features.view_layout import ViewLayout
-from recsys_plugin.features.write_lanes import Command, open_lanes
 from recsys_plugin.features.writer import BulkWriter, WriteCounts
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -241,18 +240,21 @@ def test_a_script_that_the_server_forgot_is_sent_again(address: RedisAddress, cl
 
 
 @pytest.mark.parametrize("limit", [1, 2_000, 1 << 20])
-def test_what_is_under_way_is_bounded(address: RedisAddress, limit: int) -> None:
+def test_what_is_under_way_is_bounded(address: RedisAddress, client: Any, limit: int) -> None:
+    users = [f"bounded-{limit}-{number}" for number in range(2_000)]
     most = 0
-    with address.connect(5) as client:
-        lanes = open_lanes(address, client, lambda command, written: None, limit)
-        body = b"".join(b"\r\n$%d\r\n%b" % (len(part), part) for part in (b"1", key("b"), b"0", b"1", b"field", b""))
-        for _ in range(500):
-            lanes.send(Command(1, 6, body, key("b")))
-            most = max(most, sum(lane.bytes for lane in lanes._lanes.values()))
-        lanes.drain()
-        assert len(body) <= most <= max(limit, len(body))
-        assert sum(lane.bytes for lane in lanes._lanes.values()) == 0
-        lanes.close()
+    with BulkWriter(address, timeout=5, limit=limit) as writer:
+        for turn in (1.0, 2.0):  # the second time, all of them are there already
+            for first in range(0, len(users), 50):
+                part = users[first : first + 50]
+                writer.write(SMALL, small(part, [turn] * len(part), [NOW] * len(part)))
+                most = max(most, writer._lanes.under_way)
+                assert writer.acknowledged <= writer.drain().written + 50
+        assert writer.counts == WriteCounts(4_000, 0)
+        assert writer.acknowledged == 4_000
+        assert writer._lanes.under_way == 0
+    assert 0 < most <= max(limit, 500)
+    assert price(client, users[-1]) == 2.0
 
 
 def test_names_that_share_a_hash_field_are_refused() -> None:
