@@ -355,6 +355,15 @@ def test_tls(redis_server: Any, client: Any, tmp_path: Path) -> None:
     assert price(client, "secret") == 9.0
 
 
+def test_a_server_without_hsetex(start_redis: Any) -> None:
+    """As Redis before 8 and Valkey before 9."""
+    server = start_redis("--rename-command", "HSETEX", "")
+    with redis.Redis(port=server.port) as client:
+        with pytest.raises(redis.ResponseError, match="unknown command"):
+            client.execute_command("HSETEX", "key", "FNX", "FIELDS", 1, "field", "value")
+        check_both_ways(server.url, [client])
+
+
 @contextmanager
 def tls_before(port: int, certificate: Path, secret: Path) -> Iterator[int]:
     """Accept one connection over TLS on a port of its own and pass its bytes on to another port, and back."""
