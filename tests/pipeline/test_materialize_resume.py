@@ -45,9 +45,14 @@ def tables(draw: st.DrawFn) -> list[tuple[str, int, int | None, int]]:
     return [(*row, number) for number, row in enumerate(rows)]
 
 
-@pytest.mark.parametrize("has_created", [False, True])
-def test_the_newest_rows_are_those_of_a_plain_reading(has_created: bool, tmp_path: Path) -> None:
-    @settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("has_created, grouped", [(False, 1_000), (True, 1_000), (False, 6), (True, 6)])
+def test_the_newest_rows_are_those_of_a_plain_reading(
+    has_created: bool, grouped: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the keys are grouped in several parts."""
+    monkeypatch.setattr("recsys_plugin.pipeline.materialize._GROUPED_ROWS", grouped)
+
+    @settings(max_examples=15, deadline=None)
     @given(tables(), st.integers(-3, 0), st.integers(0, 3), st.integers(1, 7), st.integers(0, 3))
     def check(rows: list[tuple[str, int, int | None, int]], start: int, end: int, group: int, skip: int) -> None:
         path = tmp_path / "table.parquet"
