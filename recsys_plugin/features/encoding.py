@@ -9,7 +9,8 @@ default), times in nanoseconds. Source: the protocol buffers encoding guide.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ _Bytes = NDArray[np.uint8]
 _Mask = NDArray[np.bool_]
 #: Lengths up to this have a table of what cells so long begin with; longer ones get a table of those that occur.
 _TABLE = 1 << 14
+_MOST_TABLES = 512
 #: The smallest numbers that need 2, 3 … 10 bytes as a varint.
 _LONGER = np.array([1 << 7 * size for size in range(1, 10)], dtype=np.uint64)
 _SHIFTS = np.arange(0, 70, 7, dtype=np.uint64)
@@ -126,16 +128,22 @@ def encode_keys(layout: ViewLayout, columns: Mapping[str, pa.Array]) -> pa.Array
     return _joined(*parts, pa.scalar(layout.key_suffix, pa.binary()))
 
 
-def framed(*columns: pa.Array) -> pa.Array:
-    """Each row's cells as RESP bulk strings, one after the other; a line end before each part and none at the end."""
+def framed(*columns: pa.Array, names: Sequence[bytes] | None = None) -> pa.Array:
+    """Each row's cells as RESP bulk strings, one after the other; a line end before each part and none at the end.
+
+    Args:
+        columns: binary arrays without nulls.
+        names: where given, one for each column, which comes before each of its cells as a bulk string of its own.
+    """
     parts: list[pa.Array] = []
-    for column in columns:
-        parts += [_heads(_bulk_head, _lengths(column), b"resp"), column]
+    for number, column in enumerate(columns):
+        name = b"" if names is None else _bulk_head(b"", len(names[number])) + names[number]
+        parts += [_heads(partial(_bulk_head, name), _lengths(column), b"resp" + name), column]
     return _joined(*parts)
 
 
-def _bulk_head(size: int) -> bytes:
-    return b"\r\n$%d\r\n" % size
+def _bulk_head(name: bytes, size: int) -> bytes:
+    return name + b"\r\n$%d\r\n" % size
 
 
 def _element_head(size: int) -> bytes:
@@ -163,13 +171,15 @@ def _heads(head: Callable[[int], bytes], lengths: NDArray[np.int64], kind: bytes
         key = (kind, size)
         table = _tables.get(key)
         if table is None:
+            if len(_tables) >= _MOST_TABLES:
+                _tables.clear()
             table = _tables[key] = pa.array([head(length) for length in range(size)], pa.binary())
         return table.take(pa.array(lengths))
     distinct, positions = np.unique(lengths, return_inverse=True)
     return pa.array([head(length) for length in distinct.tolist()], pa.binary()).take(pa.array(positions))
 
 
-#: Heads by kind and size of the table: at most twenty kinds in nine sizes.
+#: Heads by kind and size of the table. There are as many kinds as types and features.
 _tables: dict[tuple[bytes, int], pa.Array] = {}
 
 

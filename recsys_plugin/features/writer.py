@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from recsys_plugin.errors import InvalidInput
+from recsys_plugin.errors import InvalidInput, ServiceUnavailable
 from recsys_plugin.features.codec import entity_key_value
 from recsys_plugin.features.connection import RedisAddress, named_errors
 from recsys_plugin.features.value_encoding import encode_timestamp, encode_value
 from recsys_plugin.features.view_layout import ViewLayout
-from recsys_plugin.features.write_lanes import Command, open_lanes
+from recsys_plugin.features.write_lanes import Piece, bulk, open_lanes
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["BulkWriter", "WriteCounts"]
 
-#: Rows that one call of the script writes: fastest as measured, and they take the server, which answers nobody else
-#: meanwhile, a third of a millisecond.
-_ROWS_PER_CALL = 16
 #: What of a batch is encoded at a time: rows, and bytes in Arrow.
 _ENCODED_ROWS, _ENCODED_BYTES = 4096, 4 << 20
 
@@ -35,17 +33,13 @@ class WriteCounts:
     older: int = 0
     """Left out, because the store held a later event time."""
 
-    @property
-    def acknowledged(self) -> int:
-        """All of them. With one server they are the first so many of the rows sent."""
-        return self.written + self.older
-
 
 class BulkWriter:
     """Writes rows of feature views into Feast's Redis layout; belongs to one thread.
 
     A row takes effect unless the store holds a later event time for its entity and view, whoever wrote that and
-    whenever. Unlike Feast's own writes, one with the same event time takes effect: corrected rows must.
+    whenever. Unlike Feast's own writes, one with the same event time takes effect: corrected rows must. After an error
+    of the server, rows that were not acknowledged may or may not be written; the writer can be used again.
 
     Args:
         address: where Redis is.
@@ -66,15 +60,18 @@ class BulkWriter:
         self._expiry = expiry_seconds or 0
         with named_errors(address, timeout):
             self._client: Any = address.connect(timeout)
-        self._rows_per_call = 1 if address.kind == "redis_cluster" else _ROWS_PER_CALL
-        self._lanes = open_lanes(address, self._client, self._count, limit)
-        self._shared: dict[ViewLayout, bytes] = {}
+        self._lanes = open_lanes(address, self._client, limit=limit, counted=self._count)
 
     def __enter__(self) -> BulkWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    @property
+    def acknowledged(self) -> int:
+        """How many rows the server has answered for, counted from the first one sent and without a gap."""
+        return self._lanes.acknowledged
 
     def close(self) -> None:
         """Close every connection. Rows not drained may or may not be written."""
@@ -98,7 +95,7 @@ class BulkWriter:
         if not batch.num_rows:
             return
         step = max(1, min(_ENCODED_ROWS, batch.num_rows * _ENCODED_BYTES // max(1, batch.nbytes)))
-        with named_errors(self.address, self._timeout):
+        with self._errors():
             for first in range(0, batch.num_rows, step):
                 self._write_piece(layout, batch.slice(first, step))
 
@@ -134,11 +131,13 @@ class BulkWriter:
         key = b"".join((*parts, layout.key_suffix))
         cells = [encode_timestamp(event_timestamp)]
         cells += [encode_value(dtype, values[name]) for name, dtype in layout.features.items()]
-        framed = b"".join([b"\r\n$%d\r\n%b" % (len(cell), cell) for cell in cells])
-        with named_errors(self.address, self._timeout):
+        framed_key = bulk(key)
+        row = bulk(*(part for pair in zip(layout.fields, cells, strict=True) for part in pair))
+        piece = Piece(framed_key, (0, len(framed_key)), row, (0, len(row)), 2 * len(cells), self._expiry)
+        with self._errors():
             self._lanes.drain()
             before = self.counts.written
-            self._lanes.send(self._command(layout, 1, b"\r\n$%d\r\n%b" % (len(key), key), framed, key))
+            self._lanes.write(piece, pushed=True)
             self._lanes.drain()
         return self.counts.written > before
 
@@ -148,9 +147,19 @@ class BulkWriter:
         Raises:
             StoreUnavailable, DeadlineExceeded: as for :meth:`write`.
         """
-        with named_errors(self.address, self._timeout):
+        with self._errors():
             self._lanes.drain()
         return self.counts
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Name errors. What was under way is given up: its answers must not be taken for those of later rows."""
+        try:
+            with named_errors(self.address, self._timeout):
+                yield
+        except ServiceUnavailable:
+            self._lanes.close()
+            raise
 
     def _write_piece(self, layout: ViewLayout, batch: pa.RecordBatch) -> None:
         from recsys_plugin.features.encoding import encode_column, encode_keys, encode_timestamps, framed
@@ -162,35 +171,12 @@ class BulkWriter:
             encode_column(dtype, columns[name], f"{layout.view}:{name}") for name, dtype in layout.features.items()
         ]
         key_ends, key_bytes = _parts(framed(keys))
-        row_ends, row_bytes = _parts(framed(times, *cells))
-        for first in range(0, batch.num_rows, self._rows_per_call):
-            end = min(first + self._rows_per_call, batch.num_rows)
-            self._lanes.send(
-                self._command(
-                    layout,
-                    end - first,
-                    key_bytes[key_ends[first] : key_ends[end]],
-                    row_bytes[row_ends[first] : row_ends[end]],
-                    keys[first].as_py(),
-                )
-            )
+        row_ends, row_bytes = _parts(framed(times, *cells, names=layout.fields))
+        self._lanes.write(Piece(key_bytes, key_ends, row_bytes, row_ends, 2 * len(layout.fields), self._expiry))
 
-    def _command(
-        self, layout: ViewLayout, rows: int, keys: bytes | memoryview, cells: bytes | memoryview, key: bytes
-    ) -> Command:
-        shared = self._shared.get(layout)
-        if shared is None:
-            arguments = (b"%d" % self._expiry, b"%d" % len(layout.fields), *layout.fields)
-            shared = b"".join(b"\r\n$%d\r\n%b" % (len(argument), argument) for argument in arguments)
-            self._shared[layout] = shared
-        count = b"%d" % rows
-        body = b"".join((b"\r\n$%d\r\n%b" % (len(count), count), keys, shared, cells))
-        width = len(layout.fields)
-        return Command(rows, 1 + rows + 2 + width + rows * width, body, key)
-
-    def _count(self, command: Command, written: int) -> None:
+    def _count(self, written: int, older: int) -> None:
         self.counts.written += written
-        self.counts.older += command.rows - written
+        self.counts.older += older
 
 
 def _columns(layout: ViewLayout) -> tuple[str, ...]:

@@ -47,6 +47,8 @@ _BATCH_ROWS = 16_384
 #: Where there is no limit of age.
 _EVER = timedelta(days=36_500)
 _CURSOR_SECONDS = 0.5
+#: Rows whose keys are grouped at a time.
+_GROUPED_ROWS = 1_000_000
 #: More rows than any table has.
 _ROWS = 1 << 40
 
@@ -76,7 +78,8 @@ def view_source(store: Any, name: str) -> ViewSource:
     """Read a view's definition from Feast.
 
     Raises:
-        ConfigurationError: if the view is one that only Feast's own ``feast materialize`` can serve.
+        ConfigurationError: if the view is one that only Feast's own ``feast materialize`` can serve, or its table lacks
+            a column.
     """
     from feast.infra.online_stores.helpers import compute_versioned_name
 
@@ -101,7 +104,12 @@ def view_source(store: Any, name: str) -> ViewSource:
         features={field.name: field.dtype.to_value_type().name for field in view.features},
         event_timestamp=source.timestamp_field,
     )
-    return ViewSource(layout, path, source.created_timestamp_column or None, view.ttl or None)
+    created = source.created_timestamp_column or None
+    wanted = [*layout.join_keys, layout.event_timestamp, *layout.features, *([created] if created else [])]
+    there = set(pq.read_schema(path).names)
+    if missing := [column for column in wanted if column not in there]:
+        raise ConfigurationError(f"feature view {name}: {path} has no column {', '.join(missing)}")
+    return ViewSource(layout, path, created, view.ttl or None)
 
 
 class NewestRows:
@@ -147,18 +155,21 @@ def open_newest_rows(source: ViewSource, start: datetime, end: datetime) -> Iter
         connection.execute(f"SET memory_limit = '{MEMORY}'")
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET temp_directory = $folder", {"folder": folder})
-        connection.execute(
-            f"CREATE TEMP TABLE newest AS {_newest_query(source)}",
-            {"path": str(source.path), "start": _naive(start), "end": _naive(end)},
-        )
+        connection.execute("SET preserve_insertion_order = false")
+        connection.execute("CREATE TEMP TABLE newest (row BIGINT)")
+        # DuckDB runs out of memory rather than write a grouping by texts to disk, so a part of the keys at a time.
+        parts = 1 + pq.read_metadata(source.path).num_rows // _GROUPED_ROWS
+        for part in range(parts):
+            given = {"path": str(source.path), "start": _naive(start), "end": _naive(end), "parts": parts, "part": part}
+            connection.execute(f"INSERT INTO newest {_newest_query(source)}", given)
         yield NewestRows(source, connection)
 
 
 def _newest_query(source: ViewSource) -> str:
-    """SQL for the row numbers of the newest rows."""
+    """SQL for the row numbers of the newest rows, of one part of the keys."""
     time, keys = f'"{source.layout.event_timestamp}"', ", ".join(f'"{name}"' for name in source.layout.join_keys)
     rows = f"""FROM read_parquet($path, file_row_number = true)
-        WHERE CAST({time} AS TIMESTAMP) BETWEEN $start AND $end"""
+        WHERE CAST({time} AS TIMESTAMP) BETWEEN $start AND $end AND hash({keys}) % $parts = $part"""
     if source.created is None:
         # Time and row number in one number of 128 bits: three times faster than a window.
         packed = f"max(CAST(epoch_us({time}) AS HUGEINT) * {_ROWS} + file_row_number)"
@@ -252,7 +263,8 @@ def materialize_rows(
         InvalidInput: if a column holds what cannot be written.
         StoreUnavailable, DeadlineExceeded: if Redis fails; the cursor stays for the next run.
     """
-    before = writer.drain().acknowledged
+    writer.drain()
+    before = writer.acknowledged
     with open_newest_rows(source, *source.interval(as_of)) as newest:
         skipped = min(cursor.read(), newest.total)
         cursor.write(skipped)  # a cursor of another state must not outlive the first row that this run writes
@@ -260,12 +272,13 @@ def materialize_rows(
         saved = clock()
         for batch in newest.batches(skip=skipped):
             writer.write(source.layout, batch)
-            done = skipped + writer.counts.acknowledged - before
+            done = skipped + writer.acknowledged - before
             if clock() - saved >= _CURSOR_SECONDS:
                 cursor.write(done)
                 saved = clock()
             progress(done, newest.total)
-        sent = writer.drain().acknowledged - before
+        writer.drain()
+        sent = writer.acknowledged - before
         cursor.write(skipped + sent)
         progress(skipped + sent, newest.total)
     return sent

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys_plugin.data.store import Dataset, load_dataset, sha256_of
-from recsys_plugin.errors import ConfigurationError, StoreUnavailable
+from recsys_plugin.errors import ConfigurationError, ServiceUnavailable, StoreUnavailable
 from recsys_plugin.export.options import ExportOptions
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.pipeline.feature_tables import EMBEDDING_SCHEMAS, FEATURE_TABLES, build_feature_tables
@@ -345,7 +345,7 @@ def materialize(settings: Settings, progress: Progress, *, as_of: Any = None, fo
 
                 progress("opening Feast", 0, 0)
                 store = open_store(settings, redis_url)
-                writer = BulkWriter(address, expiry_seconds=store.config.online_store.key_ttl_seconds)
+                writer = BulkWriter(address, expiry_seconds=getattr(store.config.online_store, "key_ttl_seconds", None))
                 stack.callback(writer.close)
                 for name in stale:
                     cursor = Cursor(
@@ -364,7 +364,7 @@ def materialize(settings: Settings, progress: Progress, *, as_of: Any = None, fo
                     cursor.remove()
                     result[name] = "materialised"
             _publish_schema(settings, redis_url)
-        except (redis.RedisError, StoreUnavailable) as error:
+        except (redis.RedisError, ServiceUnavailable) as error:
             raise StoreUnavailable(
                 f"Redis at {public_url(redis_url)} failed while views were materialised: {error}. "
                 "What was done is kept; run `recsys materialize` again"

@@ -63,7 +63,12 @@ def feasts(dtype: str, column: pa.Array) -> list[bytes]:
     values = column.to_pylist() if exact else column.to_numpy(zero_copy_only=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy's, of a time zone that Feast drops
-        return [value.SerializeToString() for value in python_values_to_proto_values(values, ValueType[dtype])]
+        # Feast takes a column of nothing but empty bytes for nulls, hence one more value.
+        values = [*values, b"more"] if dtype == "BYTES" else values
+        return [
+            value.SerializeToString()
+            for value in python_values_to_proto_values(values, ValueType[dtype])[: len(column)]
+        ]
 
 
 @given(columns())

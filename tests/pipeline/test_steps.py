@@ -194,6 +194,13 @@ def test_materialize_repeats_only_stale_views_and_takes_corrections(applied: Com
             assert spend(client, key, plan) == before
         finally:
             table.write_bytes(original)
+        # Feast's registry tells `feast materialize-incremental` and `feast feature-views` what is there.
+        store, as_of = open_store(settings, url), load_dataset(settings).as_of
+        for name in FEATURE_TABLES:
+            feature_view = store.get_feature_view(name)
+            assert feature_view.most_recent_end_time == as_of
+            assert feature_view.materialization_intervals[-1][0] == as_of - feature_view.ttl
+        assert client.exists(f"recsys:materializing:{steps.PROJECT}") == 0
 
 
 def test_other_tables_make_every_later_step_refuse(applied: CommandLine, tmp_path: Path) -> None:
