@@ -72,8 +72,40 @@ bench.add_command(training)
 @click.option(
     "--candidates", type=click.IntRange(1, 10_000), default=500, show_default=True, help="Items ranked per request."
 )
-def serving(users: int, calls: int, candidates: int, seed: int, freeze_gc: bool, target: str | None) -> None:
-    """Whole requests: recommend, rank, search, similar items.
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 256),
+    multiple=True,
+    default=(1, 4, 16),
+    show_default=True,
+    help="Callers at once, under load; may be given several times.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    help="How long each way asks under load before the next takes its turn.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    help="Turns of each way under load; 0 leaves load out.",
+)
+def serving(
+    users: int,
+    calls: int,
+    candidates: int,
+    concurrency: tuple[int, ...],
+    seconds: float,
+    rounds: int,
+    seed: int,
+    freeze_gc: bool,
+    target: str | None,
+) -> None:
+    """Whole requests: recommend, rank, search, similar items; their stages; recommend under load.
 
     Ours, the client of this package; the usual way, Feast's SDK for the features of the user and of all candidates
     and tritonclient for their scores; and the floor, one bare round trip to each server and the same graphs in this
@@ -83,9 +115,12 @@ def serving(users: int, calls: int, candidates: int, seed: int, freeze_gc: bool,
     Examples:
       recsys bench serving
       recsys bench serving --calls 2000 --json report.json
+      recsys bench serving --concurrency 16 --concurrency 64
+      recsys bench serving --rounds 0
       recsys bench serving --json - | jq '.figures["recommend.usual_to_ours.ratio_p50"]'
     """
     settings = _ready(target)
+    from recsys_plugin.bench.load import LoadOptions
     from recsys_plugin.bench.serving import measure_serving
 
     with reporter() as tell:
@@ -97,6 +132,7 @@ def serving(users: int, calls: int, candidates: int, seed: int, freeze_gc: bool,
             candidates=candidates,
             seed=seed,
             freeze=freeze_gc,
+            load=LoadOptions(tuple(dict.fromkeys(concurrency)), seconds, rounds) if rounds else None,
             tell=tell,
         )
     write_report(report, target)
