@@ -130,7 +130,7 @@ class _Ways:
     def least(self, kind: str, request: Request) -> Mapping[str, float]:
         """The floor of one request."""
         user_id = None if kind == "similar" else request.user_id
-        return self.floor.call(kind, request.inputs[kind], user_id)
+        return self.floor.request(kind, request.inputs[kind], user_id)
 
     def check(self, request: Request) -> None:
         """Hold the answers to one request against each other.

@@ -1,4 +1,4 @@
-"""``recsys bench serving|store|quality|training``: how fast it is against the usual way and the floor, and how good."""
+"""``recsys bench``: how fast it is against the usual way and the floor, how that grows, and how good it is."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from recsys_plugin.cli._output import console, finish, reporter
 from recsys_plugin.cli.ask import request_moment
+from recsys_plugin.cli.bench_sweep import memory, sweep
 from recsys_plugin.cli.bench_training import training
 from recsys_plugin.cli.quality import quality
 from recsys_plugin.errors import InvalidInput
@@ -21,7 +22,7 @@ from recsys_plugin.settings import Settings
 if TYPE_CHECKING:
     from recsys_plugin.bench.report import Report
 
-__all__ = ["bench", "serving", "store", "write_report"]
+__all__ = ["bench", "check_target", "request_time", "serving", "store", "write_report"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -59,12 +60,14 @@ def bench() -> None:
 
     serving and store compare ours with the usual way and the floor. All ways are called in turn in one run, and must
     give the same answers first (exit code 3 if they do not), so the ratios hold on a busy machine as well. The servers
-    must run: `recsys up`. quality and training need no server.
+    must run: `recsys up`. sweep says how time grows. memory, quality, training and `sweep catalogue` need no server.
     """
 
 
 bench.add_command(quality)
 bench.add_command(training)
+bench.add_command(sweep)
+bench.add_command(memory)
 
 
 @bench.command()
@@ -119,14 +122,15 @@ def serving(
       recsys bench serving --rounds 0
       recsys bench serving --json - | jq '.figures["recommend.usual_to_ours.ratio_p50"]'
     """
-    settings = _ready(target)
+    check_target(target)
+    settings = Settings.from_environment()
     from recsys_plugin.bench.load import LoadOptions
     from recsys_plugin.bench.serving import measure_serving
 
     with reporter() as tell:
         report = measure_serving(
             settings,
-            now=_now(settings),
+            now=request_time(settings),
             users=users,
             calls=calls,
             candidates=candidates,
@@ -149,13 +153,14 @@ def store(users: int, calls: int, items: int, seed: int, freeze_gc: bool, target
       recsys bench store
       recsys bench store --items 1000 --json report.json
     """
-    settings = _ready(target)
+    check_target(target)
+    settings = Settings.from_environment()
     from recsys_plugin.bench.store import measure_store
 
     with reporter() as tell:
         report = measure_store(
             settings,
-            now=_now(settings),
+            now=request_time(settings),
             users=users,
             calls=calls,
             items=items,
@@ -177,17 +182,17 @@ def write_report(report: Report, target: str | None) -> None:
     finish(f"{len(report.figures)} figures{written}")
 
 
-def _ready(target: str | None) -> Settings:
-    """The settings, once it is sure that the report can be written: not after minutes of measuring.
+def check_target(target: str | None) -> None:
+    """Make sure that the report can be written: now, not after minutes of measuring.
 
     Raises:
         InvalidInput: if ``target`` cannot be a file.
     """
     if target not in (None, "-") and not Path(target).resolve().parent.is_dir():
         raise InvalidInput(f"--json {target}: the folder {Path(target).resolve().parent} does not exist")
-    return Settings.from_environment()
 
 
-def _now(settings: Settings) -> float:
+def request_time(settings: Settings) -> float:
+    """The time of every request, unix seconds: that of the home's data, or now."""
     moment = request_moment(settings)
     return time.time() if moment is None else moment.timestamp()
