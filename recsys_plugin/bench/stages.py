@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -29,9 +30,9 @@ STAGES_NOTE = (
     "stages: each request once through the client and once by hand with the same message, one at a time. features, "
     "policy: as the client books them; encode, decode: building and serialising the message, parsing and checking the "
     "answer, timed on the same messages outside of the client; queue, compute: Triton's statistics, of an ensemble the "
-    "sum of its steps (steps that ran side by side count both); server: Triton's own time for the whole request, so "
-    "that server - queue - compute is what scheduling an ensemble took; network: the call less server and gRPC's "
-    "serialising; triton_steps: compute of each step"
+    "sum of its steps (steps that ran side by side count both, and a step's output may be booked on after it was "
+    "handed over, so that the sum can exceed the whole); server: Triton's own time for the whole request; network: the "
+    "call less server and gRPC's serialising; triton_steps: compute of each step"
 )
 
 #: Triton adds a request to its statistics just after it answered: they are read again until they have it.
@@ -43,6 +44,10 @@ class _RecordingRecommender(MeasuredRecommender):
     """The blocking client, keeping the last call that it made to Triton."""
 
     last: Infer | None = None
+
+    def forget(self) -> None:
+        """Keep no call, until the next one."""
+        self.last = None
 
     def _perform(self, call: object, timeout: float) -> object:
         if isinstance(call, Infer):
@@ -67,6 +72,19 @@ class StageClock:
         """The client to ask through."""
         return self._client
 
+    def recorded(self, ask: Callable[[], Page]) -> tuple[Page, Infer]:
+        """Make a request with :attr:`recommender`; its page, and the call to Triton that it took.
+
+        Raises:
+            InferenceUnavailable: if it made none.
+        """
+        self._client.forget()
+        page = ask()
+        call = self._client.last
+        if call is None:
+            raise InferenceUnavailable("the request made no call to Triton, so there is nothing to take apart")
+        return page, call
+
     def measure(
         self, ask: Callable[[int], Page], *, calls: int, progress: Callable[[int, int], None]
     ) -> dict[str, Samples]:
@@ -84,10 +102,7 @@ class StageClock:
         rows: list[dict[str, float]] = []
         steps: list[dict[str, float]] = []
         for number in range(calls):
-            page = ask(number)
-            call = self._client.last
-            if call is None:
-                raise InferenceUnavailable("the request made no call to Triton, so there is nothing to take apart")
+            page, call = self.recorded(partial(ask, number))
             row, computed = self._by_hand(call)
             spent = page.timings
             rows.append({"total": spent.total, "features": spent.features, **row, "policy": spent.policy})

@@ -22,7 +22,7 @@ from recsys_plugin.settings import Settings
 if TYPE_CHECKING:
     from recsys_plugin.bench.report import Report
 
-__all__ = ["bench", "check_target", "request_time", "serving", "store", "write_report"]
+__all__ = ["bench", "check_target", "request_time", "requests", "serving", "store", "write_report"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -169,6 +169,36 @@ def store(users: int, calls: int, items: int, seed: int, freeze_gc: bool, target
             tell=tell,
         )
     write_report(report, target)
+
+
+@bench.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--users", type=click.IntRange(min=1), default=100, show_default=True, help="Users, one request each.")
+@click.option("--candidates", type=click.IntRange(1, 10_000), default=500, show_default=True, help="Items ranked.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes which users.")
+def requests(folder: Path, users: int, candidates: int, seed: int) -> None:
+    """Write real requests to the model recommend, for load tools from outside: ghz, perf_analyzer, k6 and the like.
+
+    
+    Examples:
+      recsys bench requests recorded
+      ghz --insecure --protoset recorded/triton.protoset --call inference.GRPCInferenceService/ModelInfer \
+          --data-file recorded/recommend.grpc.json --concurrency 16 --duration 30s HOST:PORT
+    """
+    settings = Settings.from_environment()
+    from recsys_plugin.bench.recorded import write_requests
+
+    with reporter() as tell:
+        files = write_requests(
+            settings,
+            folder,
+            now=request_time(settings),
+            users=users,
+            candidates=candidates,
+            seed=seed,
+            tell=tell,
+        )
+    finish(f"{', '.join(path.name for path in files.values())} in {folder}")
 
 
 def write_report(report: Report, target: str | None) -> None:
