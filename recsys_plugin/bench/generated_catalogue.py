@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recsys_plugin.bench.shop import Tell
-from recsys_plugin.errors import ConfigurationError, StepFailed
+from recsys_plugin.errors import ConfigurationError, InvalidInput, StepFailed
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.contract import Encoding, FeatureContract, FeatureSpec
 from recsys_plugin.features.plan import ReadFeatures, ReadPlan
@@ -41,6 +41,10 @@ _DAY = 86_400
 _PARITY_USERS = 4
 #: Columns of the items' numbers, sizes of their code vocabularies, and width of the narrowed texts, as trained ones.
 _NUMBERS, _CODE_SIZES, _COMPACT = 15, (200, 500, 1000), 32
+#: Width of the ranker's first layer.
+_HIDDEN = 64
+#: Protocol buffers, and so ONNX files, hold less than this many bytes.
+_PROTOBUF_LIMIT = 1 << 31
 #: Width of the texts that the item tower reads; they are not in any exported graph.
 _TOWER_TEXT = 8
 _NOUNS = ("lamp", "mug", "scarf", "kettle", "novel", "puzzle", "jacket", "desk", "pillow", "tent")
@@ -55,6 +59,9 @@ class CataloguePlan:
         users: how many known users the store has.
         neighbours: entries of each item in the ranker's table of neighbours; a trained shop has at most 100.
         text_width: width of the items' text vectors; 384 takes the packaged encoder, another width a random one.
+
+    Raises:
+        InvalidInput: if a graph would not fit into one ONNX file.
     """
 
     items: int
@@ -62,6 +69,20 @@ class CataloguePlan:
     users: int = 64
     neighbours: int = 100
     text_width: int = 384
+
+    def __post_init__(self) -> None:
+        texts = 4 * self.text_width * self.items
+        ranker = (4 * (_COMPACT + _HIDDEN) + 8 + 12 * self.neighbours) * self.items
+        for what, size, cure in (
+            ("text vectors", texts, "a smaller text width"),
+            ("the ranker's tables", ranker, "fewer neighbours"),
+        ):
+            if size >= _PROTOBUF_LIMIT:
+                raise InvalidInput(
+                    f"{self.items:,} items: {what} would take {size / 1e9:.1f} GB, and an ONNX file ends at "
+                    f"{_PROTOBUF_LIMIT / 1e9:.1f} GB unless its weights lie in files of their own, which the export "
+                    f"does not do; take {cure}, or fewer items"
+                )
 
 
 @dataclass(frozen=True, slots=True)

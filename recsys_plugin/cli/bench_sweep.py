@@ -102,6 +102,8 @@ def sweep(
     if plot is not None:
         check_plot(plot)
     chosen = tuple(dict.fromkeys(what)) or ("candidates", "users", "catalogue")
+    # Before anything is measured, since it refuses what cannot be generated.
+    plan = _plan(max(items), neighbours, text_width, seed)
     settings = Settings.from_environment()
     found: dict[str, dict[int, Samples]] = {}
     from recsys_plugin.bench.sweep import CATALOGUE_NOTE, begin_sweep, sweep_candidates, sweep_catalogue, sweep_users
@@ -127,7 +129,7 @@ def sweep(
                 report,
                 settings,
                 _ascending(items),
-                _plan(max(items), neighbours, text_width, seed),
+                plan,
                 calls=calls,
                 freeze=freeze_gc,
                 scratch=scratch,

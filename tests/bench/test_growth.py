@@ -112,6 +112,8 @@ def test_a_generated_catalogue_is_served_exactly(tmp_path: Path) -> None:
         (("sweep", "users", "--plot", "latency.jpeg"), "must end with"),
         (("sweep", "users", "--json", "no/such/folder/report.json"), "does not exist"),
         (("memory", "--items", "60", "--neighbours", "60"), "has fewer"),
+        (("sweep", "catalogue", "--items", "2000000"), "take a smaller text width"),
+        (("sweep", "catalogue", "--items", "2000000", "--text-width", "64"), "take fewer neighbours"),
     ],
 )
 def test_wrong_input_ends_with_code_2(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
