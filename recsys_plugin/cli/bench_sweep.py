@@ -103,7 +103,7 @@ def sweep(
         check_plot(plot)
     chosen = tuple(dict.fromkeys(what)) or ("candidates", "users", "catalogue")
     # Before anything is measured, since it refuses what cannot be generated.
-    plan = _plan(max(items), neighbours, text_width, seed)
+    plan = [_plan(size, neighbours, text_width, seed) for size in _ascending(items)][-1]
     settings = Settings.from_environment()
     found: dict[str, dict[int, Samples]] = {}
     from recsys_plugin.bench.sweep import CATALOGUE_NOTE, begin_sweep, sweep_candidates, sweep_catalogue, sweep_users
