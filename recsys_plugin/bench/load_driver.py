@@ -88,7 +88,8 @@ class SliceResult:
 def drive(connection: Connection, plan: DriverPlan) -> None:
     """Serve slices until ``None`` comes; the first thing sent back says that this process is ready.
 
-    An error of this package is sent back as it is; any other ends the process, which the other side notices.
+    An error of this package is sent back as it is; any other ends the process, which the other side notices. Should the
+    other side be gone, there is nobody left to ask for.
     """
     try:
         with _callers(plan) as run:
@@ -97,6 +98,8 @@ def drive(connection: Connection, plan: DriverPlan) -> None:
                 connection.send(_timed(run, order))
     except RecsysError as error:
         connection.send(error)
+    except (EOFError, BrokenPipeError):
+        return
 
 
 _Run = Callable[[Slice], list[float]]
