@@ -57,10 +57,29 @@ def _generated(command: _Command) -> _Command:
 @click.argument("what", nargs=-1, type=click.Choice(("candidates", "users", "catalogue")))
 @_generated
 @click.option(
-    "--candidates", type=click.IntRange(1, 10_000), multiple=True, default=(128, 500, 1000, 2048), show_default=True
+    "--candidates",
+    type=click.IntRange(1, 10_000),
+    multiple=True,
+    default=(128, 500, 1000, 2048),
+    show_default=True,
+    help="Candidates per request; may be given several times, as the next two.",
 )
-@click.option("--users", type=click.IntRange(1, 1000), multiple=True, default=(1, 2, 4, 8, 16, 32), show_default=True)
-@click.option("--items", type=click.IntRange(min=50), multiple=True, default=(5_000, 50_000), show_default=True)
+@click.option(
+    "--users",
+    type=click.IntRange(1, 1000),
+    multiple=True,
+    default=(1, 2, 4, 8, 16, 32),
+    show_default=True,
+    help="Users per call.",
+)
+@click.option(
+    "--items",
+    type=click.IntRange(min=50),
+    multiple=True,
+    default=(5_000, 50_000),
+    show_default=True,
+    help="Items of a catalogue.",
+)
 @click.option("--calls", type=click.IntRange(min=1), default=200, show_default=True, help="Calls of each.")
 @click.option("--freeze-gc", is_flag=True, help="Keep the garbage collector from objects made before timing.")
 @click.option(
