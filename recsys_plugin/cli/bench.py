@@ -60,7 +60,8 @@ def bench() -> None:
 
     serving and store compare ours with the usual way and the floor. All ways are called in turn in one run, and must
     give the same answers first (exit code 3 if they do not), so the ratios hold on a busy machine as well. The servers
-    must run: `recsys up`. sweep says how time grows, requests feeds load tools from outside. memory, quality, training and `sweep catalogue` need no server.
+    must run: `recsys up`. sweep says how time grows, requests feeds load tools from outside. memory, quality, training
+    and `sweep catalogue` need no server.
     """
 
 
