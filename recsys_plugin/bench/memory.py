@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from recsys_plugin.errors import StepFailed
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings
 
-__all__ = ["Footprint", "client_footprints", "growth_per_call", "measure_memory"]
+__all__ = ["Footprint", "add_footprints", "client_footprints", "growth_per_call", "measure_memory"]
 
 _MIB = 1 << 20
 #: The first calls fill caches and pools; growth counts from here on.
@@ -58,9 +58,21 @@ def measure_memory(
         for made, resident in client_footprints(served, calls=calls, every=every, candidates=candidates):
             footprints.append((made, resident))
             tell("making calls", max(0, made), calls)
+    add_footprints(report, footprints, items=plan.items)
+    return report
+
+
+def add_footprints(report: Report, footprints: Sequence[Footprint], *, items: int) -> None:
+    """Add what a client told of its memory to a report, with the slope and what must be known to read it.
+
+    Args:
+        report: takes the figures.
+        footprints: everything told, in order: before loading, after it, and after every so many calls.
+        items: how many the catalogue has.
+    """
     by_calls = dict(footprints)
-    report.add("memory.items", plan.items)
-    report.add("memory.calls", calls)
+    report.add("memory.items", items)
+    report.add("memory.calls_made", footprints[-1][0])
     report.add("memory.imported_mib", by_calls[-1] / _MIB)
     report.add("memory.loaded_mib", by_calls[0] / _MIB)
     report.add("memory.largest_mib", max(by_calls.values()) / _MIB)
@@ -69,13 +81,12 @@ def measure_memory(
     report.add("memory.growth_bytes_per_call", growth_per_call(footprints))
     report.machine["load_average_after"] = load_average()
     report.notes += [
-        f"a fresh process that imports recsys_plugin and nothing heavier, on a generated catalogue of {plan.items:,} "
+        f"a fresh process that imports recsys_plugin and nothing heavier, on a generated catalogue of {items:,} "
         "items; resident set sizes after a garbage collection; calls of recommend, rank, search and similar_items in "
         "turn, one at a time",
         "growth_bytes_per_call is the slope of a line fitted by least squares to what came after the first tenth of "
         "the calls",
     ]
-    return report
 
 
 def client_footprints(
@@ -118,7 +129,7 @@ def client_footprints(
         raise StepFailed(f"the thin client ended with exit code {process.returncode}; what it printed above says why")
 
 
-def growth_per_call(footprints: list[Footprint]) -> float:
+def growth_per_call(footprints: Sequence[Footprint]) -> float:
     """Bytes that each call adds, by least squares over what came after the first tenth of the calls.
 
     Raises:

@@ -121,8 +121,13 @@ class Report:
             parts.append(self._table("Under load", names, _LOAD, ("requests/s", "client CPU ms")))
         if names := self._names_with(_LOAD_RATIO):
             parts.append(self._table("Ratios of requests per second", names, _LOAD_RATIO, ("ratio", "95 % from", "to")))
-        shown = (*_LAST, *_LOAD, *_RATIO, *_LOAD_RATIO)
-        if others := [name for name in self.figures if name.rpartition(".")[2] not in shown]:
+        shown = {
+            f"{start}.{ending}"
+            for endings in (_LAST, _LOAD, _RATIO, _LOAD_RATIO)
+            for start in self._names_with(endings)
+            for ending in endings
+        }
+        if others := [name for name in self.figures if name not in shown]:
             parts.append(_pairs("Other figures", ((name, _figure(self.figures[name])) for name in others)))
         parts.append(_pairs("Machine", ((name, str(value)) for name, value in self.machine.items())))
         parts.append(_pairs("Versions", self.versions.items()))
@@ -130,9 +135,9 @@ class Report:
         return Group(*parts)
 
     def _names_with(self, endings: tuple[str, ...]) -> list[str]:
-        """What the figures with these endings are about, in the order they were added."""
-        split = [name.rpartition(".") for name in self.figures]
-        return list(dict.fromkeys(start for start, _, last in split if last in endings))
+        """What has figures with all of these endings, in the order they were added."""
+        starts = dict.fromkeys(name.rpartition(".")[0] for name in self.figures)
+        return [start for start in starts if all(f"{start}.{ending}" in self.figures for ending in endings)]
 
     def _table(self, title: str, names: list[str], endings: tuple[str, ...], heads: tuple[str, ...]) -> Table:
         table = Table(title=escape(title), title_justify="left")

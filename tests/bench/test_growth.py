@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 from shops import ROOT, Shop
 
 from recsys_plugin.bench.generated_catalogue import CataloguePlan
 from recsys_plugin.bench.load import LoadSubject, best_of, load_subjects
-from recsys_plugin.bench.memory import growth_per_call
+from recsys_plugin.bench.memory import add_footprints, growth_per_call
 from recsys_plugin.bench.plot import check_plot, write_plot
 from recsys_plugin.bench.sweep import begin_sweep, growth_exponent, sweep_catalogue
 from recsys_plugin.bench.timing import LoadSamples, Samples, throughput_ratio
@@ -31,6 +33,19 @@ def test_growth_counts_after_the_first_tenth() -> None:
     assert growth_per_call([*filling, (100, 5000), (500, 5800), (1000, 6800)]) == pytest.approx(2.0)
     with pytest.raises(StepFailed, match="1 times"):
         growth_per_call([*filling, (1000, 5000)])
+
+
+def test_memory_is_shown() -> None:
+    report = begin_sweep()
+    mib = 1 << 20
+    add_footprints(report, [(-1, 30 * mib), (0, 80 * mib), (100, 81 * mib), (1000, 81 * mib)], items=50_000)
+    assert report.figures["memory.loaded_mib"] == 80.0
+    assert report.figures["memory.after_1000_calls_mib"] == report.figures["memory.largest_mib"] == 81.0
+    assert report.figures["memory.growth_bytes_per_call"] == pytest.approx(0.0, abs=1e-6)
+    console = Console(width=160, file=io.StringIO())
+    with console.capture() as captured:
+        console.print(report.renderable())
+    assert "memory.calls_made" in captured.get()
 
 
 def samples(calls: list[int], seconds: float) -> LoadSamples:
