@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -45,8 +45,6 @@ _NUMBERS, _CODE_SIZES, _COMPACT = 15, (200, 500, 1000), 32
 _HIDDEN = 64
 #: Protocol buffers, and so ONNX files, hold less than this many bytes.
 _PROTOBUF_LIMIT = 1 << 31
-#: Width of the texts that the item tower reads; they are not in any exported graph.
-_TOWER_TEXT = 8
 _NOUNS = ("lamp", "mug", "scarf", "kettle", "novel", "puzzle", "jacket", "desk", "pillow", "tent")
 
 
@@ -194,23 +192,41 @@ def _generate(settings: Settings, plan: CataloguePlan, contract_json: str, redis
 
 
 def _random_models(contract: FeatureContract, item_ids: Any, plan: CataloguePlan, draw: np.random.Generator) -> Any:
-    """Untrained models of the shapes that training makes."""
+    """Untrained models of the shapes that training makes.
+
+    The item tower is no network but its result, drawn at random: it is not served, and run over millions of items it
+    would take several times the memory of all that is.
+    """
     import torch
+    from torch import nn
 
     from recsys_plugin.features.contract import TensorName
-    from recsys_plugin.training.artefacts import TrainedModels, new_ranker, new_two_tower
+    from recsys_plugin.training.artefacts import TrainedModels, new_ranker
     from recsys_plugin.training.inputs import ItemInputs, UserInputs, Vocabulary
     from recsys_plugin.training.modalities import ItemModalities
     from recsys_plugin.training.neighbours import Neighbours
     from recsys_plugin.training.ranker import HEADS
+    from recsys_plugin.training.two_tower import DIMENSIONS, ItemTower, TwoTower, UserTower
+
+    class DrawnItems(nn.Module):
+        """History embeddings and unit vectors of all items, float32 [N, 64] each, as an item tower answers them."""
+
+        def __init__(self, embedded: _Array, vectors: _Array) -> None:
+            super().__init__()
+            self.register_buffer("embedded", torch.from_numpy(embedded))
+            self.register_buffer("vectors", torch.from_numpy(vectors))
+
+        def forward(self) -> tuple[Any, Any]:
+            """Both."""
+            return self.embedded, self.vectors
 
     size = plan.items
     torch.manual_seed(plan.seed)
     items = ItemInputs(
         modalities=ItemModalities(
-            sources=("title",),
-            texts=_unit(draw, size, _TOWER_TEXT)[:, np.newaxis],
-            has_text=np.ones((size, 1), np.bool_),
+            sources=(),
+            texts=np.zeros((size, 0, 0), np.float32),
+            has_text=np.zeros((size, 0), np.bool_),
             images=np.zeros((size, 0), np.float32),
             has_image=np.zeros(size, np.bool_),
             compact=_unit(draw, size, _COMPACT),
@@ -224,9 +240,8 @@ def _random_models(contract: FeatureContract, item_ids: Any, plan: CataloguePlan
     )
     texts = [spec for spec in contract.features if spec.tensor is TensorName.STRING]
     vocabularies = {spec.reference: Vocabulary(tuple(f"value {number}" for number in range(50))) for spec in texts}
-    towers = new_two_tower(UserInputs(contract, vocabularies), items, _CODE_SIZES)
-    # As ids start near zero, all items would lie in the few dimensions of their numbers.
-    torch.nn.init.normal_(towers.item.from_id.weight, std=0.3)
+    drawn = DrawnItems(_unit(draw, size, DIMENSIONS), _unit(draw, size, DIMENSIONS))
+    towers = TwoTower(UserTower(UserInputs(contract, vocabularies)), cast(ItemTower, drawn))
     ranker = new_ranker(UserInputs(contract, vocabularies), items, _CODE_SIZES)
     models: TrainedModels = TrainedModels(contract, item_ids, towers.eval(), ranker.eval(), items, HEADS)
     return models
