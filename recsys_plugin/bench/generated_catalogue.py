@@ -11,7 +11,7 @@ import multiprocessing
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +24,7 @@ from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.contract import Encoding, FeatureContract, FeatureSpec
 from recsys_plugin.features.plan import ReadFeatures, ReadPlan
 from recsys_plugin.features.reader import FeatureReader
+from recsys_plugin.runtime.processes import termination_as_interrupt
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings
 
@@ -118,7 +119,10 @@ def served_catalogue(
     home = Path(tempfile.mkdtemp(prefix="recsys-catalogue-", dir=scratch))
     own = replace(settings, home=home, redis_url=None, triton_url=None, as_of=None)
     services = Services(own)
-    try:
+    # Somebody who ends the benchmark must not leave servers behind.
+    with termination_as_interrupt(), ExitStack() as undo:
+        undo.callback(shutil.rmtree, home, ignore_errors=True)
+        undo.callback(services.down)
         with services.redis.process.lock():
             services.redis.start()
         tell(f"generating and exporting {plan.items:,} items", 0, 0)
@@ -127,6 +131,7 @@ def served_catalogue(
             target=_generate, args=(own, plan, contract.to_json(), services.redis_url)
         )
         process.start()
+        undo.callback(process.terminate)
         process.join()
         if process.exitcode != 0:
             raise StepFailed(
@@ -136,9 +141,6 @@ def served_catalogue(
         tell(f"starting Triton with {plan.items:,} items", 0, 0)
         services.up()
         yield ServedCatalogue(plan, own, np.load(home / "vectors.npy", mmap_mode="r", allow_pickle=False))
-    finally:
-        services.down()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 def _contract(settings: Settings) -> FeatureContract:
