@@ -24,7 +24,7 @@ from recsys_plugin.inference.address import CHANNEL_OPTIONS, TritonAddress
 from recsys_plugin.inference.tensors import Array, encode_tensor
 from recsys_plugin.runtime.triton_client import TritonManager
 
-__all__ = ["FLOOR_NOTE", "Floor"]
+__all__ = ["FLOOR_NOTE", "Floor", "RoundTrips"]
 
 #: The served model that does the least: it looks up one row of a matrix.
 _LIGHTEST = "item_embedding"
@@ -36,20 +36,17 @@ FLOOR_NOTE = (
 )
 
 
-class Floor:
-    """The three parts of the floor; a context manager.
-
-    Raises:
-        ConfigurationError: if the served version's files are not in the home's model repository.
-    """
+class RoundTrips:
+    """One round trip to each server, whoever asks; a context manager."""
 
     def __init__(self, shop: ServedShop) -> None:
         self._plan = shop.release.models["recommend"].plan
         self._address = RedisAddress.parse(shop.redis_url)
-        self.local = LocalRepository(*_served_files(shop))
         self._redis: Any = self._address.connect(CALL_TIMEOUT)
-        self._ask_redis = self._redis_call()
-        self._channel, self._ask_triton = _triton_call(shop)
+        #: Ask Redis for the fields of one user's features; the reply is received and not decoded.
+        self.ask_redis = self._redis_call()
+        #: Ask Triton for next to nothing.
+        self._channel, self.ask_triton = _triton_call(shop)
 
     def __enter__(self) -> Self:
         return self
@@ -60,26 +57,18 @@ class Floor:
         self._channel.close()
         self._redis.close()
 
-    def call(self, model: str, inputs: Mapping[str, Array], user_id: str | None) -> dict[str, float]:
-        """Do what a request of ``model`` takes at least.
-
-        Args:
-            model: an ensemble.
-            inputs: its inputs; texts are ``str``.
-            user_id: whose features are read; ``None`` for a request without features.
+    def call(self, user_id: str | None) -> dict[str, float]:
+        """Both round trips, or only Triton's for ``None``.
 
         Returns:
-            The milliseconds that each part took.
+            The milliseconds that each took.
         """
         began = perf_counter()
         if user_id is not None:
-            self._ask_redis(user_id)
+            self.ask_redis(user_id)
         read = perf_counter()
-        self._ask_triton()
-        asked = perf_counter()
-        self.local.run(model, inputs)
-        done = perf_counter()
-        stages = {"triton": (asked - read) * 1000, "compute": (done - asked) * 1000}
+        self.ask_triton()
+        stages = {"triton": (perf_counter() - read) * 1000}
         return stages if user_id is None else {"redis": (read - began) * 1000, **stages}
 
     def _redis_call(self) -> Callable[[str], object]:
@@ -94,6 +83,35 @@ class Floor:
             return answer
 
         return ask
+
+
+class Floor(RoundTrips):
+    """The three parts of the floor; a context manager.
+
+    Raises:
+        ConfigurationError: if the served version's files are not in the home's model repository.
+    """
+
+    def __init__(self, shop: ServedShop) -> None:
+        #: The served version's graphs in this process.
+        self.local = LocalRepository(*_served_files(shop))
+        super().__init__(shop)
+
+    def request(self, model: str, inputs: Mapping[str, Array], user_id: str | None) -> dict[str, float]:
+        """Do what a request of ``model`` takes at least.
+
+        Args:
+            model: what the client calls.
+            inputs: its inputs; texts are ``str``.
+            user_id: whose features are read; ``None`` for a request without features.
+
+        Returns:
+            The milliseconds that each part took.
+        """
+        stages = self.call(user_id)
+        asked = perf_counter()
+        self.local.run(model, inputs)
+        return {**stages, "compute": (perf_counter() - asked) * 1000}
 
 
 def _triton_call(shop: ServedShop) -> tuple[Any, Callable[[], object]]:

@@ -5,7 +5,8 @@
     {"figures": {"recommend.ours.p50_ms": 3.1, …}, "machine": {…}, "versions": {…}, "notes": ["…"]}
 
 Figure names are words joined by dots, from the general to the particular; the last ends with the unit (``_ms``,
-``_per_second``), or is ``calls``, ``ratio_p50`` or another word for a plain number.
+``_per_second``), or is ``calls``, ``ratio_p50``, ``ratio_rps`` (of requests per second) or another word for a plain
+number.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys_plugin.bench.machine import describe_machine, load_average, package_versions, server_versions
-from recsys_plugin.bench.timing import PERCENTILES, Ratio, Samples
+from recsys_plugin.bench.timing import PERCENTILES, LoadSamples, Ratio, Samples
 from recsys_plugin.errors import InvalidInput
 
 __all__ = ["Report", "begin_report"]
 
 _NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 _LAST = ("calls", *(f"p{percentile}_ms" for percentile in PERCENTILES))
+_LOAD = ("requests_per_second", "client_cpu_ms")
 _RATIO = ("ratio_p50", "ratio_p50_low", "ratio_p50_high")
+_LOAD_RATIO = ("ratio_rps", "ratio_rps_low", "ratio_rps_high")
 
 
 @dataclass(slots=True)
@@ -71,6 +74,17 @@ class Report:
         for last, value in zip(_RATIO, (ratio.value, ratio.low, ratio.high), strict=True):
             self.add(f"{name}.{last}", value)
 
+    def add_load(self, name: str, samples: LoadSamples) -> None:
+        """Add calls, percentiles, requests per second and the asking side's processor time for each request."""
+        self.add_samples(name, Samples(samples.milliseconds))
+        self.add(f"{name}.requests_per_second", samples.per_second)
+        self.add(f"{name}.client_cpu_ms", 1000 * samples.cpu_seconds / len(samples.milliseconds))
+
+    def add_load_ratio(self, name: str, ratio: Ratio) -> None:
+        """Add a ratio of requests per second and its interval: ``name.ratio_rps``, ``…_low`` and ``…_high``."""
+        for last, value in zip(_LOAD_RATIO, (ratio.value, ratio.low, ratio.high), strict=True):
+            self.add(f"{name}.{last}", value)
+
     def finish(self, *notes: str, frozen: bool) -> None:
         """Add what must be known to read the figures, and how busy the machine was in the end.
 
@@ -103,7 +117,17 @@ class Report:
             parts.append(self._table(self.title, names, _LAST, ("calls", "p50 ms", "p95 ms", "p99 ms")))
         if names := self._names_with(_RATIO):
             parts.append(self._table("Ratios of medians", names, _RATIO, ("ratio", "95 % from", "to")))
-        if others := [name for name in self.figures if name.rpartition(".")[2] not in (*_LAST, *_RATIO)]:
+        if names := self._names_with(_LOAD):
+            parts.append(self._table("Under load", names, _LOAD, ("requests/s", "client CPU ms")))
+        if names := self._names_with(_LOAD_RATIO):
+            parts.append(self._table("Ratios of requests per second", names, _LOAD_RATIO, ("ratio", "95 % from", "to")))
+        shown = {
+            f"{start}.{ending}"
+            for endings in (_LAST, _LOAD, _RATIO, _LOAD_RATIO)
+            for start in self._names_with(endings)
+            for ending in endings
+        }
+        if others := [name for name in self.figures if name not in shown]:
             parts.append(_pairs("Other figures", ((name, _figure(self.figures[name])) for name in others)))
         parts.append(_pairs("Machine", ((name, str(value)) for name, value in self.machine.items())))
         parts.append(_pairs("Versions", self.versions.items()))
@@ -111,9 +135,9 @@ class Report:
         return Group(*parts)
 
     def _names_with(self, endings: tuple[str, ...]) -> list[str]:
-        """What the figures with these endings are about, in the order they were added."""
-        split = [name.rpartition(".") for name in self.figures]
-        return list(dict.fromkeys(start for start, _, last in split if last in endings))
+        """What has figures with all of these endings, in the order they were added."""
+        starts = dict.fromkeys(name.rpartition(".")[0] for name in self.figures)
+        return [start for start in starts if all(f"{start}.{ending}" in self.figures for ending in endings)]
 
     def _table(self, title: str, names: list[str], endings: tuple[str, ...], heads: tuple[str, ...]) -> Table:
         table = Table(title=escape(title), title_justify="left")

@@ -11,28 +11,42 @@ from typing import Any
 
 from recsys_plugin.bench.equality import by_item, require_same_scores
 from recsys_plugin.bench.floor import FLOOR_NOTE, Floor
+from recsys_plugin.bench.load import LOAD_NOTE, LoadOptions, best_of, load_subjects, measure_load
+from recsys_plugin.bench.load_driver import OUR_WAYS, PAGE_SIZE, DriverPlan
 from recsys_plugin.bench.report import Report, begin_report
 from recsys_plugin.bench.shop import CALL_TIMEOUT, ServedShop, Tell, open_shop
-from recsys_plugin.bench.timing import Samples, Subject, interleave, p50_ratio
+from recsys_plugin.bench.stages import STAGES_NOTE, open_stage_clock
+from recsys_plugin.bench.timing import Samples, Subject, interleave, p50_ratio, throughput_ratio
 from recsys_plugin.bench.usual_way import USUAL_WAY_NOTE, UsualWay, open_usual_way
 from recsys_plugin.bench.workload import Request, make_requests
 from recsys_plugin.client.async_recommender import AsyncRecommender
+from recsys_plugin.client.recommender import Recommender
 from recsys_plugin.client.results import Page
 from recsys_plugin.settings import Settings
 
-__all__ = ["PAGE_SIZE", "measure_serving"]
+__all__ = ["measure_serving"]
 
-PAGE_SIZE = 20
 _WARM_UP = 20
+#: Requests of each kind that are taken apart, at most: the statistics' round trips take longer than the requests.
+_MOST_TAKEN_APART = 200
 #: The usual way is called once for so many calls of ours: it takes most of the time, and its median settles early.
 _USUAL_EVERY = 10
 _KINDS = ("recommend", "rank", "search", "similar")
 
 
 def measure_serving(
-    settings: Settings, *, now: float, users: int, calls: int, candidates: int, seed: int, freeze: bool, tell: Tell
+    settings: Settings,
+    *,
+    now: float,
+    users: int,
+    calls: int,
+    candidates: int,
+    seed: int,
+    freeze: bool,
+    load: LoadOptions | None,
+    tell: Tell,
 ) -> Report:
-    """Check that all ways answer alike, then measure them in turn, one request at a time.
+    """Check that all ways answer alike, then measure them in turn: one request at a time, its stages, and under load.
 
     Args:
         settings: names the home, whose servers run.
@@ -41,7 +55,8 @@ def measure_serving(
         calls: how many times each request is made; of the usual way a tenth.
         candidates: how many items are ranked; no more than the catalogue has.
         seed: fixes users, queries and the order of calls.
-        freeze: see :func:`~recsys_plugin.bench.timing.interleave`.
+        freeze: see :func:`~recsys_plugin.bench.timing.interleave`; it has no part in measuring under load.
+        load: how many callers at once; ``None`` leaves that out.
         tell: told what is under way, how much is done, and of how much.
 
     Raises:
@@ -69,7 +84,10 @@ def measure_serving(
             freeze=freeze,
             progress=lambda done, total: tell("measuring in turn", done, total),
         )
-    _add_figures(report, samples, seed)
+        _add_figures(report, samples, seed)
+        _add_stages(report, ways, requests, min(calls, _MOST_TAKEN_APART), tell)
+        if load is not None:
+            _add_load(report, shop, requests, candidates, load, seed, tell)
     known = sum(request.known for request in requests)
     report.finish(
         f"seed {seed}; {len(requests)} users drawn at random, {known} of them known to the feature store; "
@@ -79,6 +97,8 @@ def measure_serving(
         "ours reads no item features: the served models hold the catalogue's",
         USUAL_WAY_NOTE,
         FLOOR_NOTE,
+        STAGES_NOTE,
+        *(() if load is None else (LOAD_NOTE,)),
         frozen=freeze,
     )
     return report
@@ -94,9 +114,9 @@ class _Ways:
     ask_async: Callable[[str], Page]
     candidates: int
 
-    def ours(self, kind: str, request: Request) -> Page:
-        """One request to the blocking client, whose first page is looked at: items are made when they are."""
-        recommender, count = self.shop.recommender, self.candidates
+    def ours(self, kind: str, request: Request, recommender: Recommender | None = None) -> Page:
+        """One request to a blocking client, that of the shop if no other is given; its first page is looked at."""
+        recommender, count = recommender or self.shop.recommender, self.candidates
         match kind:
             case "recommend":
                 page = recommender.recommend(request.user_id, PAGE_SIZE, candidates=count)
@@ -112,7 +132,7 @@ class _Ways:
     def least(self, kind: str, request: Request) -> Mapping[str, float]:
         """The floor of one request."""
         user_id = None if kind == "similar" else request.user_id
-        return self.floor.call(kind, request.inputs[kind], user_id)
+        return self.floor.request(kind, request.inputs[kind], user_id)
 
     def check(self, request: Request) -> None:
         """Hold the answers to one request against each other.
@@ -169,6 +189,49 @@ def _add_figures(report: Report, samples: Mapping[str, Samples], seed: int) -> N
         report.add_ratio(f"{kind}.ours_to_floor", p50_ratio(ours, samples[f"{kind}.floor"], seed=seed))
         if kind in ("recommend", "rank"):
             report.add_ratio(f"{kind}.usual_to_ours", p50_ratio(samples["rank.usual"], ours, seed=seed))
+
+
+def _add_stages(report: Report, ways: _Ways, requests: Sequence[Request], calls: int, tell: Tell) -> None:
+    with open_stage_clock(ways.shop) as clock:
+        for kind in _KINDS:
+
+            def ask(number: int, kind: str = kind) -> Page:
+                return ways.ours(kind, requests[number % len(requests)], clock.recommender)
+
+            def progress(done: int, total: int, kind: str = kind) -> None:
+                tell(f"taking {kind} apart", done, total)
+
+            for name, measured in clock.measure(ask, calls=calls, progress=progress).items():
+                report.add_samples(f"{kind}.{name}", measured)
+
+
+def _add_load(
+    report: Report,
+    shop: ServedShop,
+    requests: Sequence[Request],
+    candidates: int,
+    load: LoadOptions,
+    seed: int,
+    tell: Tell,
+) -> None:
+    plan = DriverPlan(shop.settings, shop.now, len(shop.users), seed, candidates, {}, 0)
+    given = {request.user_id: request.item_ids for request in requests}
+    samples = measure_load(
+        plan,
+        given,
+        load_subjects(load.concurrency),
+        seconds=load.seconds,
+        rounds=load.rounds,
+        tell=tell,
+    )
+    for subject, measured in samples.items():
+        report.add_load(f"load.{subject.name}", measured)
+    for callers in load.concurrency:
+        ours, our_samples = best_of(samples, callers, OUR_WAYS)
+        usual, usual_samples = best_of(samples, callers, ("usual",))
+        name = f"load.concurrency_{callers}.ours_to_usual"
+        report.add_load_ratio(name, throughput_ratio(our_samples, usual_samples, seed=seed))
+        report.notes.append(f"{name} compares {ours.name} with {usual.name}")
 
 
 def _stages(page: Page) -> Mapping[str, float]:

@@ -68,9 +68,21 @@ class UsualWay:
         self._store = store
         self._triton = triton
         self._user_features = [spec.reference for spec in self._contract.stored_features]
-        self._item_texts, self._item_numbers, self._item_times = self._item_columns()
-        self._item_vector = "item_embedding:vector"
-        self._item_features = [*self._item_texts, *self._item_numbers, *self._item_times, self._item_vector]
+        #: References of the items' texts, numbers, times and vector, in the order of the packed columns.
+        self.item_texts, self.item_numbers, self.item_times = self._item_columns()
+        self.item_vector = "item_embedding:vector"
+        self._item_features = [*self.item_texts, *self.item_numbers, *self.item_times, self.item_vector]
+
+    @property
+    def item_types(self) -> dict[str, str]:
+        """The items' features and their Feast types, in the order asked for."""
+        views = {reference.partition(":")[0] for reference in self._item_features}
+        types = {
+            f"{view}:{field.name}": str(field.dtype.to_value_type().name)
+            for view in views
+            for field in self._store.get_feature_view(view).features
+        }
+        return {reference: types[reference] for reference in self._item_features}
 
     def user_features(self, user_id: str) -> dict[str, list[Any]]:
         """The first SDK call: a user's features, with event times, since the SDK returns expired values like others.
@@ -104,17 +116,17 @@ class UsualWay:
 
     def pack_items(self, answer: Mapping[str, list[Any]]) -> dict[str, Array]:
         """Numbers, times and vectors of n candidates as float32 ``[n, F]``, texts as objects ``[n, S]``."""
-        numbers = [self._column(answer, reference, 0.0) for reference in self._item_numbers]
+        numbers = [self._column(answer, reference, 0.0) for reference in self.item_numbers]
         times = [
             [0.0 if moment is None else moment.timestamp() for moment in answer[_sdk_name(reference)]]
-            for reference in self._item_times
+            for reference in self.item_times
         ]
-        vectors = answer[_sdk_name(self._item_vector)]
+        vectors = answer[_sdk_name(self.item_vector)]
         width = max((len(vector) for vector in vectors if vector is not None), default=0)
         nothing = [0.0] * width
         floats = np.array([*numbers, *times], dtype=np.float32).T
         stacked = np.array([nothing if vector is None else vector for vector in vectors], dtype=np.float32)
-        texts = [self._column(answer, reference, "") for reference in self._item_texts]
+        texts = [self._column(answer, reference, "") for reference in self.item_texts]
         return {"item_float": np.hstack([floats, stacked]), "item_string": np.array(texts, dtype=object).T}
 
     def rank(self, user_id: str, item_ids: Sequence[str]) -> UsualAnswer:

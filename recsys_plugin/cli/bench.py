@@ -1,4 +1,4 @@
-"""``recsys bench …``: how fast it is against the usual way and the floor, what training takes, and how good it gets."""
+"""``recsys bench``: how fast it is against the usual way and the floor, how that grows, and how good it is."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from rich.console import Console
 from recsys_plugin.cli._output import console, finish, reporter
 from recsys_plugin.cli.ask import request_moment
 from recsys_plugin.cli.bench_materialize import materialize
+from recsys_plugin.cli.bench_swap import swap
+from recsys_plugin.cli.bench_sweep import memory, sweep
 from recsys_plugin.cli.bench_training import training
 from recsys_plugin.cli.quality import quality
 from recsys_plugin.errors import InvalidInput
@@ -22,7 +24,7 @@ from recsys_plugin.settings import Settings
 if TYPE_CHECKING:
     from recsys_plugin.bench.report import Report
 
-__all__ = ["bench", "serving", "store", "write_report"]
+__all__ = ["bench", "check_target", "request_time", "requests", "serving", "store", "write_report"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -60,13 +62,17 @@ def bench() -> None:
 
     serving and store compare ours with the usual way and the floor. All ways are called in turn in one run, and must
     give the same answers first (exit code 3 if they do not), so the ratios hold on a busy machine as well. The servers
-    must run: `recsys up`. The others need no server.
+    must run: `recsys up`. sweep says how time grows, swap what clients see of a new version; requests feeds load tools
+    from outside. memory, materialize, quality, training and `sweep catalogue` need no server.
     """
 
 
 bench.add_command(quality)
 bench.add_command(training)
 bench.add_command(materialize)
+bench.add_command(sweep)
+bench.add_command(memory)
+bench.add_command(swap)
 
 
 @bench.command()
@@ -74,8 +80,40 @@ bench.add_command(materialize)
 @click.option(
     "--candidates", type=click.IntRange(1, 10_000), default=500, show_default=True, help="Items ranked per request."
 )
-def serving(users: int, calls: int, candidates: int, seed: int, freeze_gc: bool, target: str | None) -> None:
-    """Whole requests: recommend, rank, search, similar items.
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 256),
+    multiple=True,
+    default=(1, 4, 16),
+    show_default=True,
+    help="Callers at once, under load; may be given several times.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    help="How long each way asks under load before the next takes its turn.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    help="Turns of each way under load; 0 leaves load out.",
+)
+def serving(
+    users: int,
+    calls: int,
+    candidates: int,
+    concurrency: tuple[int, ...],
+    seconds: float,
+    rounds: int,
+    seed: int,
+    freeze_gc: bool,
+    target: str | None,
+) -> None:
+    """Whole requests: recommend, rank, search, similar items; their stages; recommend under load.
 
     Ours, the client of this package; the usual way, Feast's SDK for the features of the user and of all candidates
     and tritonclient for their scores; and the floor, one bare round trip to each server and the same graphs in this
@@ -85,20 +123,25 @@ def serving(users: int, calls: int, candidates: int, seed: int, freeze_gc: bool,
     Examples:
       recsys bench serving
       recsys bench serving --calls 2000 --json report.json
+      recsys bench serving --concurrency 16 --concurrency 64
+      recsys bench serving --rounds 0
       recsys bench serving --json - | jq '.figures["recommend.usual_to_ours.ratio_p50"]'
     """
-    settings = _ready(target)
+    check_target(target)
+    settings = Settings.from_environment()
+    from recsys_plugin.bench.load import LoadOptions
     from recsys_plugin.bench.serving import measure_serving
 
     with reporter() as tell:
         report = measure_serving(
             settings,
-            now=_now(settings),
+            now=request_time(settings),
             users=users,
             calls=calls,
             candidates=candidates,
             seed=seed,
             freeze=freeze_gc,
+            load=LoadOptions(tuple(dict.fromkeys(concurrency)), seconds, rounds) if rounds else None,
             tell=tell,
         )
     write_report(report, target)
@@ -115,13 +158,14 @@ def store(users: int, calls: int, items: int, seed: int, freeze_gc: bool, target
       recsys bench store
       recsys bench store --items 1000 --json report.json
     """
-    settings = _ready(target)
+    check_target(target)
+    settings = Settings.from_environment()
     from recsys_plugin.bench.store import measure_store
 
     with reporter() as tell:
         report = measure_store(
             settings,
-            now=_now(settings),
+            now=request_time(settings),
             users=users,
             calls=calls,
             items=items,
@@ -130,6 +174,36 @@ def store(users: int, calls: int, items: int, seed: int, freeze_gc: bool, target
             tell=tell,
         )
     write_report(report, target)
+
+
+@bench.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--users", type=click.IntRange(min=1), default=100, show_default=True, help="Users, one request each.")
+@click.option("--candidates", type=click.IntRange(1, 10_000), default=500, show_default=True, help="Items ranked.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes which users.")
+def requests(folder: Path, users: int, candidates: int, seed: int) -> None:
+    """Write real requests to the model recommend, for load tools from outside: ghz, perf_analyzer, k6 and the like.
+
+    
+    Examples:
+      recsys bench requests recorded
+      ghz --insecure --protoset recorded/triton.protoset --call inference.GRPCInferenceService/ModelInfer \
+          --data-file recorded/recommend.grpc.json --concurrency 16 --duration 30s HOST:PORT
+    """
+    settings = Settings.from_environment()
+    from recsys_plugin.bench.recorded import write_requests
+
+    with reporter() as tell:
+        files = write_requests(
+            settings,
+            folder,
+            now=request_time(settings),
+            users=users,
+            candidates=candidates,
+            seed=seed,
+            tell=tell,
+        )
+    finish(f"{', '.join(path.name for path in files.values())} in {folder}")
 
 
 def write_report(report: Report, target: str | None) -> None:
@@ -143,17 +217,17 @@ def write_report(report: Report, target: str | None) -> None:
     finish(f"{len(report.figures)} figures{written}")
 
 
-def _ready(target: str | None) -> Settings:
-    """The settings, once it is sure that the report can be written: not after minutes of measuring.
+def check_target(target: str | None) -> None:
+    """Make sure that the report can be written: now, not after minutes of measuring.
 
     Raises:
         InvalidInput: if ``target`` cannot be a file.
     """
     if target not in (None, "-") and not Path(target).resolve().parent.is_dir():
         raise InvalidInput(f"--json {target}: the folder {Path(target).resolve().parent} does not exist")
-    return Settings.from_environment()
 
 
-def _now(settings: Settings) -> float:
+def request_time(settings: Settings) -> float:
+    """The time of every request, unix seconds: that of the home's data, or now."""
     moment = request_moment(settings)
     return time.time() if moment is None else moment.timestamp()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from recsys_plugin.errors import StoreUnavailable
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     import redis
 
 __all__ = ["AsyncFeatureReader", "FeatureReader", "promotion_key", "schema_key"]
+
+#: Up to so many replies, the time is looked at before each.
+_USERS_AT_MOST = 64
 
 
 def schema_key(project: str) -> str:
@@ -96,12 +100,12 @@ class FeatureReader:
         connection = pool.get_connection()
         whole = False
         try:
-            connection.send_packed_command(
-                connection.pack_commands([("HMGET", key, *read.fields) for key in read.keys])
-            )
+            connection.send_packed_command([_packed(read)])
             replies: list[Reply] = []
-            for _ in read.keys:
-                if not connection.can_read(max(0.0, deadline - time.monotonic())):
+            # Looking at the time costs as much as a reply; of very many replies, one look in so many will do.
+            step = 1 if len(read.keys) <= _USERS_AT_MOST else _USERS_AT_MOST
+            for number in range(len(read.keys)):
+                if number % step == 0 and not connection.can_read(max(0.0, deadline - time.monotonic())):
                     raise too_slow(self._address, timeout)
                 replies.append(connection.read_response())
             whole = True
@@ -111,6 +115,19 @@ class FeatureReader:
                 # Replies may still be under way; whoever came next would take them for theirs.
                 connection.disconnect()
             pool.release(connection)
+
+
+@lru_cache(maxsize=64)
+def _around_the_key(fields: tuple[bytes, ...]) -> tuple[bytes, bytes]:
+    """What comes before and after the key in the wire form of an HMGET: the same for every key of a plan."""
+    before = b"*%d\r\n$5\r\nHMGET\r\n$" % (2 + len(fields))
+    return before, b"\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(field), field) for field in fields)
+
+
+def _packed(read: ReadFeatures) -> bytes:
+    """All commands as Redis's protocol has them (RESP); redis-py's own packing handles every field of every key."""
+    before, after = _around_the_key(tuple(read.fields))
+    return b"".join([b"%b%d\r\n%b%b" % (before, len(key), key, after) for key in read.keys])
 
 
 class AsyncFeatureReader:

@@ -31,7 +31,12 @@ STAGES = {
     "recommend.floor": {"redis", "triton", "compute"},
     "similar.floor": {"triton", "compute"},
     "rank.usual": {"user_features", "item_features", "pack", "infer"},
+    **{
+        f"{kind}.stages": {"features", "encode", "server", "queue", "compute", "decode", "policy"}
+        for kind in ("recommend", "rank", "search")
+    },
 }
+LOADED = {f"load.concurrency_2.{way}_{split}" for way in ("threads", "tasks", "usual") for split in ("1x2", "2x1")}
 
 
 def check_figures(figures: dict[str, float], timed: set[str], ratios: set[str]) -> None:
@@ -48,12 +53,13 @@ def check_figures(figures: dict[str, float], timed: set[str], ratios: set[str]) 
 
 def test_serving(shop: Shop, tmp_path: Path) -> None:
     target = tmp_path / "report.json"
-    done = shop.command.run("bench", "serving", *FEW, "--candidates", "50", "--json", str(target))
+    load = ("--concurrency", "2", "--rounds", "1", "--seconds", "0.5")
+    done = shop.command.run("bench", "serving", *FEW, *load, "--candidates", "50", "--json", str(target))
     report = json.loads(target.read_text())
     figures = report["figures"]
     check_figures(
         figures,
-        TIMED | {f"{name}.{stage}" for name, stages in STAGES.items() for stage in stages},
+        TIMED | LOADED | {f"{name}.{stage}" for name, stages in STAGES.items() for stage in stages},
         {
             *(f"{kind}.ours_to_floor" for kind in ("recommend", "rank", "search", "similar")),
             "recommend.usual_to_ours",
@@ -61,6 +67,16 @@ def test_serving(shop: Shop, tmp_path: Path) -> None:
         },
     )
     assert {figures[f"{name}.calls"] for name in TIMED - {"rank.usual"}} == {20}
+    for name in LOADED:
+        assert figures[f"{name}.requests_per_second"] > 0, name
+        assert figures[f"{name}.client_cpu_ms"] > 0, name
+    low, value, high = (figures[f"load.concurrency_2.ours_to_usual.ratio_rps{end}"] for end in ("_low", "", "_high"))
+    assert low <= value <= high
+    for kind in ("recommend", "rank", "search"):
+        # Triton's own account of a request cannot be longer than the client waited for it.
+        whole = sum(figures[f"{kind}.stages.{part}.p50_ms"] for part in ("encode", "network", "server", "decode"))
+        assert figures[f"{kind}.stages.server.p50_ms"] < whole
+        assert figures[f"{kind}.stages.network.p50_ms"] > 0
     assert figures["rank.usual.calls"] == 2
     assert {"feast", "onnxruntime", "redis-server", "tritonserver"} <= set(report["versions"])
     assert {"load_average_before", "load_average_after"} <= set(report["machine"])
@@ -75,8 +91,8 @@ def test_store(shop: Shop) -> None:
     timed = {"user.ours", "user.ours.read", "user.ours.decode", "user.ours_decode_only", "user.usual"}
     check_figures(
         report["figures"],
-        timed | {"user_and_items.usual", "user_and_items.usual.item_features"},
-        {"user.usual_to_ours", "user_and_items.usual_to_ours"},
+        timed | {"user_and_items.usual", "user_and_items.usual.item_features", "user_and_items.direct"},
+        {"user.usual_to_ours", "user_and_items.usual_to_ours", "user_and_items.usual_to_direct"},
     )
     assert any("count as served" in note for note in report["notes"])
     assert "kept from objects" in report["notes"][-1]
@@ -103,6 +119,7 @@ def test_different_answers_are_not_timed(shop: Shop, monkeypatch: pytest.MonkeyP
             candidates=20,
             seed=0,
             freeze=False,
+            load=None,
             tell=lambda what, done, total: told.append(what),
         )
     assert "measuring in turn" not in told
@@ -145,7 +162,7 @@ def test_wrong_input_ends_with_code_2(arguments: tuple[str, ...], message: str, 
 
 
 def test_help_has_examples() -> None:
-    for command in ("serving", "store"):
+    for command in ("serving", "store", "sweep", "memory"):
         result = CliRunner().invoke(recsys, ["bench", command, "--help"])
         assert result.exit_code == 0
-        assert f"recsys bench {command} --" in result.stdout
+        assert f"  recsys bench {command}" in result.stdout
