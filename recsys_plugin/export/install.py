@@ -12,7 +12,7 @@ from pathlib import Path
 from recsys_plugin.export.configuration import render_config, render_readme
 from recsys_plugin.export.description import Model
 from recsys_plugin.export.targets import warm_up_files
-from recsys_plugin.pipeline.workspace import atomic_bytes, atomic_text
+from recsys_plugin.pipeline.workspace import atomic_text
 from recsys_plugin.training.artefacts import TrainedModels
 
 __all__ = ["exported_versions", "install", "next_version", "promotion_path", "write_configurations"]
@@ -76,7 +76,9 @@ def write_configurations(
     for model in models:
         # What a configuration names comes before it.
         for name, values in warm_up_files(model, target).items():
-            atomic_bytes(repository / model.name / _WARM_UP / name, values)
+            path = repository / model.name / _WARM_UP / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(values)  # its name says what it holds, so it is the same in every version
         if model.is_ensemble:
             model = replace(model, served_versions=ensemble_versions)
         if "feature_contract" in model.parameters:

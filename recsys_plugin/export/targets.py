@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,8 +49,8 @@ class WarmUp:
 
     name: str
     users: int
-    shapes: dict[str, tuple[int, ...]]
-    values: dict[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, ...]]
+    values: Mapping[str, tuple[int, ...]]
 
     def file_of(self, tensor: str) -> str:
         """The name of the file that holds an input's values, below the model's folder ``warmup``."""

@@ -22,7 +22,7 @@ from typing import Any
 
 from recsys_plugin.errors import StepFailed
 
-__all__ = ["Step", "StepResult", "Workspace", "atomic_bytes", "atomic_folder", "atomic_text", "source_digest"]
+__all__ = ["Step", "StepResult", "Workspace", "atomic_folder", "atomic_text", "source_digest"]
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -40,16 +40,11 @@ def source_digest(*modules: str) -> str:
 
 def atomic_text(path: Path, text: str) -> None:
     """Write a text file so that readers see the old one or the new one, never a part."""
-    atomic_bytes(path, text.encode("utf-8"))
-
-
-def atomic_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with draft.open("wb") as file:
-            file.write(content)
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
