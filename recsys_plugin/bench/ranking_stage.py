@@ -8,29 +8,23 @@ answer; a machine with a GPU then need not have what training needs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys_plugin.features.contract import REQUEST_TIMESTAMP, Encoding, FeatureContract, FeatureSpec, TensorName
+from recsys_plugin.bench.stage_inputs import TEXTS
+from recsys_plugin.features.contract import REQUEST_TIMESTAMP, FeatureContract, TensorName
 from recsys_plugin.training.history import HistoryEncoder
 
-__all__ = ["RankingStage", "StageInputs", "random_inputs", "random_stage"]
-
-_Array = np.ndarray[Any, np.dtype[Any]]
+__all__ = ["RankingStage", "random_stage"]
 
 _DIMENSIONS, _HIDDEN, _PAIR, _HEADS, _COMPACT = 64, 64, 11, 3, 32
 _SCORE_WEIGHTS = (0.1, 0.3, 1.0)  # click, cart, purchase
 _LOOKED_AT, _CLICK, _CART = 0.5, 2, 3
 _DAY = 86_400.0
-#: Values of a generated text feature, categories of a generated catalogue, and an item's neighbours as trained.
-_TEXTS, _CATEGORIES, _NEIGHBOURS = 50, 200, 100
-#: The moment of generated requests, unix seconds.
-_NOW = 1_750_000_000
+#: Categories of a generated catalogue, and an item's neighbours as trained.
+_CATEGORIES, _NEIGHBOURS = 200, 100
 
 
 class _Inputs(nn.Module):
@@ -148,7 +142,7 @@ class RankingStage(nn.Module):
     neighbour_rows: Tensor
     neighbour_weights: Tensor
 
-    def __init__(self, contract: FeatureContract, tables: Mapping[str, Tensor], vocabulary: int = _TEXTS + 1) -> None:
+    def __init__(self, contract: FeatureContract, tables: Mapping[str, Tensor], vocabulary: int = TEXTS + 1) -> None:
         super().__init__()
         self.tower = _Tower(contract, vocabulary)
         self.ranker = _Ranker(contract, vocabulary)
@@ -231,50 +225,3 @@ def random_stage(contract: FeatureContract, *, items: int, seed: int) -> Ranking
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return RankingStage(contract, tables).eval()
-
-
-@dataclass(frozen=True, slots=True)
-class StageInputs:
-    """One request of one user.
-
-    Attributes:
-        user_float: float32 [1, F]. user_int: int64 [1, I]. user_codes: int64 [1, texts].
-        candidate_rows: int64 [1, C].
-    """
-
-    user_float: _Array
-    user_int: _Array
-    user_codes: _Array
-    candidate_rows: _Array
-
-
-def random_inputs(contract: FeatureContract, *, items: int, candidates: int, seed: int) -> StageInputs:
-    """A user with every feature set, all of them as they could come from the store."""
-    draw = np.random.default_rng(seed)
-    widths = {str(name): width for name, width in contract.widths.items()}
-    floats = np.zeros((1, widths["user_float"]), np.float32)
-    integers = np.zeros((1, widths["user_int"]), np.int64)
-    for spec in contract.features:
-        slot = contract.slots[spec.reference]
-        columns = slice(slot.offset, slot.offset + slot.width)
-        if slot.tensor == TensorName.FLOAT:
-            floats[0, columns] = draw.exponential(size=slot.width)
-        elif slot.tensor == TensorName.INT:
-            integers[0, columns] = _integers(spec, items, draw)
-    texts = sum(spec.tensor == TensorName.STRING for spec in contract.features)
-    return StageInputs(
-        floats,
-        integers,
-        draw.integers(_TEXTS + 1, size=(1, texts)),
-        draw.integers(items, size=(1, candidates)),
-    )
-
-
-def _integers(spec: FeatureSpec, items: int, draw: np.random.Generator) -> _Array | int:
-    if spec.from_request:
-        return _NOW
-    if spec.encoding is Encoding.ROW:
-        return draw.integers(items, size=spec.width)
-    if spec.element == "UNIX_TIMESTAMP":
-        return _NOW - draw.integers(90 * int(_DAY), size=spec.width)
-    return draw.integers(6, size=spec.width)

@@ -1,4 +1,4 @@
-"""``recsys bench serving|store|quality|training``: how fast it is against the usual way and the floor, and how good."""
+"""``recsys bench serving|store|gpu|quality|training``: how fast, against the usual way and the floor, and how good."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from recsys_plugin.cli._output import console, finish, reporter
 from recsys_plugin.cli.ask import request_moment
+from recsys_plugin.cli.bench_gpu import gpu
 from recsys_plugin.cli.bench_training import training
 from recsys_plugin.cli.quality import quality
 from recsys_plugin.errors import InvalidInput
@@ -59,10 +60,11 @@ def bench() -> None:
 
     serving and store compare ours with the usual way and the floor. All ways are called in turn in one run, and must
     give the same answers first (exit code 3 if they do not), so the ratios hold on a busy machine as well. The servers
-    must run: `recsys up`. quality and training need no server.
+    must run: `recsys up`. gpu, quality and training need no server.
     """
 
 
+bench.add_command(gpu)
 bench.add_command(quality)
 bench.add_command(training)
 
