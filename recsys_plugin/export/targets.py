@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys_plugin.errors import InvalidInput
 from recsys_plugin.export.description import COUNTS, MAX_BATCH, Model, Tensor
 
 __all__ = [
@@ -30,6 +29,8 @@ ENGINE_CACHE = "/tmp/recsys-tensorrt"
 _PAGE = 20
 #: Tokens of a text: the shortest that the text encoder takes, a usual query, and the longest.
 _TOKENS = (2, 16, 64)
+#: Inputs of open length.
+_OPEN = {"candidate_rows", "input_ids", "attention_mask", "excluded_rows", "own_rows"}
 _WORKSPACE = 1 << 30
 #: Tensors of Unix seconds, which are 1.7e9: FP16 ends at 65,504.
 _SECONDS = "user_int"
@@ -158,9 +159,11 @@ def warm_ups(model: Model, target: str) -> tuple[WarmUp, ...]:
     """The samples of a model: one for each bucket of candidates or length of text, one user each.
 
     For TensorRT they also span what may come, since it builds an engine anew for a shape outside of all before: from
-    the smallest of everything to the largest for a full batch.
+    the smallest of everything to the largest for a full batch. A model with an input of open length that is not among
+    those known here is not warmed: a length that it could not take would keep it from being loaded.
     """
-    if model.is_ensemble or not model.max_batch:
+    unknown = [tensor.name for tensor in model.inputs if -1 in tensor.dims and tensor.name not in _OPEN]
+    if model.is_ensemble or not model.max_batch or unknown:
         return ()
     takes = {tensor.name for tensor in model.inputs}
     if takes & {"candidate_rows", COUNTS}:
@@ -189,12 +192,8 @@ def _shape(tensor: Tensor, size: int, *, largest: bool) -> tuple[int, ...]:
         length = size
     elif tensor.name in ("input_ids", "attention_mask"):
         length = min(max(size, _TOKENS[0]), _TOKENS[-1])
-    elif tensor.name in ("excluded_rows", "own_rows"):
-        length = CANDIDATE_BUCKETS[-1] if largest else 1
-    elif -1 not in tensor.dims:
-        return tensor.dims
     else:
-        raise InvalidInput(f"how long is {tensor.name!r} when its model is warmed up? Say so in {__name__}")
+        length = CANDIDATE_BUCKETS[-1] if largest else 1
     return tuple(length if dim < 0 else dim for dim in tensor.dims)
 
 
