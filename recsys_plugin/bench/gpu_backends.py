@@ -231,7 +231,7 @@ def _on_cpu(path: Path) -> Callable[[Mapping[str, _Array]], _Array]:
 def _bound(
     path: Path, example: Mapping[str, _Array], provider: str, settings: Mapping[str, str]
 ) -> Callable[[Mapping[str, _Array]], _Array]:
-    """A session whose tensors stay at fixed places on the GPU; ONNX Runtime binds no strings, so not if it takes any."""
+    """A session whose tensors stay at fixed places on the GPU, unless it takes strings, which cannot be bound."""
     import onnxruntime
 
     options = _options()
