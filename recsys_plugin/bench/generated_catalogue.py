@@ -72,9 +72,11 @@ class CataloguePlan:
     def __post_init__(self) -> None:
         texts = 4 * self.text_width * self.items
         ranker = (4 * (_COMPACT + _HIDDEN) + 8 + 12 * self.neighbours) * self.items
+        # The user tower's table of items and the index, of 64 floats an item each.
+        retrieval = 2 * 4 * 64 * self.items
         for what, size, cure in (
-            ("text vectors", texts, "a smaller text width"),
-            ("the ranker's tables", ranker, "fewer neighbours"),
+            ("the graph of a search", ranker + retrieval + texts, "a smaller text width or fewer neighbours"),
+            ("the graph of a recommendation", ranker + retrieval, "fewer neighbours"),
         ):
             if size >= _PROTOBUF_LIMIT:
                 raise InvalidInput(

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from recsys_plugin.cli._output import console, emit_json, finish, json_option, reporter
 from recsys_plugin.cli.select import models_table
-from recsys_plugin.export.options import GRAPHS, PRECISIONS, ExportOptions
+from recsys_plugin.export.options import GRAPHS, PRECISIONS, TARGETS, ExportOptions
 from recsys_plugin.pipeline import steps
 from recsys_plugin.settings import Settings
 from recsys_plugin.training.options import (
@@ -240,6 +240,14 @@ def materialize(force: bool, as_json: bool) -> None:
     show_default=True,
     help="merged: one graph for each request, the quickest. ensembles: steps that share one catalogue in memory.",
 )
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default=ExportOptions().target,
+    show_default=True,
+    help="What Triton is to run the models on; cuda and tensorrt need NVIDIA's container and a GPU, and fall back to "
+    "the CPU where there is none.",
+)
 @_force
 @json_option
 def export(
@@ -250,6 +258,7 @@ def export(
     precision: str,
     most_loss: float,
     graphs: str,
+    target: str,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -260,10 +269,11 @@ def export(
       recsys export
       recsys export --precision int8
       recsys export --graphs ensembles
+      recsys export --target tensorrt --precision fp16
     """
     options = training_options(encoder, seed, two_tower_steps, ranker_epochs)
     with reporter() as progress:
-        laid_out = ExportOptions(precision, most_loss, graphs)
+        laid_out = ExportOptions(precision, most_loss, graphs, target)
         done = steps.export(Settings.from_environment(), options, progress, force=force, laid_out=laid_out)
     if as_json:
         emit_json(done.info)

@@ -60,6 +60,9 @@ def up(as_json: bool) -> None:
     seconds = round(time.monotonic() - began, 2)
     if as_json:
         emit_json({**asdict(endpoints), "seconds": seconds})
+    if endpoints.without_gpu:
+        names = ", ".join(endpoints.without_gpu)
+        console.print(f"A GPU was asked for and not obtained; on the CPU run {names}", style="yellow", soft_wrap=True)
     started = " and ".join(endpoints.started) or "nothing to start"
     finish(
         f"{started}; Redis {public_url(endpoints.redis_url)}, Triton {endpoints.triton_url}, "

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from recsys_plugin.export.description import Model, Tensor
+from recsys_plugin.export.targets import WarmUp, accelerator_lines, remarks, warm_ups
 
 __all__ = ["render_config", "render_readme"]
 
@@ -33,9 +34,26 @@ def _map(field: str, mapping: Mapping[str, str]) -> list[str]:
     ]
 
 
-def render_config(model: Model) -> str:
-    """The model's ``config.pbtxt``, in the form that any Triton accepts."""
-    lines = [f"name: {_quoted(model.name)}"]
+def _warm_up(model: Model, sample: WarmUp) -> list[str]:
+    lines = ["model_warmup {", f"  name: {_quoted(sample.name)} batch_size: {sample.users}"]
+    for tensor in model.inputs:
+        dims = ", ".join(str(size) for size in sample.shapes[tensor.name])
+        known = tensor.name in sample.values
+        data = f"input_data_file: {_quoted(sample.file_of(tensor.name))}" if known else "zero_data: true"
+        value = f"{{ data_type: TYPE_{tensor.datatype} dims: [ {dims} ] {data} }}"
+        lines.append(f"  inputs {{ key: {_quoted(tensor.name)} value: {value} }}")
+    return [*lines, "}"]
+
+
+def render_config(model: Model, target: str = "cpu", *, warm_up: bool = True) -> str:
+    """The model's ``config.pbtxt``, in the form that any Triton accepts.
+
+    Args:
+        model: what to configure.
+        target: where it is to run, one of :data:`~recsys_plugin.export.options.TARGETS`.
+        warm_up: whether Triton runs samples before the model is ready.
+    """
+    lines = [*(f"# {remark}" for remark in remarks(model, target)), f"name: {_quoted(model.name)}"]
     lines.append('platform: "ensemble"' if model.is_ensemble else f"backend: {_quoted(model.backend)}")
     lines.append(f"max_batch_size: {model.max_batch}")
     lines += _tensors("input", model.inputs)
@@ -48,10 +66,12 @@ def render_config(model: Model) -> str:
             lines += [*_map("input_map", step.inputs), *_map("output_map", step.outputs), "  }"]
         lines.append("}")
     else:
-        lines.append("instance_group [ { count: 1 } ]")
+        lines += accelerator_lines(model, target)
         if model.max_batch > 0:
             # No delay: waiting for company costs a lone caller more than it saves.
             lines.append("dynamic_batching { max_queue_delay_microseconds: 0 }")
+        for sample in warm_ups(model, target) if warm_up else ():
+            lines += _warm_up(model, sample)
     parameters = dict(model.parameters)
     if model.backend == "onnxruntime" and not model.is_ensemble:
         # The default pool spins on every core; instances scale better, and a shared machine stays calm.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pandas as pd
 import torch
+from onnx import compose
 
 from recsys_plugin.errors import StepFailed
 from recsys_plugin.export.description import Model, describe_repository, own_row_count
@@ -40,7 +41,7 @@ from recsys_plugin.training.frames import Split
 from recsys_plugin.training.packing import UserTensors
 from recsys_plugin.training.text import MAX_TOKENS, TextEncoder, load_encoder, served_tokenizer
 
-__all__ = ["ExportMaterial", "export_repository"]
+__all__ = ["ExportMaterial", "export_repository", "name_by_content"]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 #: Told what is being made, how much is done, and of how much.
@@ -128,6 +129,7 @@ def export_repository(
         progress("merging graphs", 0, 0)
         steps = LocalRepository(steps_described, _of(steps_described, graphs), tokenizers)
         graphs = _of(described, _merge(staging, described, graphs))
+        name_by_content(graphs.values())
         local = LocalRepository(described, graphs, tokenizers)
         if material.options.graphs == "merged":
             differences |= check_merged(steps, local, material.users, material.titles, candidates=material.candidates)
@@ -138,6 +140,7 @@ def export_repository(
             "contract": models.contract.fingerprint,
             "ctr_model": models.ranker.name,
             "graphs": material.options.graphs,
+            "target": material.options.target,
             "items": len(material.catalogue),
             "parity": {
                 "tolerance": TOLERANCE,
@@ -156,7 +159,8 @@ def export_repository(
         # interruption left half installed.
         (folder / "known_answers.json").unlink(missing_ok=True)
         records, promotion = folder / "versions", promotion_path(state)
-        install(repository, staging, described, version, records, models, promotion=promotion)
+        target = material.options.target
+        install(repository, staging, described, version, records, models, promotion=promotion, target=target)
         atomic_text(folder / "known_answers.json", json.dumps(answers))
         atomic_text(folder / "manifest.json", json.dumps(manifest, indent=2))
         _keep_manifest(folder / "manifests", version, manifest, exported_versions(repository))
@@ -264,12 +268,28 @@ def _merge(staging: Path, described: tuple[Model, ...], graphs: Mapping[str, Pat
     return paths
 
 
+def name_by_content(graphs: Iterable[Path]) -> None:
+    """Put a digest of each graph before the names of all its tensors but its inputs and outputs.
+
+    TensorRT's engine cache knows an engine, weights included, by the names in the graph and nothing else: under equal
+    names, a new version of a model would be answered by the engine of an older one.
+    """
+    for path in graphs:
+        prefix = hashlib.sha256(path.read_bytes()).hexdigest()[:12] + "/"
+        model = onnx.load(path)
+        compose.add_prefix(
+            model, prefix, rename_inputs=False, rename_outputs=False, rename_functions=False, inplace=True
+        )
+        onnx.save(model, path)
+
+
 def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dict[str, Any]]:
     """What the catalogue, the tokenizer and each request must answer to one real request."""
     asked = example_requests(material.users.take(np.arange(min(2, len(material.users)))), material.titles[0], 20)
     query = asked["search"].pop("query")
     tokens = local.run("tokenizer", {"query": query})
     merged = material.options.graphs == "merged"
+    is_exact = material.options.precision == "fp32" and material.options.target != "tensorrt"
     asked["search"] |= tokens if merged else {"query": query}
     asked["tokenizer"] = {"query": query}
     asked |= _new_item_requests(local, material)
@@ -279,8 +299,8 @@ def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dic
             "model": name,
             "inputs": {key: _plain(value) for key, value in inputs.items()},
             "outputs": {key: _plain(value) for key, value in local.run(name, inputs).items()},
-            # Kernels for few bits round differently from one machine to the next.
-            "tolerance": TOLERANCE if material.options.precision == "fp32" else 10 * TOLERANCE,
+            # Kernels for few bits, and those of TensorRT, round differently from one machine to the next.
+            "tolerance": TOLERANCE if is_exact else 10 * TOLERANCE,
         }
         for name, inputs in asked.items()
     ]

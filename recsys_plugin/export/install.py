@@ -11,6 +11,7 @@ from pathlib import Path
 
 from recsys_plugin.export.configuration import render_config, render_readme
 from recsys_plugin.export.description import Model
+from recsys_plugin.export.targets import warm_up_files
 from recsys_plugin.pipeline.workspace import atomic_text
 from recsys_plugin.training.artefacts import TrainedModels
 
@@ -18,6 +19,8 @@ __all__ = ["exported_versions", "install", "next_version", "promotion_path", "wr
 
 #: Versions kept on disk: the newest, and the one that serves or else the one to roll back to.
 _KEPT_VERSIONS = 2
+#: Where Triton looks for the files of warm-up samples, below a model's folder.
+_WARM_UP = "warmup"
 
 
 def exported_versions(repository: Path) -> list[int]:
@@ -49,7 +52,7 @@ def _versions(folder: Path) -> dict[int, Path]:
 
 def _tensor_digest(models: tuple[Model, ...]) -> str:
     """SHA-256 over what every model takes and gives, its parameters left out."""
-    bare = [render_config(replace(model, parameters={}, served_versions=1)) for model in models]
+    bare = [render_config(replace(model, parameters={}, served_versions=1), warm_up=False) for model in models]
     return hashlib.sha256("".join(bare).encode()).hexdigest()
 
 
@@ -59,22 +62,29 @@ def write_configurations(
     older_contracts: Mapping[int, str] | None = None,
     *,
     ensemble_versions: int = _KEPT_VERSIONS,
+    target: str = "cpu",
 ) -> None:
-    """Write every ``config.pbtxt`` and the README.
+    """Write every ``config.pbtxt``, the values of its warm-up samples, and the README.
 
     Args:
         repository: the model repository.
         models: its description.
         older_contracts: contract JSON of kept versions whose contract differs from the newest.
         ensemble_versions: how many versions of the ensembles are served.
+        target: what the models are to run on.
     """
     for model in models:
+        # What a configuration names comes before it.
+        for name, values in warm_up_files(model, target).items():
+            path = repository / model.name / _WARM_UP / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(values)  # its name says what it holds, so it is the same in every version
         if model.is_ensemble:
             model = replace(model, served_versions=ensemble_versions)
         if "feature_contract" in model.parameters:
             older = {f"feature_contract.{version}": text for version, text in (older_contracts or {}).items()}
             model = replace(model, parameters={**model.parameters, **older})
-        atomic_text(repository / model.name / "config.pbtxt", render_config(model))
+        atomic_text(repository / model.name / "config.pbtxt", render_config(model, target))
     atomic_text(repository / "README.md", render_readme(models))
 
 
@@ -87,6 +97,7 @@ def install(
     trained: TrainedModels,
     *,
     promotion: Path,
+    target: str = "cpu",
 ) -> None:
     """Move a staged version into the repository, write the configurations, and delete what is too old.
 
@@ -105,6 +116,7 @@ def install(
         records: folder that remembers the contract, the catalogue and the tensors of each version.
         trained: the models of the new version.
         promotion: names the promoted version, if there is one; see :func:`promotion_path`.
+        target: what the models are to run on.
     """
     catalogue = hashlib.sha256("\n".join(trained.item_ids).encode()).hexdigest()
     tensors = _tensor_digest(models)
@@ -119,17 +131,18 @@ def install(
     contracts = {number: json.loads(text)["contract"] for number, text in older.items()}
     # Ensembles last: whoever sees one of this version finds all its steps.
     for model in sorted(models, key=lambda model: model.is_ensemble):
-        target = repository / model.name / str(version)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        place = repository / model.name / str(version)
+        place.parent.mkdir(parents=True, exist_ok=True)
         if model.is_ensemble:
-            target.mkdir()
+            place.mkdir()
         else:
-            shutil.move(staging / model.name, target)
+            shutil.move(staging / model.name, place)
     write_configurations(
         repository,
         models,
         {number: text for number, text in contracts.items() if text != trained.contract.to_json()},
         ensemble_versions=_KEPT_VERSIONS if all(older.get(number) == record for number in kept) else 1,
+        target=target,
     )
     atomic_text(records / f"{version}.json", record)
     described = {model.name for model in models}
@@ -141,5 +154,6 @@ def install(
         if is_left_over:
             # A step model of the other layout: Triton would look in vain for a version of it.
             (folder / "config.pbtxt").unlink()
+            shutil.rmtree(folder / _WARM_UP, ignore_errors=True)
             if not any(folder.iterdir()):
                 folder.rmdir()

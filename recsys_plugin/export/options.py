@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from recsys_plugin.errors import InvalidInput
 
-__all__ = ["GRAPHS", "PRECISIONS", "ExportOptions"]
+__all__ = ["GRAPHS", "PRECISIONS", "TARGETS", "ExportOptions"]
 
 #: The choices of ``recsys export --precision``.
 PRECISIONS = ("fp32", "fp16", "int8")
 #: The choices of ``recsys export --graphs``.
 GRAPHS = ("merged", "ensembles")
+#: The choices of ``recsys export --target``.
+TARGETS = ("cpu", "cuda", "tensorrt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class ExportOptions:
         most_loss: largest allowed fall of NDCG@20, of AUC and of the texts' cosine, each as an absolute difference.
         graphs: ``merged`` makes one graph of each request, the quickest; ``ensembles`` ties step models together, which
             share one copy of the catalogue between requests.
+        target: what the configurations ask Triton to run the models on, one of :data:`TARGETS`.
 
     Raises:
         InvalidInput: if there is no such choice or the bound is negative.
@@ -31,6 +34,7 @@ class ExportOptions:
     precision: str = "fp32"
     most_loss: float = 0.01
     graphs: str = "merged"
+    target: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -39,3 +43,5 @@ class ExportOptions:
             raise InvalidInput(f"the largest allowed loss is {self.most_loss}; it must be 0 or more")
         if self.graphs not in GRAPHS:
             raise InvalidInput(f"there are no {self.graphs!r} graphs; choose one of {', '.join(GRAPHS)}")
+        if self.target not in TARGETS:
+            raise InvalidInput(f"there is no target {self.target!r}; choose one of {', '.join(TARGETS)}")

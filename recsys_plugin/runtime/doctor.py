@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from recsys_plugin.errors import RecsysError
 from recsys_plugin.features.connection import RedisAddress
+from recsys_plugin.runtime.accelerators import models_asking_for_gpu
 from recsys_plugin.runtime.known_answers import check_known_answers, load_known_answers
 from recsys_plugin.runtime.model_repository import read_model_repository
 from recsys_plugin.runtime.ports import PortBook, port_is_free
@@ -218,6 +219,7 @@ def _triton(services: Services) -> Iterator[CheckResult]:
             yield CheckResult("Triton", "fail", f"{services.triton_url} does not answer", mend)
             return
         yield CheckResult("Triton", "ok", f"{services.triton_url} answers")
+        yield from _gpu(services)
         try:
             require_models_ready(triton, read_model_repository(services.settings.model_repository))
             known = load_known_answers(known_answers_path(services.settings))
@@ -227,6 +229,22 @@ def _triton(services: Services) -> Iterator[CheckResult]:
             return
     found = f"all ready; {len(known.answers)} known answers of version {known.version} right"
     yield CheckResult("models", "ok", found)
+
+
+def _gpu(services: Services) -> Iterator[CheckResult]:
+    asking = models_asking_for_gpu(services.settings.model_repository)
+    if not asking:
+        return
+    without = services.models_without_gpu()
+    if without:
+        yield CheckResult(
+            "GPU",
+            "warn",
+            f"asked for and not obtained; on the CPU run {', '.join(without)}",
+            "serve with NVIDIA's Triton container and --gpus all, or `recsys export --target cpu`",
+        )
+    else:
+        yield CheckResult("GPU", "ok", f"{', '.join(asking)} run on it")
 
 
 def _processes(services: Services) -> Iterator[CheckResult]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from recsys_plugin.errors import ConfigurationError
 
-__all__ = ["RepositoryModel", "read_model_repository"]
+__all__ = ["RepositoryModel", "parse_configuration", "read_model_repository"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +39,23 @@ def read_model_repository(folder: Path) -> list[RepositoryModel]:
     return sorted(models, key=lambda model: (model.is_ensemble, model.name))
 
 
-def _read_model(path: Path) -> RepositoryModel:
+def parse_configuration(path: Path) -> Any:
+    """A ``config.pbtxt`` as Triton's ``ModelConfig`` message.
+
+    Raises:
+        ConfigurationError: if it is none.
+    """
     from google.protobuf import text_format
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
     try:
-        config = text_format.Parse(path.read_text(), ModelConfig())
+        return text_format.Parse(path.read_text(), ModelConfig())
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not a Triton model configuration: {error}") from error
-    folder = path.parent
+
+
+def _read_model(path: Path) -> RepositoryModel:
+    config, folder = parse_configuration(path), path.parent
     versions = sorted(int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdigit() and p.name != "0")
     policy = config.version_policy
     if policy.HasField("all"):

@@ -16,6 +16,7 @@ from recsys_plugin.errors import (
     StoreUnavailable,
 )
 from recsys_plugin.features.connection import RedisAddress
+from recsys_plugin.runtime.accelerators import models_asking_for_gpu, models_without_gpu
 from recsys_plugin.runtime.known_answers import check_known_answers, load_known_answers
 from recsys_plugin.runtime.processes import (
     ServerProcess,
@@ -46,6 +47,8 @@ class Endpoints:
     """The exported model version that was checked."""
     started: tuple[str, ...]
     """Servers that this call started; empty when all ran already."""
+    without_gpu: tuple[str, ...] = ()
+    """Models that ask for a GPU and run on the CPU, since none was obtained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,7 @@ class Services:
             self._require_triton()
             note(f"checking {len(known.answers)} known answers")
             check_known_answers(self.triton_url, known)
+            without_gpu = self.models_without_gpu()
             undo.pop_all()
         return Endpoints(
             redis_url=self.redis_url,
@@ -172,7 +176,21 @@ class Services:
             known_answers=len(known.answers),
             version=known.version,
             started=tuple(started),
+            without_gpu=tuple(without_gpu),
         )
+
+    def models_without_gpu(self) -> list[str]:
+        """Models that ask for a GPU and are served on the CPU by the Triton in use.
+
+        Raises:
+            InferenceUnavailable: if it does not answer.
+        """
+        asking = models_asking_for_gpu(self.settings.model_repository)
+        if not asking:
+            return []
+        log = self.triton.process.log_since_start() if self.triton_is_embedded else ""
+        with TritonManager(self.triton_url) as triton:
+            return models_without_gpu(triton, asking, log=log)
 
     def _require_triton(self) -> None:
         with TritonManager(self.triton_url) as triton:

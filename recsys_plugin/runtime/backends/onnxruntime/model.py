@@ -93,6 +93,8 @@ class TritonPythonModel:
             raise RuntimeError(f"model {self._name!r}: {path} is missing")
         wanted = _providers(config, args["model_instance_kind"], int(args["model_instance_device_id"]))
         available = onnxruntime.get_available_providers()
+        if _gpu_accelerators(config) and not args["model_instance_kind"].upper().endswith("GPU"):
+            triton.Logger.log_warn(f"model {self._name!r} asks for a GPU, but Triton sees none; it is served without")
         for name in [name for name, _ in wanted if name not in available]:
             triton.Logger.log_warn(
                 f"model {self._name!r} asks for a GPU, but onnxruntime here has no {name}, "
@@ -299,10 +301,7 @@ def _providers(config: Config, kind: str, device: int) -> list[tuple[str, dict[s
     """Execution providers with their options, the preferred one first, whether onnxruntime has them or not."""
     providers: list[tuple[str, dict[str, str]]] = []
     if kind.upper().endswith("GPU"):
-        accelerators = config.get("optimization", {}).get("execution_accelerators", {})
-        settings = {
-            item["name"]: item.get("parameters", {}) for item in accelerators.get("gpu_execution_accelerator", [])
-        }
+        settings = _gpu_accelerators(config)
         unknown = sorted(set(settings) - {"tensorrt", "cuda"})
         if unknown:
             raise RuntimeError(f"model {config['name']!r}: unknown GPU accelerator {', '.join(unknown)}")
@@ -311,6 +310,12 @@ def _providers(config: Config, kind: str, device: int) -> list[tuple[str, dict[s
             providers.append(("TensorrtExecutionProvider", {"device_id": str(device), **options}))
         providers.append(("CUDAExecutionProvider", {"device_id": str(device), **settings.get("cuda", {})}))
     return [*providers, ("CPUExecutionProvider", {})]
+
+
+def _gpu_accelerators(config: Config) -> dict[str, dict[str, str]]:
+    """The execution accelerators for a GPU that the configuration names, with their parameters."""
+    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
+    return {item["name"]: item.get("parameters", {}) for item in accelerators.get("gpu_execution_accelerator", [])}
 
 
 def _tensorrt_options(model: str, parameters: dict[str, str]) -> dict[str, str]:
