@@ -7,6 +7,7 @@ import pytest
 
 from recsys_plugin import Page, ScoredItem, ServedBy, Timings
 from recsys_plugin.bench.equality import by_item, require_equal, require_same_scores
+from recsys_plugin.client.results import RankedItems
 from recsys_plugin.errors import CheckFailed
 
 
@@ -15,7 +16,8 @@ def page(**scores: float) -> Page:
         ScoredItem(item_id, score, position, "", "", None, relevance=-score)
         for position, (item_id, score) in enumerate(scores.items(), start=1)
     )
-    return Page("r", "u", items, ServedBy("rank", 1, None, 1, 3), None, Timings(0, 0, 0, 0))
+    ranked = RankedItems([item.item_id for item in items], items.__getitem__)
+    return Page("r", "u", ranked, ServedBy("rank", 1, None, 1, 3), None, Timings(0, 0, 0, 0))
 
 
 def test_scores_within_the_tolerance_are_the_same() -> None:

@@ -108,4 +108,5 @@ def test_a_known_item_shows_its_present_price(client: Recommender, push: Callabl
     push(item_id, "Now on sale", price=0.79)
     assert eventually(lambda: client.rank(USER, [item_id])[0].price == 0.79)
     shown = client.rank(USER, [item_id])[0]
-    assert (shown.title, shown.score) == ("Now on sale", pytest.approx(row.score, abs=1e-6))
+    assert shown.title == "Now on sale"
+    assert shown.score == pytest.approx(row.score, abs=1e-6)

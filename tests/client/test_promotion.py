@@ -60,8 +60,9 @@ def test_promote_and_roll_back(shop_of_two_versions: TinyShop, caplog: pytest.Lo
         assert eventually(lambda: client.version == 2)
 
         async def awaiting() -> None:
-            options = {"timeout": 10, "refresh_every": 0.02, "clock": lambda: NOW}
-            async with AsyncRecommender(tiny.redis_url, tiny.triton_url, **options) as other:
+            async with AsyncRecommender(
+                tiny.redis_url, tiny.triton_url, timeout=10, refresh_every=0.02, clock=lambda: NOW
+            ) as other:
                 assert other.version == 2
                 redis.set(KEY, 1)
                 deadline = time.monotonic() + 10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pytest
@@ -94,7 +94,7 @@ def test_the_promoted_version_serves_if_it_is_ready(promoted: int | None, versio
     assert chosen(answers, promoted) == version
 
 
-def chosen(ready: dict[str, tuple[int, ...]], promoted: int | None) -> int:
+def chosen(ready: Mapping[str, tuple[int, ...]], promoted: int | None) -> int:
     """Which version is chosen where each model has these ready."""
     flow = serving_version(promoted)
     call = next(flow)

@@ -19,6 +19,7 @@ from recsys_plugin.export.description import MAX_BATCH, Model, Tensor, describe_
 from recsys_plugin.export.export import name_by_content
 from recsys_plugin.export.install import write_configurations
 from recsys_plugin.export.merged import lay_out
+from recsys_plugin.export.new_item_graphs import PACKED_WIDTH
 from recsys_plugin.export.options import GRAPHS, TARGETS, ExportOptions
 from recsys_plugin.export.targets import CANDIDATE_BUCKETS, runs_on_gpu, warm_up_files, warm_ups
 from recsys_plugin.features.contract import FeatureContract
@@ -45,7 +46,9 @@ def contract() -> FeatureContract:
 
 @pytest.fixture(scope="module", params=GRAPHS)
 def models(request: pytest.FixtureRequest, contract: FeatureContract) -> tuple[Model, ...]:
-    steps = describe_repository(contract, vector=64, text_vector=384, own_rows=own_row_count(contract))
+    steps = describe_repository(
+        contract, vector=64, text_vector=384, own_rows=own_row_count(contract), item=PACKED_WIDTH
+    )
     return lay_out(steps, request.param)
 
 
@@ -154,7 +157,9 @@ def test_every_bucket_is_warmed(models: tuple[Model, ...], target: str) -> None:
 
 
 def test_the_values_of_samples_are_where_triton_looks(contract: FeatureContract, tmp_path: Path) -> None:
-    steps = describe_repository(contract, vector=64, text_vector=384, own_rows=own_row_count(contract))
+    steps = describe_repository(
+        contract, vector=64, text_vector=384, own_rows=own_row_count(contract), item=PACKED_WIDTH
+    )
     write_configurations(tmp_path, lay_out(steps, "merged"), target="tensorrt")
     path = tmp_path / "recommend" / "warmup" / "counts_512_20"
     np.testing.assert_array_equal(np.frombuffer(path.read_bytes(), "<i8"), [512, 20])
