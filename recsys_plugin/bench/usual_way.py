@@ -61,7 +61,11 @@ class UsualWay:
     """Answers :meth:`rank` from the same two servers with the two SDKs. Make it with :func:`open_usual_way`."""
 
     def __init__(self, shop: ServedShop, store: Any, triton: TritonManager) -> None:
-        self._contract = shop.release.models["rank"].plan.contract
+        model = shop.release.models["rank"]
+        self._contract = model.plan.contract
+        # A merged graph answers with one tensor of several columns, the steps of an ensemble with a tensor for each.
+        self._outputs = ("values",) if model.value_columns else _SCORES
+        self._score_column = model.value_columns.index("scores") if model.value_columns else None
         self._rows = shop.release.catalogue.rows
         self._version = str(shop.release.version)
         self._now = shop.now
@@ -160,16 +164,16 @@ class UsualWay:
             value = InferInput(name, list(array.shape), _TRITON_DTYPES[array.dtype])
             value.set_data_from_numpy(array)
             inputs.append(value)
-        outputs = [InferRequestedOutput(name) for name in _SCORES]
+        outputs = [InferRequestedOutput(name) for name in self._outputs]
         with self._triton.errors(f"model rank version {self._version}"):
             reply = self._triton.client.infer(
                 "rank", inputs, model_version=self._version, outputs=outputs, client_timeout=CALL_TIMEOUT
             )
-        scores = reply.as_numpy("scores")
-        if scores is None:
+        answered = reply.as_numpy(self._outputs[0])
+        if answered is None:
             raise InferenceUnavailable("model rank answered no scores")
-        first: Array = scores[0]
-        return first
+        scores: Array = answered[0] if self._score_column is None else answered[0, :, self._score_column]
+        return scores
 
     def _online(self, features: list[str], entities: list[dict[str, Any]], *, times: bool) -> dict[str, list[Any]]:
         import redis

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import numpy as np
 
@@ -55,8 +55,8 @@ def checked_id(value: object, name: str) -> str:
     return value
 
 
-def checked_ids(values: Iterable[object], name: str, *, most: int) -> list[str]:
-    """Several ids, in order, duplicates kept.
+def checked_ids(values: Iterable[object], name: str, *, most: int, known: Container[object] = frozenset()) -> list[str]:
+    """Several ids, in order, duplicates kept; those that are known are right already.
 
     Raises:
         InvalidInput: if it is one id instead of several, holds more than ``most``, or holds a wrong one.
@@ -64,7 +64,9 @@ def checked_ids(values: Iterable[object], name: str, *, most: int) -> list[str]:
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise InvalidInput(f"{name}: expected a list of ids, not {type(values).__name__} ({values!r:.60})")
     ids = [
-        value if type(value) is str and _PLAIN_ID.fullmatch(value) else checked_id(value, f"{name}[{number}]")
+        value
+        if type(value) is str and (value in known or _PLAIN_ID.fullmatch(value))
+        else checked_id(value, f"{name}[{number}]")
         for number, value in enumerate(values)
     ]
     if len(ids) > most:

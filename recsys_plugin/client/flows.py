@@ -107,10 +107,13 @@ def recommend(
 def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -> Flow:
     """The given items, ranked for a user by the click model."""
     user = checked_id(user_id, "user_id")
-    asked = dict.fromkeys(checked_ids(item_ids, "item_ids", most=MOST_CANDIDATES))
-    found = {item_id: context.release.row(item_id) for item_id in asked}
-    unknown = tuple(item_id for item_id, row in found.items() if row is None)
-    rows = np.array([row for row in found.values() if row is not None], dtype=np.int64)
+    known = context.release.catalogue.rows
+    asked = dict.fromkeys(checked_ids(item_ids, "item_ids", most=MOST_CANDIDATES, known=known))
+    found = context.release.rows(asked)
+    unknown: tuple[str, ...] = ()
+    if None in found:
+        unknown = tuple(item_id for item_id, row in zip(asked, found, strict=True) if row is None)
+    rows = np.array([row for row in found if row is not None], dtype=np.int64)
     if not rows.size:
         return [_page(context, "rank", user, RankedItems(), None, unknown)]
     model = context.release.models["rank"]
@@ -326,12 +329,12 @@ def _page_items(
     known = {name: outputs[name][order] for name in _SCORES[1:] if name in outputs}
     if relevance is not None:
         known["relevance"] = outputs[relevance][order]
-    ranked = scores[order]
+    ranked, item_ids = scores[order], release.item_ids(chosen.tolist())
 
     def item(place: int) -> ScoredItem:
         title, category, price = release.shown(chosen[place])
         return ScoredItem(
-            item_id=release.item_id(chosen[place]),
+            item_id=item_ids[place],
             score=float(ranked[place]),
             position=place + 1,
             title=title,
@@ -340,7 +343,7 @@ def _page_items(
             **{name: _number(values[place]) for name, values in known.items()},
         )
 
-    return RankedItems([release.item_id(row) for row in chosen.tolist()], item)
+    return RankedItems(item_ids, item)
 
 
 def _number(value: float | np.floating[Any]) -> float | None:

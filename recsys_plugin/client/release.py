@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -67,10 +67,17 @@ class Release:
             return len(self.catalogue) + place
         return row
 
-    def item_id(self, row: int) -> str:
-        """The item of a row."""
-        count = len(self.catalogue)
-        return self.catalogue.item_ids[row] if row < count else self.new_items.facts[row - count].item_id
+    def rows(self, item_ids: Collection[str]) -> list[int | None]:
+        """:meth:`row` of several items, in order."""
+        found: list[int | None] = list(map(self.catalogue.rows.get, item_ids))
+        return [self.row(item_id) for item_id in item_ids] if self.new_items and None in found else found
+
+    def item_ids(self, rows: Sequence[int]) -> list[str]:
+        """The items of rows."""
+        ids, count = self.catalogue.item_ids, len(self.catalogue)
+        if not self.new_items:
+            return [ids[row] for row in rows]
+        return [ids[row] if row < count else self.new_items.facts[row - count].item_id for row in rows]
 
     def shown(self, row: int) -> tuple[str, str, float]:
         """Title, category and price of a row, as they are to be shown now; the price may be NaN."""
