@@ -26,6 +26,9 @@ __all__ = ["AsyncRecommender"]
 
 _Result = TypeVar("_Result")
 
+#: Seconds until a task that should have ended is told so again.
+_CANCEL_SECONDS = 0.2
+
 
 class AsyncRecommender(ClientBase):
     """:class:`~recsys_plugin.client.recommender.Recommender` for asyncio: same arguments, same methods, same pages.
@@ -36,6 +39,7 @@ class AsyncRecommender(ClientBase):
     def _open(self) -> None:
         self._loading = asyncio.Lock()
         self._watchers: list[asyncio.Task[None]] = []
+        self._closing = asyncio.Event()
         self._release: Release | None = None
         self._servers: tuple[AsyncFeatureReader, AsyncTritonClient] | None = None
 
@@ -121,10 +125,13 @@ class AsyncRecommender(ClientBase):
 
     async def close(self) -> None:
         """Close the connections to both servers."""
-        for watcher in self._watchers:
-            watcher.cancel()
-        if self._watchers:
-            await asyncio.wait(self._watchers)
+        self._closing.set()
+        watchers: set[asyncio.Task[None]] = set(self._watchers)
+        while watchers:
+            # A cancellation may meet a wait that ends that very moment, and is lost on it: so it is repeated.
+            for watcher in watchers:
+                watcher.cancel()
+            _, watchers = await asyncio.wait(watchers, timeout=_CANCEL_SECONDS)
         self._watchers = []
         if self._servers is not None:
             reader, triton = self._servers
@@ -157,6 +164,7 @@ class AsyncRecommender(ClientBase):
 
     def _watch(self) -> None:
         """Begin what goes on beside the requests."""
+        self._closing.clear()
         if self._refresh_every is not None:
             self._watchers.append(asyncio.create_task(self._watch_releases(self._refresh_every)))
         if self._follow_items:
@@ -165,7 +173,7 @@ class AsyncRecommender(ClientBase):
     async def _watch_items(self) -> None:
         """Take up items as they are written."""
         warner = Warner("could not listen for written items")
-        while True:
+        while not self._closing.is_set():
             changes = AsyncItemChanges(self._redis_address, self._item_keys, timeout=self._timeout)
             try:
                 await changes.open()
@@ -173,7 +181,7 @@ class AsyncRecommender(ClientBase):
                 known = () if self._release is None else self._release.catalogue.rows
                 await self._take_up([item_id for item_id in everything if item_id not in known])
                 warner.worked()
-                while True:
+                while not self._closing.is_set():
                     if keys := await changes.wait(PAUSE):
                         await self._take_up(self._item_keys.item_ids([*keys, *(await changes.wait(GATHERED))]))
             except RecsysError as error:
@@ -190,7 +198,7 @@ class AsyncRecommender(ClientBase):
     async def _watch_releases(self, every: float) -> None:
         """Take up new versions between requests."""
         warner = Warner("could not look for a newer model version")
-        while True:
+        while not self._closing.is_set():
             await asyncio.sleep(every)
             try:
                 await self.refresh()
