@@ -251,13 +251,14 @@ def _random_models(contract: FeatureContract, item_ids: Any, plan: CataloguePlan
     )
     texts = [spec for spec in contract.features if spec.tensor is TensorName.STRING]
     vocabularies = {spec.reference: Vocabulary(tuple(f"value {number}" for number in range(50))) for spec in texts}
-    one = replace(items, modalities=modalities(1), codes=items.codes[:1], numbers=items.numbers[:1])
-    one = replace(one, neighbours=no_neighbours(1))
+    alone = modalities(1)
+    alone = replace(alone, texts=alone.texts.copy(), has_text=alone.has_text.copy())
+    one = ItemInputs(alone, items.codes[:1], items.numbers[:1], no_neighbours(1))
     drawn = DrawnItems(one, _unit(draw, size, DIMENSIONS), _unit(draw, size, DIMENSIONS))
     towers = TwoTower(UserTower(UserInputs(contract, vocabularies)), drawn)
     ranker = new_ranker(UserInputs(contract, vocabularies), items, _CODE_SIZES)
     codes = {
-        name: Vocabulary(tuple(f"{name} {number}" for number in range(count - 1)))
+        f"item_catalogue__{name}": Vocabulary(tuple(f"{name} {number}" for number in range(count - 1)))
         for name, count in zip(("category", "subcategory", "brand"), _CODE_SIZES, strict=True)
     }
     models: TrainedModels = TrainedModels(contract, item_ids, towers.eval(), ranker.eval(), items, HEADS, codes)
