@@ -128,7 +128,10 @@ def test_a_generated_catalogue_is_served_exactly(tmp_path: Path) -> None:
         (("sweep", "users", "--json", "no/such/folder/report.json"), "does not exist"),
         (("memory", "--items", "60", "--neighbours", "60"), "has fewer"),
         (("sweep", "catalogue", "--items", "2000000"), "take a smaller text width"),
-        (("sweep", "catalogue", "--items", "2000000", "--text-width", "64"), "take fewer neighbours"),
+        (
+            ("sweep", "catalogue", "--items", "2000000", "--text-width", "64"),
+            "take a smaller text width or fewer neighbours",
+        ),
     ],
 )
 def test_wrong_input_ends_with_code_2(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
