@@ -30,7 +30,9 @@ _PAGE = 20
 #: Tokens of a text: the shortest that the text encoder takes, a usual query, and the longest.
 _TOKENS = (2, 16, 64)
 #: Inputs of open length.
-_OPEN = {"candidate_rows", "input_ids", "attention_mask", "excluded_rows", "own_rows"}
+_OPEN = {"candidate_rows", "input_ids", "attention_mask", "excluded_rows", "new_items", "own_rows"}
+#: Numbers of new items that are warmed.
+_NEW_ITEMS = (1, 16, 128)
 _WORKSPACE = 1 << 30
 #: Tensors of Unix seconds, which are 1.7e9: FP16 ends at 65,504.
 _SECONDS = "user_int"
@@ -171,6 +173,8 @@ def warm_ups(model: Model, target: str) -> tuple[WarmUp, ...]:
         what = "candidates"
     elif "input_ids" in takes:
         sizes, what = _TOKENS, "tokens"
+    elif "new_items" in takes:
+        sizes, what = _NEW_ITEMS, "new items"
     else:
         sizes, what = (1,), "user" if _SECONDS in takes else "line"
     samples = [_sample(model, f"{size} {what}", 1, size, largest=False) for size in sizes]
@@ -188,7 +192,7 @@ def _sample(model: Model, name: str, users: int, size: int, *, largest: bool) ->
 
 def _shape(tensor: Tensor, size: int, *, largest: bool) -> tuple[int, ...]:
     """An input's dimensions; what is open there depends on what it is."""
-    if tensor.name == "candidate_rows":
+    if tensor.name in ("candidate_rows", "new_items"):
         length = size
     elif tensor.name in ("input_ids", "attention_mask"):
         length = min(max(size, _TOKENS[0]), _TOKENS[-1])
