@@ -40,14 +40,14 @@ class _Seen:
 def measure_swap(settings: Settings, *, now: float, clients: int, seconds: float, seed: int, tell: Tell) -> Report:
     """Let clients ask without pause while the served version changes three times.
 
-    After a quarter of the time what was exported last is loaded beside the version that serves, and promoted; after a
-    half the version before is rolled back to; after three quarters the newest is promoted again.
+    First what was exported last is loaded beside the version that serves, and promoted; then the version before is
+    rolled back to; then the newest is promoted again. Before, between and after them a quarter of the time goes by.
 
     Args:
         settings: names the home, whose servers run; its repository holds two versions.
         now: the time of every request, unix seconds.
         clients: how many ask at once, each with connections of its own.
-        seconds: for how long. seed: fixes which users are asked for.
+        seconds: for how long, the changes themselves not counted. seed: fixes which users are asked for.
         tell: told what is under way.
 
     Raises:
@@ -93,7 +93,7 @@ def measure_swap(settings: Settings, *, now: float, clients: int, seconds: float
 
 
 def _change(versions: ModelVersions, seconds: float, tell: Tell) -> list[str]:
-    """Change the version three times, evenly spread; what was done when."""
+    """Change the version three times, with the same time before, between and after; what was done when."""
     began = time.monotonic()
     steps: list[tuple[str, Callable[[], object]]] = [
         ("loaded and promoted", lambda: (versions.load(), versions.promote())),
@@ -101,16 +101,18 @@ def _change(versions: ModelVersions, seconds: float, tell: Tell) -> list[str]:
         ("promoted again", versions.promote),
     ]
     told = []
-    for number, (name, step) in enumerate(steps, 1):
-        _wait_until(began + number * seconds / 4, began, seconds, tell)
+    for name, step in steps:
+        _wait(seconds / 4, began, seconds, tell)
         started = time.monotonic()
         step()
         told.append(f"{name} at {started - began:.0f} s, which took {time.monotonic() - started:.1f} s")
-    _wait_until(began + seconds, began, seconds, tell)
+    _wait(seconds / 4, began, seconds, tell)
     return told
 
 
-def _wait_until(moment: float, began: float, seconds: float, tell: Tell) -> None:
+def _wait(pause: float, began: float, seconds: float, tell: Tell) -> None:
+    """Let a version serve for a while; changing takes its time on top."""
+    moment = time.monotonic() + pause
     while (left := moment - time.monotonic()) > 0:
         tell("asking while versions change", int(time.monotonic() - began), int(seconds))
         time.sleep(min(left, 0.5))

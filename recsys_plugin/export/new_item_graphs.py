@@ -32,6 +32,7 @@ __all__ = [
     "PACKED_WIDTH",
     "ItemEncoderGraph",
     "NewItemRankerGraph",
+    "cosines",
     "item_encoder_graph",
     "new_item_ranker_graph",
     "unpack",

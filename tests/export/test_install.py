@@ -10,14 +10,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from exports import Exported, no_progress
+from exports import no_progress
 from google.protobuf import text_format
 from shops import Shop
 from tritonclient.grpc import model_config_pb2
 
 from recsys_plugin import Recommender
 from recsys_plugin.errors import StepFailed
-from recsys_plugin.export import export as export_module
 from recsys_plugin.export.description import Model, describe_repository, own_row_count
 from recsys_plugin.export.export import ExportMaterial
 from recsys_plugin.export.install import exported_versions, install, next_version, promotion_path
@@ -190,13 +189,10 @@ def interrupt_install(monkeypatch: pytest.MonkeyPatch, after: int) -> Callable[[
     return monkeypatch.undo
 
 
-def test_up_never_serves_an_interrupted_export(
-    small_shop: Shop, exported: Exported, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_up_never_serves_an_interrupted_export(small_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, command = small_shop.settings, small_shop.command
     known = settings.state / "export" / "known_answers.json"
     before = load_known_answers(known).version
-    monkeypatch.setattr(export_module, "_write_graphs", lambda staging, *rest: exported.copy(staging))
     undo = interrupt_install(monkeypatch, after=3)
     options = TrainingOptions()
     with pytest.raises(OSError, match="no space left"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import redis
+from free_ports import free_port
 
 from recsys_plugin.features.connection import RedisAddress
 
@@ -27,13 +27,6 @@ class RunningRedis:
 
 
 StartRedis = Callable[..., RunningRedis]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ import redis
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.type_map import python_values_to_proto_values
 from feast.value_type import ValueType
+from free_ports import free_port
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -407,8 +408,6 @@ def test_sentinel(start_redis: Any, tmp_path: Path) -> None:
 @pytest.fixture
 def cluster(start_redis: Any) -> Iterator[list[redis.Redis]]:
     """Two nodes that share the slots."""
-    from conftest import free_port
-
     servers = [start_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port())) for _ in range(2)]
     nodes = [redis.Redis(port=server.port) for server in servers]
     nodes[0].execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
