@@ -15,6 +15,7 @@ to 13, the script with 16 rows a call 17 to 24, with 1 row 30 and more.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -208,7 +209,7 @@ class _Tries:
 
 
 @dataclass(slots=True)
-class Lanes:
+class Lanes(ABC):
     """What is under way to one server or to the nodes of a cluster.
 
     Args:
@@ -272,8 +273,9 @@ class Lanes:
         """Rows that can be sent together."""
         return [rows[first : first + most] for first in range(0, len(rows), most)]
 
+    @abstractmethod
     def _lane_of(self, sent: _Sent) -> _Lane:
-        raise NotImplementedError
+        """The connection that rows go by."""
 
     def _send(self, sent: _Sent, *, lane: _Lane | None = None, script: bytes = _BY_SHA) -> None:
         payload = sent.piece.script_call(script, sent.rows) if sent.by_script else sent.piece.sets(sent.rows)
