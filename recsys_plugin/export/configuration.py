@@ -95,7 +95,7 @@ def render_readme(models: Sequence[Model]) -> str:
         "tritonserver --model-repository=model_repository",
         "```",
         "",
-        "The ensembles that take user features carry their feature contract in the parameter `feature_contract`: which",
+        "The models that take user features carry their feature contract in the parameter `feature_contract`: which",
         "Feast features, in which order, with type, encoding, length, default and maximum age. Clients compile their",
         "reads from it. A kept version with another contract has it in `feature_contract.<version>`.",
         "",
