@@ -18,8 +18,6 @@ from recsys_plugin.client.arguments import (
     MOST_CANDIDATES,
     MOST_USERS,
     checked_candidates,
-    checked_id,
-    checked_ids,
     checked_k,
     checked_query,
 )
@@ -27,6 +25,7 @@ from recsys_plugin.client.release import PersonalModel, Release
 from recsys_plugin.client.results import Page, RankedItems, ScoredItem, ServedBy, Timings
 from recsys_plugin.errors import InferenceUnavailable, ReleaseChanged
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures
+from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.inference.calls import Infer, OutputSpec
 from recsys_plugin.inference.tensors import Array
 from recsys_plugin.policy.page import SearchBlend, best_first
