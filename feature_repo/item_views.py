@@ -5,7 +5,7 @@ from datetime import timedelta
 from entities import item
 from feast import FeatureView, Field
 from feast.types import Array, Float32, Int64, String, UnixTimestamp
-from sources import item_catalogue_table, item_embedding_table, item_statistics_table
+from sources import item_activity_push, item_catalogue_table, item_embedding_table, item_statistics_table
 
 # Pages show titles and prices, rules filter on category and brand, and new items have nothing else to go by.
 item_catalogue = FeatureView(
@@ -44,6 +44,30 @@ item_statistics = FeatureView(
     source=item_statistics_table,
     tags={"team": "recommendation", "freshness": "batch"},
     description="Sales statistics over windows: what sells now.",
+)
+
+# A product that many click today is worth showing today; the catalogue snapshot cannot know.
+item_activity = FeatureView(
+    name="item_activity",
+    entities=[item],
+    ttl=timedelta(days=7),
+    schema=[
+        Field(name="clicks_1h", dtype=Int64, description="Clicks in 1 hour."),
+        Field(name="carts_1h", dtype=Int64, description="Items put into the cart in 1 hour."),
+        Field(name="purchases_1h", dtype=Int64, description="Order lines bought in 1 hour."),
+        Field(name="clicks_24h", dtype=Int64, description="Clicks in 24 hours."),
+        Field(name="carts_24h", dtype=Int64, description="Items put into the cart in 24 hours."),
+        Field(name="purchases_24h", dtype=Int64, description="Order lines bought in 24 hours."),
+        Field(name="clicks_7d", dtype=Int64, description="Clicks in 7 days."),
+        Field(name="carts_7d", dtype=Int64, description="Items put into the cart in 7 days."),
+        Field(name="purchases_7d", dtype=Int64, description="Order lines bought in 7 days."),
+        Field(name="conversion_1h", dtype=Float32, description="Purchases a click in 1 hour; 0 without clicks."),
+        Field(name="conversion_24h", dtype=Float32, description="Purchases a click in 24 hours; 0 without clicks."),
+        Field(name="conversion_7d", dtype=Float32, description="Purchases a click in 7 days; 0 without clicks."),
+    ],
+    source=item_activity_push,
+    tags={"team": "recommendation", "freshness": "live"},
+    description="What shoppers did with the item over windows, in steps of a twelfth of each.",
 )
 
 # Similar items and retrieval outside Triton need the vectors; the models carry their own copy of the same numbers.

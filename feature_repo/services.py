@@ -1,8 +1,16 @@
 """What each model version reads. A served model's feature contract is derived from its service, in this order."""
 
 from feast import FeatureService
-from item_views import item_catalogue, item_embedding, item_statistics
-from user_views import user_embedding, user_profile, user_recent_items, user_session, user_statistics, user_text
+from item_views import item_activity, item_catalogue, item_embedding, item_statistics
+from user_views import (
+    user_activity,
+    user_embedding,
+    user_profile,
+    user_recent_items,
+    user_session,
+    user_statistics,
+    user_text,
+)
 
 # The ranking models read everything about the user at request time; items travel inside the models.
 ranking_v1 = FeatureService(
@@ -26,4 +34,12 @@ embeddings_v1 = FeatureService(
     features=[user_embedding, item_embedding],
     tags={"team": "recommendation"},
     description="User and item vectors, version 1.",
+)
+
+# What the event stream keeps up to date, for reports and for checks against history.
+live_v1 = FeatureService(
+    name="live_v1",
+    features=[user_recent_items, user_session, user_activity, item_activity],
+    tags={"team": "recommendation"},
+    description="The live views of users and items, version 1.",
 )

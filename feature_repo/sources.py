@@ -30,6 +30,9 @@ user_recent_items_table = _table("user_recent_items", "Recent items after each e
 # Counters of a user's visit, as of the moment just after each event.
 user_session_table = _table("user_session", "Session counters after each event of a user.")
 
+# How much a user did lately, as of the moment just after each of his acts.
+user_activity_table = _table("user_activity", "Activity of a user over windows after each of his acts.")
+
 # What users wrote themselves, as of the moment just after each of their texts.
 user_text_table = _table("user_text", "Mean text vector after each text of a user.")
 
@@ -42,9 +45,14 @@ item_catalogue_table = _table("item_catalogue", "Title, category, brand and pric
 # How each item sold, once a week and at the end of the data.
 item_statistics_table = _table("item_statistics", "Weekly sales statistics of each item.")
 
+# What shoppers did with an item lately, as of the moment just after each of their acts.
+item_activity_table = _table("item_activity", "Activity around an item over windows after each act.")
+
 # The item tower's vectors, one row per item and training run.
 item_embedding_table = _table("item_embedding", "Item vectors of the two-tower model and of the text encoder.")
 
 # Events reach the live views in milliseconds through these; the tables above serve their history to training.
 user_recent_items_push = PushSource(name="user_recent_items_push", batch_source=user_recent_items_table)
 user_session_push = PushSource(name="user_session_push", batch_source=user_session_table)
+user_activity_push = PushSource(name="user_activity_push", batch_source=user_activity_table)
+item_activity_push = PushSource(name="item_activity_push", batch_source=item_activity_table)

@@ -11,6 +11,7 @@ from entities import user
 from feast import FeatureView, Field
 from feast.types import Array, Float32, Int64, String, UnixTimestamp
 from sources import (
+    user_activity_push,
     user_embedding_table,
     user_profile_table,
     user_recent_items_push,
@@ -155,6 +156,68 @@ user_session = FeatureView(
     source=user_session_push,
     tags={"team": "recommendation", "freshness": "live"},
     description="Counters of the current visit: browsing or buying.",
+)
+
+# A burst of clicks or a day of carts says how near a purchase is, and the categories say of what.
+user_activity = FeatureView(
+    name="user_activity",
+    entities=[user],
+    ttl=timedelta(days=30),
+    schema=[
+        Field(name="clicks_1h", dtype=Int64, tags=COUNT, description="Clicks in 1 hour."),
+        Field(name="decayed_clicks_1h", dtype=Float32, tags=COUNT, description="Clicks in 1 hour, decayed."),
+        Field(name="carts_1h", dtype=Int64, tags=COUNT, description="Items put into the cart in 1 hour."),
+        Field(
+            name="decayed_carts_1h",
+            dtype=Float32,
+            tags=COUNT,
+            description="Items carted in 1 hour, decayed.",
+        ),
+        Field(name="purchases_1h", dtype=Int64, tags=COUNT, description="Order lines bought in 1 hour."),
+        Field(name="decayed_purchases_1h", dtype=Float32, tags=COUNT, description="Order lines in 1 hour, decayed."),
+        Field(name="clicks_24h", dtype=Int64, tags=COUNT, description="Clicks in 24 hours."),
+        Field(name="decayed_clicks_24h", dtype=Float32, tags=COUNT, description="Clicks in 24 hours, decayed."),
+        Field(name="carts_24h", dtype=Int64, tags=COUNT, description="Items put into the cart in 24 hours."),
+        Field(
+            name="decayed_carts_24h",
+            dtype=Float32,
+            tags=COUNT,
+            description="Items carted in 24 hours, decayed.",
+        ),
+        Field(name="purchases_24h", dtype=Int64, tags=COUNT, description="Order lines bought in 24 hours."),
+        Field(
+            name="decayed_purchases_24h",
+            dtype=Float32,
+            tags=COUNT,
+            description="Order lines in 24 hours, decayed.",
+        ),
+        Field(name="clicks_7d", dtype=Int64, tags=COUNT, description="Clicks in 7 days."),
+        Field(name="decayed_clicks_7d", dtype=Float32, tags=COUNT, description="Clicks in 7 days, decayed."),
+        Field(name="carts_7d", dtype=Int64, tags=COUNT, description="Items put into the cart in 7 days."),
+        Field(
+            name="decayed_carts_7d",
+            dtype=Float32,
+            tags=COUNT,
+            description="Items carted in 7 days, decayed.",
+        ),
+        Field(name="purchases_7d", dtype=Int64, tags=COUNT, description="Order lines bought in 7 days."),
+        Field(name="decayed_purchases_7d", dtype=Float32, tags=COUNT, description="Order lines in 7 days, decayed."),
+        Field(
+            name="categories",
+            dtype=Array(String),
+            tags={"default": "", "length": "5"},
+            description="Categories of most taste in 30 days, weightiest first.",
+        ),
+        Field(
+            name="category_weights",
+            dtype=Array(Float32),
+            tags={"default": "0", "length": "5"},
+            description="The weights of categories: a click 1, a cart 3, a purchase 5, decayed over 30 days.",
+        ),
+    ],
+    source=user_activity_push,
+    tags={"team": "recommendation", "freshness": "live"},
+    description="Activity over windows up to the last act: how near a purchase is, and of what.",
 )
 
 # Who writes reviews or posts says what he likes in his own words; training reads them with the text encoder.

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-__all__ = ["list_column", "microseconds", "moment_column", "second_column", "sorted_codes"]
+__all__ = ["first_after", "list_column", "microseconds", "moment_column", "second_column", "sorted_codes"]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -51,3 +51,19 @@ def sorted_codes(column: pd.Series[str]) -> tuple[_Array, _Array]:
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     return rank[column.cat.codes.to_numpy()], names[order]
+
+
+def first_after(times: _Array, low: _Array, high: _Array, moment: _Array) -> _Array:
+    """Where a window begins: the first position from ``low`` to ``high``, both included, that is after ``moment``.
+
+    Args:
+        times: int64 [n], ascending from each ``low`` to its ``high``.
+        low, high: int64 [m]. moment: int64 [m], each before the time at ``high``.
+    """
+    low, high = low.copy(), high.copy()
+    while (open_ := low < high).any():
+        middle = (low + high) // 2
+        later = times[middle] > moment
+        high = np.where(open_ & later, middle, high)
+        low = np.where(open_ & ~later, middle + 1, low)
+    return low

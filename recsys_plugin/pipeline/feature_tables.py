@@ -13,8 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from recsys_plugin.aggregation.acts import ACT_TYPES, Acts, in_user_order, table_of
 from recsys_plugin.aggregation.item import item_statistics, weekly_moments
-from recsys_plugin.aggregation.user import in_user_order, user_recent_items, user_sessions, user_statistics
+from recsys_plugin.aggregation.item_activity import ITEM_ACTS, item_activity
+from recsys_plugin.aggregation.live import LIVE_USER_VIEWS, Categories
+from recsys_plugin.aggregation.user import user_statistics
 from recsys_plugin.data.dictionaries import dictionary_frame
 from recsys_plugin.data.partitions import partitions
 from recsys_plugin.data.schema import TABLES
@@ -34,8 +37,8 @@ EMBEDDING_SCHEMAS = {
 
 #: Every table behind a feature view.
 FEATURE_TABLES = (
-    "user_profile", "user_statistics", "user_recent_items", "user_session", "user_text", "user_embedding",
-    "item_catalogue", "item_statistics", "item_embedding",
+    "user_profile", "user_statistics", "user_recent_items", "user_session", "user_activity", "user_text",
+    "user_embedding", "item_catalogue", "item_statistics", "item_activity", "item_embedding",
 )  # fmt: skip
 
 #: Events that are aggregated at a time: about 1 GiB of memory, whatever the size of the data.
@@ -43,14 +46,10 @@ PART_ROWS = 500_000
 #: Rows of one row group: small, so that a join for a few users skips the others' rows.
 _GROUP = 1 << 15
 
-_USER_TABLES: dict[str, Callable[[pd.DataFrame], pa.Table]] = {
-    "user_statistics": user_statistics,
-    "user_recent_items": user_recent_items,
-    "user_session": user_sessions,
-}
 _USER_COLUMNS = ("user_id", "item_id", "event_type", "timestamp", "event_id", "quantity", "price", "query")
 _SALES = ("purchase", "return")
 _ITEM_COLUMNS = ("user_id", "item_id", "event_type", "timestamp", "price")
+_ITEM_EVENTS = {*_SALES, *ITEM_ACTS}
 
 _PROFILE = ("country", "gender", "age_group", "income_group", "household", "segment")
 _CATALOGUE = ("title", "category", "subcategory", "brand")
@@ -155,17 +154,25 @@ def _user_tables(
 ) -> dict[str, int]:
     total, done = dataset.counts["events"], 0
     progress("user tables", done, total)
-    nothing = dictionary_frame(TABLES["events"].arrow_schema.empty_table())
-    paths = {name: folder / f"{name}.parquet" for name in _USER_TABLES}
-    schemas = {paths[name]: make(nothing).schema for name, make in _USER_TABLES.items()}
-    rows = dict.fromkeys(_USER_TABLES, 0)
+    items = dataset.frame("items")
+    category_of = dict(zip(items["item_id"], items["category"].fillna(""), strict=True))
+
+    def made(events: pd.DataFrame) -> dict[str, pa.Table]:
+        ordered = in_user_order(events)
+        acts = Acts.of_ordered(ordered[ordered["event_type"].isin(ACT_TYPES)])
+        categories = Categories.of(acts.item_ids, category_of)
+        live = {name: table_of(acts, columns(acts, categories)) for name, columns in LIVE_USER_VIEWS.items()}
+        return {"user_statistics": user_statistics(ordered), **live}
+
+    empty = made(dictionary_frame(TABLES["events"].arrow_schema.empty_table()))
+    paths = {name: folder / f"{name}.parquet" for name in empty}
+    rows = dict.fromkeys(empty, 0)
+    schemas = {paths[name]: table.schema for name, table in empty.items()}
     with write_tables(schemas) as writers, TemporaryDirectory(prefix=".parts-", dir=folder) as scratch:
         for part in partitions(
             lambda: dataset.batches("events", _USER_COLUMNS), "user_id", rows=part_rows, scratch=Path(scratch)
         ):
-            events = in_user_order(dictionary_frame(part))
-            for name, make in _USER_TABLES.items():
-                table = make(events)
+            for name, table in made(dictionary_frame(part)).items():
                 writers[paths[name]].write_table(table, row_group_size=_GROUP)
                 rows[name] += table.num_rows
             done += part.num_rows
@@ -180,21 +187,25 @@ def _item_tables(
     part_rows: int,
     progress: Callable[[str, int, int], None],
 ) -> dict[str, int]:
-    name = "item_statistics"
-    path = folder / f"{name}.parquet"
-    total, done, rows = sum(dataset.event_types.get(kind, 0) for kind in _SALES), 0, 0
-    progress(f"table {name}", done, total)
+    total, done = sum(dataset.event_types.get(kind, 0) for kind in _ITEM_EVENTS), 0
+    progress("item tables", done, total)
 
-    def sales() -> Iterator[pa.Table]:
+    def events() -> Iterator[pa.Table]:
         for batch in dataset.batches("events", _ITEM_COLUMNS):
-            yield batch.filter(pc.is_in(batch["event_type"], pa.array(_SALES)))
+            yield batch.filter(pc.is_in(batch["event_type"], pa.array(sorted(_ITEM_EVENTS))))
 
-    schema = item_statistics(dictionary_frame(TABLES["events"].arrow_schema.empty_table()), moments[:1]).schema
-    with write_tables({path: schema}) as writers, TemporaryDirectory(prefix=".parts-", dir=folder) as scratch:
-        for part in partitions(sales, "item_id", rows=part_rows, scratch=Path(scratch)):
-            table = item_statistics(dictionary_frame(part), moments)
-            writers[path].write_table(table, row_group_size=_GROUP)
-            rows += table.num_rows
+    def made(part: pd.DataFrame) -> dict[str, pa.Table]:
+        return {"item_statistics": item_statistics(part, moments), "item_activity": item_activity(part)}
+
+    empty = made(dictionary_frame(TABLES["events"].arrow_schema.empty_table()))
+    paths = {name: folder / f"{name}.parquet" for name in empty}
+    rows = dict.fromkeys(empty, 0)
+    schemas = {paths[name]: table.schema for name, table in empty.items()}
+    with write_tables(schemas) as writers, TemporaryDirectory(prefix=".parts-", dir=folder) as scratch:
+        for part in partitions(events, "item_id", rows=part_rows, scratch=Path(scratch)):
+            for name, table in made(dictionary_frame(part)).items():
+                writers[paths[name]].write_table(table, row_group_size=_GROUP)
+                rows[name] += table.num_rows
             done += part.num_rows
-            progress(f"table {name}", done, total)
-    return {name: rows}
+            progress("item tables", done, total)
+    return rows

@@ -73,7 +73,7 @@ def _tables_step(settings: Settings, dataset: Dataset) -> Step:
         "feature_tables",
         inputs=_data_inputs(dataset),
         outputs=[folder / f"{name}.parquet" for name in FEATURE_TABLES],
-        sources=("aggregation", "pipeline/feature_tables"),
+        sources=("aggregation", "events/event", "pipeline/feature_tables"),
     )
 
 
@@ -169,7 +169,7 @@ def train(
                 *(folder / name for name in ("text", "frames", "two_tower", "ranker", "report.json", "report.html")),
                 *(settings.feature_repo / "data" / f"{name}.parquet" for name in EMBEDDING_SCHEMAS),
             ],
-            sources=("training", "training/zoo", "aggregation", "pipeline"),
+            sources=("training", "training/zoo", "aggregation", "events/event", "pipeline"),
         )
 
         def action() -> Mapping[str, Any]:

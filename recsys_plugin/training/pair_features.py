@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recsys_plugin.aggregation.user import EVENT_TYPE_CODES
+from recsys_plugin.events.event import EVENT_TYPE_CODES
 from recsys_plugin.training.inputs import Lists
 
 __all__ = ["PAIR_FEATURES", "Candidates", "ItemTables", "NewItems", "pair_features"]

@@ -8,9 +8,11 @@ from histories import Row, histories, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys_plugin.aggregation.acts import in_user_order
 from recsys_plugin.aggregation.arrays import sorted_codes
 from recsys_plugin.aggregation.item import item_statistics
-from recsys_plugin.aggregation.user import in_user_order, user_recent_items, user_sessions, user_statistics
+from recsys_plugin.aggregation.live import user_recent_items, user_sessions
+from recsys_plugin.aggregation.user import user_statistics
 
 USER_TABLES = pytest.mark.parametrize("make", [user_statistics, user_recent_items, user_sessions])
 

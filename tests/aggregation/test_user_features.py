@@ -12,16 +12,9 @@ from histories import ORIGIN, Row, histories, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys_plugin.aggregation.user import (
-    EVENT_TYPE_CODES,
-    FAVOURITE_HALF_LIFE_DAYS,
-    FAVOURITES_LENGTH,
-    RECENT_LENGTH,
-    SESSION_GAP_SECONDS,
-    user_recent_items,
-    user_sessions,
-    user_statistics,
-)
+from recsys_plugin.aggregation.live import RECENT_LENGTH, SESSION_GAP_SECONDS, user_recent_items, user_sessions
+from recsys_plugin.aggregation.user import FAVOURITE_HALF_LIFE_DAYS, FAVOURITES_LENGTH, user_statistics
+from recsys_plugin.events.event import EVENT_TYPE_CODES
 
 EPOCH = datetime.fromtimestamp(0, tz=ORIGIN.tzinfo)
 
@@ -106,7 +99,7 @@ def test_recent_items(rows: list[Row], seed: int) -> None:
 @given(histories(), st.integers(0, 3))
 def test_sessions(rows: list[Row], seed: int) -> None:
     found = by_key(user_sessions(table(rows, seed)))
-    wanted = moments(rows, "click", "cart", "purchase")
+    wanted = moments(rows, "click", "cart", "purchase", "return")
     assert found.keys() == wanted.keys()
     gap = timedelta(seconds=SESSION_GAP_SECONDS)
     for key, row in found.items():

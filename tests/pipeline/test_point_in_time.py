@@ -11,7 +11,8 @@ import pytest
 from shops import Shop
 
 from recsys_plugin.aggregation.item import item_statistics
-from recsys_plugin.aggregation.user import user_recent_items, user_sessions, user_statistics
+from recsys_plugin.aggregation.live import user_recent_items, user_sessions
+from recsys_plugin.aggregation.user import user_statistics
 from recsys_plugin.data.store import load_dataset
 from recsys_plugin.features.contract import FeatureContract
 from recsys_plugin.pipeline.feast_repository import contract_of, open_store
