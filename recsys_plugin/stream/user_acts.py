@@ -1,0 +1,75 @@
+"""A user's latest acts, as a worker holds them and as Redis keeps them."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import Any
+
+from recsys_plugin.aggregation.acts import LOOKBACK
+from recsys_plugin.events.event import EVENT_TYPE_CODES, Event, EventRefused, microseconds_of
+
+__all__ = ["Act", "UserActs", "act_of", "encode_act"]
+
+#: An act that :meth:`UserActs.add` takes: time in microseconds, event id, item id, code of its type, query.
+Act = tuple[int, str, str, int, str | None]
+
+
+def encode_act(act: Act) -> bytes:
+    """An act as a member of a user's sorted set, whose score is its time."""
+    return json.dumps(act[1:], ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def act_of(event: Event) -> Act:
+    """The act that an event is."""
+    if event.timestamp is None or event.event_id is None:
+        raise EventRefused("malformed", "event: it has no timestamp or no event_id")
+    code = EVENT_TYPE_CODES[event.event_type]
+    return (microseconds_of(event.timestamp), event.event_id, event.item_id, code, event.query)
+
+
+class UserActs:
+    """The :data:`~recsys_plugin.aggregation.acts.LOOKBACK` latest acts of a user, by time and event id.
+
+    What is kept depends on the acts that were added and not on their order, and an id counts once.
+    """
+
+    __slots__ = ("_ids", "acts")
+
+    def __init__(self, acts: Iterable[Act] = ()) -> None:
+        self.acts: list[Act] = []
+        self._ids: set[str] = set()
+        for act in acts:
+            self.add(act)
+
+    @classmethod
+    def decode(cls, members: Iterable[tuple[bytes, float]]) -> UserActs:
+        """Read members and scores of a sorted set."""
+        return cls((int(score), *json.loads(member)) for member, score in members)
+
+    def __contains__(self, event_id: str) -> bool:
+        return event_id in self._ids
+
+    def add(self, act: Act) -> list[Act]:
+        """Add an act whose id is not there yet; of one that is there, the first stays.
+
+        Returns:
+            Acts that are no longer kept: the oldest, if there were too many; it may be the new one itself.
+        """
+        if act[1] in self._ids:
+            return []
+        if not self.acts or act[:2] > self.acts[-1][:2]:
+            self.acts.append(act)
+        else:
+            self.acts.insert(bisect_left(self.acts, act[:2], key=_order), act)
+        self._ids.add(act[1])
+        gone: list[Act] = []
+        while len(self.acts) > LOOKBACK:
+            gone.append(self.acts.pop(0))
+            self._ids.discard(gone[-1][1])
+        return gone
+
+
+def _order(act: Act) -> Any:
+    return act[:2]
