@@ -22,6 +22,7 @@ COMMANDS = {
     "models": "recsys_plugin.cli.models:models",
     "doctor": "recsys_plugin.cli.servers:doctor",
     "env": "recsys_plugin.cli.servers:env",
+    "stream": "recsys_plugin.cli.stream:stream",
     "recommend": "recsys_plugin.cli.ask:recommend",
     "rank": "recsys_plugin.cli.ask:rank",
     "search": "recsys_plugin.cli.ask:search",

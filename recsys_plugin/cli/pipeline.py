@@ -200,7 +200,9 @@ def metrics_table(report: Any) -> Table:
 @_force
 @json_option
 def materialize(force: bool, as_json: bool) -> None:
-    """Load the newest feature values into Redis; starts the embedded Redis for the step if none runs.
+    """Load the newest feature values into Redis, and what the event stream goes on from.
+
+    Starts the embedded Redis for the step if none runs.
 
     \b
     Example:
@@ -210,9 +212,10 @@ def materialize(force: bool, as_json: bool) -> None:
         views = steps.materialize(Settings.from_environment(), progress, force=force)
     if as_json:
         emit_json(views)
-    made = sum(state == "materialised" for state in views.values())
+    states = [state for name, state in views.items() if name != steps.LIVE_STATE]
+    made = states.count("materialised")
     finish(
-        f"{made} of {len(views)} views materialised, the others were current" if made else "all views are current",
+        f"{made} of {len(states)} views materialised, the others were current" if made else "all views are current",
         then="recsys export",
     )
 

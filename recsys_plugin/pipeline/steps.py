@@ -41,6 +41,11 @@ TRAIN_STEP = "train"
 VECTOR_STEPS = ("train.text", "train.vectors", TRAIN_STEP)
 
 
+#: The acts that `recsys stream` goes on from; kept up to date like a view, and as old as these tables.
+LIVE_STATE = "live_state"
+_LIVE_TABLES = ("user_recent_items", "item_activity")
+
+
 def _repository_digest(settings: Settings) -> str:
     """SHA-256 over the definitions in the Feast repository, and where it stands: sources hold absolute paths."""
     digest = hashlib.sha256(str(settings.require_feature_repo()).encode())
@@ -317,8 +322,11 @@ def materialize(settings: Settings, progress: Progress, *, as_of: Any = None, fo
     An interrupted view goes on near where it stopped (:mod:`recsys_plugin.pipeline.materialize`). Feast's registry
     records what was materialised, as after ``feast materialize``.
 
+    What the event stream goes on from is written too (:mod:`recsys_plugin.pipeline.live_state`), but not into a
+    cluster, where there is no stream.
+
     Returns:
-        For each view, ``"current"`` or ``"materialised"``.
+        For each view, and for ``live_state``, ``"current"`` or ``"materialised"``.
     """
     import redis
 
@@ -363,6 +371,15 @@ def materialize(settings: Settings, progress: Progress, *, as_of: Any = None, fo
                     client.hset(key, name, wanted[name])
                     cursor.remove()
                     result[name] = "materialised"
+            state = _live_state(settings, moment.isoformat())
+            result[LIVE_STATE] = "current"
+            if address.kind != "redis_cluster" and (force or held.get(LIVE_STATE) != state):
+                from recsys_plugin.events.keys import EventKeys
+                from recsys_plugin.pipeline.live_state import seed_live_state
+
+                seed_live_state(dataset, client, EventKeys(PROJECT), as_of=moment, progress=progress)
+                client.hset(key, LIVE_STATE, state)
+                result[LIVE_STATE] = "materialised"
             _publish_schema(settings, redis_url)
         except (redis.RedisError, ServiceUnavailable) as error:
             raise StoreUnavailable(
@@ -370,6 +387,13 @@ def materialize(settings: Settings, progress: Progress, *, as_of: Any = None, fo
                 "What was done is kept; run `recsys materialize` again"
             ) from error
     return result
+
+
+def _live_state(settings: Settings, moment: str) -> str:
+    """What the acts that the stream goes on from depend on."""
+    tables = [sha256_of(settings.feature_repo / "data" / f"{name}.parquet") for name in _LIVE_TABLES]
+    described = json.dumps([tables, moment, source_digest("pipeline/live_state", "aggregation", "stream")])
+    return hashlib.sha256(described.encode()).hexdigest()
 
 
 def _text_hash(client: Any, key: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.stream.entries import Entry, Transaction
 from recsys_plugin.stream.live_rows import LiveRows
 
-__all__ = ["ItemFold"]
+__all__ = ["ItemFold", "item_commands"]
 
 _MOST_ITEMS = 50_000
 #: Seconds after its last act until an item's counters are forgotten: longer than the longest window.
@@ -74,14 +74,22 @@ class ItemFold:
             self._items.popitem(last=False)
 
     def _write(self, item_id: str, steps: Iterable[tuple[int, int, int]], transaction: Transaction) -> None:
-        counts, key = self._items[item_id], self._keys.item(item_id)
-        kept = [step for step in steps if step in counts.steps]
-        told = [part for step in kept for part in (_field(step), counts.steps[step])]
-        transaction.add("HSET", key, _LATEST, counts.latest, *told)
-        if over := [_field(step) for step in steps if step not in counts.steps]:
-            transaction.add("HDEL", key, *over)
-        transaction.add("EXPIRE", key, _ITEM_SECONDS)
+        counts = self._items[item_id]
+        for command in item_commands(self._keys, item_id, counts, steps):
+            transaction.add(*command)
         transaction.add("HSET", self._rows.item_key(item_id), *self._rows.of_item(counts.counts(), counts.latest))
+
+
+def item_commands(
+    keys: EventKeys, item_id: str, counts: ItemCounts, changed: Iterable[tuple[int, int, int]]
+) -> list[tuple[Any, ...]]:
+    """What keeps an item's counters in Redis, of which some steps changed."""
+    key = keys.item(item_id)
+    told = [part for step in changed if step in counts.steps for part in (_field(step), counts.steps[step])]
+    commands: list[tuple[Any, ...]] = [("HSET", key, _LATEST, counts.latest, *told)]
+    if over := [_field(step) for step in changed if step not in counts.steps]:
+        commands.append(("HDEL", key, *over))
+    return [*commands, ("EXPIRE", key, _ITEM_SECONDS)]
 
 
 def _field(step: tuple[int, int, int]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from recsys_plugin.aggregation.acts import LOOKBACK
+from recsys_plugin.aggregation.live import AFFINITY_WINDOW_DAYS, RECENT_LENGTH
 from recsys_plugin.events.event import EVENT_TYPE_CODES, Event, EventRefused, microseconds_of
 
 __all__ = ["Act", "UserActs", "act_of", "encode_act"]
@@ -30,9 +31,12 @@ def act_of(event: Event) -> Act:
 
 
 class UserActs:
-    """The :data:`~recsys_plugin.aggregation.acts.LOOKBACK` latest acts of a user, by time and event id.
+    """The acts of a user that live features depend on, by time and event id.
 
-    What is kept depends on the acts that were added and not on their order, and an id counts once.
+    These are the latest :data:`~recsys_plugin.aggregation.live.RECENT_LENGTH`, and of the
+    :data:`~recsys_plugin.aggregation.acts.LOOKBACK` latest those within
+    :data:`~recsys_plugin.aggregation.live.AFFINITY_WINDOW_DAYS` days of the last. What is kept depends on the acts that
+    were added and not on their order, and an id counts once.
     """
 
     __slots__ = ("_ids", "acts")
@@ -55,7 +59,7 @@ class UserActs:
         """Add an act whose id is not there yet; of one that is there, the first stays.
 
         Returns:
-            Acts that are no longer kept: the oldest, if there were too many; it may be the new one itself.
+            Acts that are no longer kept; the new one may be among them.
         """
         if act[1] in self._ids:
             return []
@@ -65,7 +69,8 @@ class UserActs:
             self.acts.insert(bisect_left(self.acts, act[:2], key=_order), act)
         self._ids.add(act[1])
         gone: list[Act] = []
-        while len(self.acts) > LOOKBACK:
+        over = self.acts[-1][0] - AFFINITY_WINDOW_DAYS * 86_400_000_000
+        while len(self.acts) > LOOKBACK or (len(self.acts) > RECENT_LENGTH and self.acts[0][0] <= over):
             gone.append(self.acts.pop(0))
             self._ids.discard(gone[-1][1])
         return gone
