@@ -28,26 +28,33 @@ from recsys_plugin.errors import (
     StepFailed,
     StoreUnavailable,
 )
+from recsys_plugin.events import AsyncEventRecorder, Event, EventRecorder, EventRefused, Recorded, SpoolFull
 from recsys_plugin.policy import SearchBlend
 
 __all__ = [
+    "AsyncEventRecorder",
     "AsyncRecommender",
     "CheckFailed",
     "ConfigurationError",
     "DataError",
     "DeadlineExceeded",
+    "Event",
+    "EventRecorder",
+    "EventRefused",
     "FeatureContractError",
     "FeatureReport",
     "InferenceUnavailable",
     "InvalidInput",
     "Page",
     "Recommender",
+    "Recorded",
     "RecsysError",
     "ReleaseChanged",
     "ScoredItem",
     "SearchBlend",
     "ServedBy",
     "ServiceUnavailable",
+    "SpoolFull",
     "StepFailed",
     "StoreUnavailable",
     "Timings",

@@ -4,13 +4,15 @@
 
     RecsysError
     ├── InvalidInput            the caller's argument or file is wrong           exit code 2
-    │   └── DataError           a table is malformed: names file, column, row    exit code 2
+    │   ├── DataError           a table is malformed: names file, column, row    exit code 2
+    │   └── EventRefused        something is no event: says why                  exit code 2
     ├── ConfigurationError      a setting is missing or contradicts another      exit code 2
     ├── CheckFailed             a check or threshold was not met                 exit code 3
     │   └── FeatureContractError   model and feature store disagree              exit code 3
     ├── StepFailed              a pipeline step could not finish                 exit code 1
     └── ServiceUnavailable      a server did not answer as it should             exit code 1
         ├── StoreUnavailable        Redis
+        │   └── SpoolFull               and the local spool has no room for the event
         ├── InferenceUnavailable    Triton
         │   └── ReleaseChanged          another model version was loaded meanwhile
         └── DeadlineExceeded        the time allowed for the call ran out

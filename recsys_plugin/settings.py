@@ -39,6 +39,7 @@ class Settings:
     ``RECSYS_AS_OF``       ISO 8601 moment to treat as now, for historical data; unset means the clock
     ``RECSYS_TRITON_PYTHON``  interpreter of the environment with ``nvidia-pytriton``;
                            ``.venv-triton/bin/python`` in the home folder if unset
+    ``RECSYS_SPOOL``       folder on a local disk that takes events while Redis is away; unset means none
     =====================  ==========================================================================
     """
 
@@ -48,6 +49,7 @@ class Settings:
     data: Path | None = None
     as_of: datetime | None = None
     triton_python: Path | None = None
+    spool: Path | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -63,6 +65,7 @@ class Settings:
             triton_python=Path(
                 env.get("RECSYS_TRITON_PYTHON", str(home / ".venv-triton" / "bin" / "python"))
             ).expanduser(),
+            spool=Path(env["RECSYS_SPOOL"]).expanduser().resolve() if "RECSYS_SPOOL" in env else None,
         )
 
     @property

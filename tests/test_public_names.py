@@ -25,10 +25,23 @@ HEAVY += ["redis", "grpc", "tritonclient"]  # these are dependencies, loaded whe
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "settings": {"errors"},
+    "identifiers": {"errors"},
+    "background": {"errors"},
     "features": {"errors", "features"},
+    "events": {"errors", "settings", "identifiers", "background", "features", "events"},
     "inference": {"errors", "inference"},
     "policy": {"errors", "policy"},
-    "client": {"errors", "settings", "features", "inference", "policy", "client"},
+    "client": {
+        "errors",
+        "settings",
+        "identifiers",
+        "background",
+        "features",
+        "events",
+        "inference",
+        "policy",
+        "client",
+    },
 }
 
 

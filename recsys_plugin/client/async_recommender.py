@@ -8,13 +8,17 @@ from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from recsys_plugin.background import Warner
 from recsys_plugin.client import flows
 from recsys_plugin.client.arrivals import take_up
 from recsys_plugin.client.base import LOADING_TIMEOUT, ClientBase, repeatable, time_left
 from recsys_plugin.client.release import Release, load_release, on_one_release
 from recsys_plugin.client.results import Page
-from recsys_plugin.client.watching import GATHERED, PAUSE, Warner
+from recsys_plugin.client.watching import GATHERED, PAUSE
 from recsys_plugin.errors import RecsysError
+from recsys_plugin.events.event import Event
+from recsys_plugin.events.recorder import AsyncEventRecorder
+from recsys_plugin.events.recording import Recorded
 from recsys_plugin.features.item_changes import AsyncItemChanges
 from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import AsyncFeatureReader
@@ -38,6 +42,7 @@ class AsyncRecommender(ClientBase):
 
     def _open(self) -> None:
         self._loading = asyncio.Lock()
+        self._recorder = AsyncEventRecorder(**self._recording)
         self._watchers: list[asyncio.Task[None]] = []
         self._closing = asyncio.Event()
         self._release: Release | None = None
@@ -112,6 +117,14 @@ class AsyncRecommender(ClientBase):
         )
         return pages[0]
 
+    async def record(self, event: Event, *, visible: bool = False, timeout: float | None = None) -> Recorded:
+        """See :meth:`EventRecorder.record`."""
+        return await self._recorder.record(event, visible=visible, timeout=timeout)
+
+    async def record_many(self, events: Iterable[Event], *, timeout: float | None = None) -> list[Recorded]:
+        """See :meth:`EventRecorder.record_many`."""
+        return await self._recorder.record_many(events, timeout=timeout)
+
     @property
     def version(self) -> int | None:
         """The version that serves at present; ``None`` before the first call."""
@@ -133,6 +146,7 @@ class AsyncRecommender(ClientBase):
                 watcher.cancel()
             _, watchers = await asyncio.wait(watchers, timeout=_CANCEL_SECONDS)
         self._watchers = []
+        await self._recorder.close()
         if self._servers is not None:
             reader, triton = self._servers
             self._servers = self._release = None
@@ -165,6 +179,7 @@ class AsyncRecommender(ClientBase):
     def _watch(self) -> None:
         """Begin what goes on beside the requests."""
         self._closing.clear()
+        self._recorder.begin()
         if self._refresh_every is not None:
             self._watchers.append(asyncio.create_task(self._watch_releases(self._refresh_every)))
         if self._follow_items:

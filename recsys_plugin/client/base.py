@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -40,6 +41,9 @@ class ClientBase(ABC):
         search_blend: how search weighs relevance and taste.
         clock: gives the time of a request, unix seconds.
         request_ids: gives each request its id.
+        spool: a folder on a local disk that takes recorded events while Redis is away, see
+            :class:`~recsys_plugin.events.recorder.EventRecorder`.
+        event_ids: names recorded events that have no id.
 
     Raises:
         ConfigurationError: if a URL is malformed.
@@ -60,6 +64,8 @@ class ClientBase(ABC):
         search_blend: SearchBlend = DEFAULT_SEARCH_BLEND,
         clock: Callable[[], float] = time.time,
         request_ids: Callable[[], str] = lambda: uuid.uuid4().hex,
+        spool: str | os.PathLike[str] | None = None,
+        event_ids: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self._redis_address = RedisAddress.parse(redis_url)
         self._triton_address = TritonAddress.parse(triton_url)
@@ -71,6 +77,14 @@ class ClientBase(ABC):
         self._search_blend = search_blend
         self._clock = clock
         self._request_ids = request_ids
+        self._recording: dict[str, Any] = {
+            "redis_url": redis_url,
+            "timeout": self._timeout,
+            "project": project,
+            "spool": spool,
+            "clock": clock,
+            "event_ids": event_ids,
+        }
         self._open()
 
     @abstractmethod
@@ -79,7 +93,7 @@ class ClientBase(ABC):
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
-        """Make a client from ``RECSYS_REDIS_URL`` and ``RECSYS_TRITON_URL``.
+        """Make a client from ``RECSYS_REDIS_URL``, ``RECSYS_TRITON_URL`` and, if it is set, ``RECSYS_SPOOL``.
 
         ``RECSYS_AS_OF`` stops the clock at that moment, for historical data. ``options`` are the keyword arguments
         of the class.
@@ -95,6 +109,7 @@ class ClientBase(ABC):
         if settings.as_of is not None:
             as_of = settings.as_of.timestamp()
             options.setdefault("clock", lambda: as_of)
+        options.setdefault("spool", settings.spool)
         return cls(settings.redis_url, settings.triton_url, **options)
 
     def _context(self, release: Release) -> RequestContext:

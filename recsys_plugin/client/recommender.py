@@ -12,13 +12,17 @@ from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from recsys_plugin.background import Watcher
 from recsys_plugin.client import flows
 from recsys_plugin.client.arrivals import take_up
 from recsys_plugin.client.base import LOADING_TIMEOUT, ClientBase, repeatable, time_left
 from recsys_plugin.client.release import Release, load_release, on_one_release
 from recsys_plugin.client.results import Page
-from recsys_plugin.client.watching import Watcher, watch_items, watch_releases
+from recsys_plugin.client.watching import watch_items, watch_releases
 from recsys_plugin.errors import RecsysError
+from recsys_plugin.events.event import Event
+from recsys_plugin.events.recorder import EventRecorder
+from recsys_plugin.events.recording import Recorded
 from recsys_plugin.features.item_changes import ItemChanges
 from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import FeatureReader
@@ -47,6 +51,7 @@ class Recommender(ClientBase):
         self._watchers: list[Watcher] = []
         self._reader = FeatureReader(self._redis_address, timeout=self._timeout)
         self._triton = TritonClient(self._triton_address)
+        self._recorder = EventRecorder(**self._recording)
         try:
             self._release = self._run(load_release(self._project, None), LOADING_TIMEOUT)
         except BaseException:
@@ -154,6 +159,14 @@ class Recommender(ClientBase):
             lambda context: flows.similar_items(context, item_id, k, exclude=excluded, candidates=candidates), timeout
         )[0]
 
+    def record(self, event: Event, *, visible: bool = False, timeout: float | None = None) -> Recorded:
+        """Record what a shopper did, see :meth:`EventRecorder.record`."""
+        return self._recorder.record(event, visible=visible, timeout=timeout)
+
+    def record_many(self, events: Iterable[Event], *, timeout: float | None = None) -> list[Recorded]:
+        """Record several events in one round trip, see :meth:`EventRecorder.record_many`."""
+        return self._recorder.record_many(events, timeout=timeout)
+
     @property
     def version(self) -> int:
         """The version that serves at present."""
@@ -175,6 +188,7 @@ class Recommender(ClientBase):
         """Close the connections to both servers."""
         for watcher in self._watchers:
             watcher.close()
+        self._recorder.close()
         self._reader.close()
         self._triton.close()
 

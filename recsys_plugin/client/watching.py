@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import weakref
 from collections.abc import Callable
 
+from recsys_plugin.background import Warner, Watcher
 from recsys_plugin.errors import RecsysError
 from recsys_plugin.features.item_changes import ItemChanges
 
-__all__ = ["GATHERED", "PAUSE", "Warner", "Watcher", "watch_items", "watch_releases"]
-
-_log = logging.getLogger("recsys_plugin")
+__all__ = ["GATHERED", "PAUSE", "watch_items", "watch_releases"]
 
 #: Seconds in which further written items are gathered, once one came: a catalogue is written in thousands.
 GATHERED = 0.02
@@ -20,44 +18,6 @@ GATHERED = 0.02
 PAUSE = 1.0
 #: Seconds after which a listening thread looks whether it is still wanted.
 _LOOK = 0.2
-
-
-class Warner:
-    """Logs that something beside the requests does not work: once for each reason, until it works again."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._said: type[RecsysError] | None = None
-
-    def failed(self, error: RecsysError) -> None:
-        """Say why, unless that was said last."""
-        if self._said is not type(error):
-            _log.warning("%s, goes on as before: %s", self._what, error)
-        self._said = type(error)
-
-    def worked(self) -> None:
-        """From now on, the same reason is news again."""
-        self._said = None
-
-
-class Watcher:
-    """A thread that runs until :meth:`close`, or until its client is gone.
-
-    Args:
-        name: of the thread.
-        watch: what it does; it is given the event that ends it.
-    """
-
-    def __init__(self, name: str, watch: Callable[[threading.Event], None]) -> None:
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=watch, args=(self._closed,), name=name, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """End the thread; what it is doing is finished first."""
-        self._closed.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
 
 
 def watch_releases(refresh: Callable[[], object], every: float) -> Watcher:

@@ -15,7 +15,7 @@ from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema,
 if TYPE_CHECKING:
     import redis
 
-__all__ = ["AsyncFeatureReader", "FeatureReader", "promotion_key", "schema_key"]
+__all__ = ["AsyncFeatureReader", "FeatureReader", "promotion_key", "schema_key", "sentinels"]
 
 #: Up to so many replies, the time is looked at before each.
 _USERS_AT_MOST = 64
@@ -86,7 +86,7 @@ class FeatureReader:
     def close(self) -> None:
         """Close every connection."""
         self._client.close()
-        for sentinel in _sentinels(self._address, self._client):
+        for sentinel in sentinels(self._address, self._client):
             sentinel.close()
 
     def _read_one_server(self, read: ReadFeatures, timeout: float) -> list[Reply]:
@@ -164,11 +164,11 @@ class AsyncFeatureReader:
     async def close(self) -> None:
         """Close every connection."""
         await self._client.aclose()
-        for sentinel in _sentinels(self._address, self._client):
+        for sentinel in sentinels(self._address, self._client):
             await sentinel.aclose()
 
 
-def _sentinels(address: RedisAddress, client: Any) -> list[Any]:
+def sentinels(address: RedisAddress, client: Any) -> list[Any]:
     """The clients that ask the sentinels for the master; closing the master's client leaves them open."""
     if address.sentinel_master is None:
         return []
