@@ -23,6 +23,7 @@ COMMANDS = {
     "doctor": "recsys_plugin.cli.servers:doctor",
     "env": "recsys_plugin.cli.servers:env",
     "stream": "recsys_plugin.cli.stream:stream",
+    "check": "recsys_plugin.cli.check:check",
     "recommend": "recsys_plugin.cli.ask:recommend",
     "rank": "recsys_plugin.cli.ask:rank",
     "search": "recsys_plugin.cli.ask:search",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, and a step that is current d
     from recsys_plugin.training.run import TrainingRun
     from recsys_plugin.training.tracking import Tracker
 
-__all__ = ["PROJECT", "apply", "export", "materialize", "select", "train"]
+__all__ = ["LIVE_STATE", "PROJECT", "apply", "export", "materialize", "require_feature_tables", "select", "train"]
 
 #: Told what is under way, how much is done, and of how much.
 Progress = Callable[[str, int, int], None]
@@ -119,6 +119,18 @@ def apply(settings: Settings, progress: Progress, *, force: bool = False) -> Ste
             done = workspace.run(_apply_step(settings, made), feast_apply, force=force)
             _publish_schema(settings, redis_url)
     return done
+
+
+def require_feature_tables(settings: Settings, dataset: Dataset) -> Path:
+    """The folder of the feature tables, which must be of the present data and code.
+
+    Raises:
+        ConfigurationError: if they are not.
+    """
+    workspace = Workspace(settings.state)
+    with workspace.lock():
+        _require_applied(settings, dataset, workspace)
+    return settings.feature_repo / "data"
 
 
 def _require_applied(settings: Settings, dataset: Dataset, workspace: Workspace) -> StepResult:

@@ -1,0 +1,1 @@
+"""Checks of a shop that runs: features against history, today against training."""
