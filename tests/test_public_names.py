@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "events": {"errors", "settings", "identifiers", "background", "features", "events"},
     "inference": {"errors", "inference"},
     "policy": {"errors", "policy"},
+    "trials": {"errors", "events", "features", "trials"},
     "client": {
         "errors",
         "settings",
@@ -40,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "events",
         "inference",
         "policy",
+        "trials",
         "client",
     },
 }

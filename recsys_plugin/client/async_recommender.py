@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from recsys_plugin.background import Warner
 from recsys_plugin.client import flows
 from recsys_plugin.client.arrivals import take_up
-from recsys_plugin.client.base import LOADING_TIMEOUT, ClientBase, repeatable, time_left
-from recsys_plugin.client.release import Release, load_release, on_one_release
+from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, ClientBase, repeatable, time_left
+from recsys_plugin.client.release import Release, load_release
 from recsys_plugin.client.results import Page
+from recsys_plugin.client.shadowing import ShadowTask
+from recsys_plugin.client.trying import Limited, follow_trial, last_words
 from recsys_plugin.client.watching import GATHERED, PAUSE
 from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
@@ -25,6 +28,8 @@ from recsys_plugin.features.reader import AsyncFeatureReader
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.triton import AsyncTritonClient
+from recsys_plugin.trials.tally import Commands
+from recsys_plugin.trials.trial import SHADOW
 
 __all__ = ["AsyncRecommender"]
 
@@ -44,6 +49,7 @@ class AsyncRecommender(ClientBase):
         self._loading = asyncio.Lock()
         self._recorder = AsyncEventRecorder(**self._recording)
         self._watchers: list[asyncio.Task[None]] = []
+        self._shadows: ShadowTask | None = None
         self._closing = asyncio.Event()
         self._release: Release | None = None
         self._servers: tuple[AsyncFeatureReader, AsyncTritonClient] | None = None
@@ -73,13 +79,15 @@ class AsyncRecommender(ClientBase):
         """See :meth:`Recommender.recommend_many`."""
         users, excluded = repeatable(user_ids), repeatable(exclude)
         return await self._ask(
-            lambda context: flows.recommend(context, users, k, exclude=excluded, candidates=candidates), timeout
+            lambda context, users: flows.recommend(context, users, k, exclude=excluded, candidates=candidates),
+            timeout,
+            users,
         )
 
     async def rank(self, user_id: object, item_ids: Iterable[object], *, timeout: float | None = None) -> Page:
         """See :meth:`Recommender.rank`."""
-        asked = repeatable(item_ids)
-        return (await self._ask(lambda context: flows.rank(context, user_id, asked), timeout))[0]
+        asked, users = repeatable(item_ids), [checked_id(user_id, "user_id")]
+        return (await self._ask(lambda context, _: flows.rank(context, user_id, asked), timeout, users))[0]
 
     async def search(
         self,
@@ -94,10 +102,11 @@ class AsyncRecommender(ClientBase):
         """See :meth:`Recommender.search`."""
         excluded, blend = repeatable(exclude), self._search_blend
         pages = await self._ask(
-            lambda context: flows.search(
+            lambda context, _: flows.search(
                 context, user_id, query, k, exclude=excluded, candidates=candidates, blend=blend
             ),
             timeout,
+            () if user_id is None else [checked_id(user_id, "user_id")],
         )
         return pages[0]
 
@@ -113,7 +122,8 @@ class AsyncRecommender(ClientBase):
         """See :meth:`Recommender.similar_items`."""
         excluded = repeatable(exclude)
         pages = await self._ask(
-            lambda context: flows.similar_items(context, item_id, k, exclude=excluded, candidates=candidates), timeout
+            lambda context, _: flows.similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
+            timeout,
         )
         return pages[0]
 
@@ -134,6 +144,7 @@ class AsyncRecommender(ClientBase):
         """See :meth:`Recommender.refresh`."""
         async with self._loading:
             self._release = await self._run(load_release(self._project, self._release), LOADING_TIMEOUT)
+            await self._follow_trial(self._release)
             return self._release.version
 
     async def close(self) -> None:
@@ -146,6 +157,7 @@ class AsyncRecommender(ClientBase):
                 watcher.cancel()
             _, watchers = await asyncio.wait(watchers, timeout=_CANCEL_SECONDS)
         self._watchers = []
+        await self._end_trial()
         await self._recorder.close()
         if self._servers is not None:
             reader, triton = self._servers
@@ -173,6 +185,7 @@ class AsyncRecommender(ClientBase):
             async with self._loading:
                 if self._release is None:
                     self._release = await self._run(load_release(self._project, None), LOADING_TIMEOUT)
+                    await self._follow_trial(self._release)
                     self._watch()
         return self._release
 
@@ -209,6 +222,40 @@ class AsyncRecommender(ClientBase):
         async with self._loading:
             if self._release is not None:
                 self._release = await self._run(take_up(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
+                trying = self._trying
+                if trying is not None and trying.candidate is not None:
+                    release = await self._run(take_up(trying.candidate, self._item_plan, item_ids), LOADING_TIMEOUT)
+                    self._trying = replace(trying, candidate=release)
+
+    async def _follow_trial(self, release: Release) -> None:
+        """Take up how the trial of a version stands; requests never wait for it."""
+        try:
+            flow = follow_trial(self._project, release, self._trying, now=time.time(), token=self._name)
+            self._trying = await self._run(flow, LOADING_TIMEOUT)
+            self._trial_warner.worked()
+        except RecsysError as error:
+            self._follow_trial_failed(error)
+        shadowed = self._trying is not None and self._trying.trial.mode == SHADOW
+        if shadowed and self._shadows is None:
+            self._shadows = ShadowTask(self._run_shadow)
+        elif not shadowed and self._shadows is not None:
+            await self._shadows.close()
+            self._shadows = None
+
+    async def _end_trial(self) -> None:
+        """Stop taking part; what was counted is still written down."""
+        if self._shadows is not None:
+            await self._shadows.close()
+            self._shadows = None
+        trying, self._trying = self._trying, None
+        if trying is not None and (commands := trying.tally.drain()):
+            try:
+                await self._run(last_words(commands), self._timeout)
+            except RecsysError as error:
+                self._trial_warner.failed(error)
+
+    async def _run_shadow(self, flow: flows.Flow) -> None:
+        await self._run(flow, LOADING_TIMEOUT)
 
     async def _watch_releases(self, every: float) -> None:
         """Take up new versions between requests."""
@@ -221,11 +268,16 @@ class AsyncRecommender(ClientBase):
             except RecsysError as error:
                 warner.failed(error)
 
-    async def _ask(self, ask: Callable[[flows.RequestContext], flows.Flow], timeout: float | None) -> list[Page]:
-        """Answer a request on the release that serves at present."""
-        release = await self._loaded()
-        flow = on_one_release(self._project, release, lambda release: ask(self._context(release)), self._adopt)
-        return await self._run(flow, self._seconds(timeout))
+    async def _ask(self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = ()) -> list[Page]:
+        """Answer a request on the release that serves at present, and during a trial on each user's own."""
+        seconds, release = self._seconds(timeout), await self._loaded()
+        trying = self._tried(release)
+        if trying is None:
+            return await self._run(self._on_control(ask, user_ids, release), seconds)
+        pages = await self._run(self._on_trial(trying, ask, user_ids, release, seconds), seconds)
+        if self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
+            self._shadows.offer(flow, trying.tally)
+        return pages
 
     async def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
         """Drive a flow to its end, performing each call with the time that is left."""
@@ -254,6 +306,10 @@ class AsyncRecommender(ClientBase):
                 return await reader.read(call, timeout=timeout)
             case Infer():
                 return await triton.infer(call, timeout=timeout)
+            case Limited():
+                return await self._perform(call.call, min(timeout, call.seconds))
+            case Commands():
+                return await reader.execute(call.commands, timeout=timeout)
             case ReadSchema():
                 return await reader.read_schema(call, timeout=timeout)
             case ReadPromotion():

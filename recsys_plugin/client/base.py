@@ -6,24 +6,33 @@ import os
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Self
 
-from recsys_plugin.client.arguments import checked_interval, checked_timeout
-from recsys_plugin.client.flows import RequestContext
-from recsys_plugin.client.release import Release
-from recsys_plugin.errors import ConfigurationError, DeadlineExceeded
+from recsys_plugin.background import Warner
+from recsys_plugin.client.arguments import MOST_USERS, checked_interval, checked_timeout
+from recsys_plugin.client.flows import Flow, RequestContext
+from recsys_plugin.client.release import Release, on_one_release
+from recsys_plugin.client.results import Page
+from recsys_plugin.client.trying import Trying, serve, shadow
+from recsys_plugin.errors import ConfigurationError, DeadlineExceeded, RecsysError
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.item_changes import ItemKeys
 from recsys_plugin.features.item_facts import ItemPlan
+from recsys_plugin.identifiers import checked_ids
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
 from recsys_plugin.settings import Settings
+from recsys_plugin.trials.assignment import is_shadowed
+from recsys_plugin.trials.trial import MalformedTrial
 
-__all__ = ["LOADING_TIMEOUT", "ClientBase", "repeatable", "time_left"]
+__all__ = ["LOADING_TIMEOUT", "AskUsers", "ClientBase", "repeatable", "time_left"]
 
 #: Seconds that loading a release may take; it happens at start-up and in ``refresh``, never within a request.
 LOADING_TIMEOUT = 60.0
+
+#: A request: makes its flow from a context and the users that it is for, who may be a part of those asked for.
+AskUsers = Callable[[RequestContext, Iterable[object]], Flow]
 
 
 class ClientBase(ABC):
@@ -51,6 +60,8 @@ class ClientBase(ABC):
     """
 
     _release: Release | None
+    _trying: Trying | None = None
+    """The trial of a version that this client takes part in."""
 
     def __init__(
         self,
@@ -85,6 +96,8 @@ class ClientBase(ABC):
             "clock": clock,
             "event_ids": event_ids,
         }
+        self._trial_warner = Warner("could not follow the trial of a model version")
+        self._name = uuid.uuid4().hex
         self._open()
 
     @abstractmethod
@@ -114,6 +127,50 @@ class ClientBase(ABC):
 
     def _context(self, release: Release) -> RequestContext:
         return RequestContext(release, self._request_ids(), self._clock(), time.perf_counter)
+
+    def _answering(self, ask: AskUsers, user_ids: Iterable[object]) -> Callable[[Release], Flow]:
+        """Makes the flow of a request, for some users, on a release."""
+        return lambda release: ask(self._context(release), user_ids)
+
+    def _on_control(self, ask: AskUsers, user_ids: Iterable[object], release: Release) -> Flow:
+        """The request on the release that serves."""
+        return on_one_release(self._project, release, self._answering(ask, user_ids), self._adopt)
+
+    def _on_trial(
+        self, trying: Trying, ask: AskUsers, user_ids: Iterable[object], release: Release, seconds: float
+    ) -> Flow:
+        """The request on the release of each user's arm; one without a user is answered by the control."""
+        users = checked_ids(user_ids, "user_ids", most=MOST_USERS)
+        if not users:
+            return self._on_control(ask, users, release)
+        return serve(
+            trying,
+            users,
+            lambda part: self._answering(ask, part),
+            lambda answer: on_one_release(self._project, release, answer, self._adopt),
+            timeout=seconds,
+            timer=time.perf_counter,
+        )
+
+    def _in_shadow(self, trying: Trying, ask: AskUsers, pages: Sequence[Page], seconds: float) -> Flow | None:
+        """The request once more on the candidate, for nobody to see; ``None`` if it was not drawn."""
+        served = [page for page in pages if page.user_id is not None]
+        if not served or not is_shadowed(trying.trial, served[0].request_id):
+            return None
+        users = [page.user_id for page in served]
+        # Not by _answering: what nobody saw is no page that was served.
+        return shadow(trying, lambda release: ask(self._context(release), users), served, seconds, time.perf_counter)
+
+    def _tried(self, release: Release) -> Trying | None:
+        """The trial, if what serves is its control."""
+        trying = self._trying
+        return trying if trying is not None and trying.trial.control == release.version else None
+
+    def _follow_trial_failed(self, error: RecsysError) -> None:
+        """Say that the trial could not be followed; without a document that makes sense there is none."""
+        self._trial_warner.failed(error)
+        if isinstance(error, MalformedTrial):
+            self._trying = None
 
     def _adopt(self, release: Release) -> None:
         self._release = release

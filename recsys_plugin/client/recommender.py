@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from recsys_plugin.background import Watcher
 from recsys_plugin.client import flows
 from recsys_plugin.client.arrivals import take_up
-from recsys_plugin.client.base import LOADING_TIMEOUT, ClientBase, repeatable, time_left
-from recsys_plugin.client.release import Release, load_release, on_one_release
+from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, ClientBase, repeatable, time_left
+from recsys_plugin.client.release import Release, load_release
 from recsys_plugin.client.results import Page
+from recsys_plugin.client.shadowing import ShadowThread
+from recsys_plugin.client.trying import Limited, follow_trial, last_words
 from recsys_plugin.client.watching import watch_items, watch_releases
 from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
@@ -29,6 +32,8 @@ from recsys_plugin.features.reader import FeatureReader
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.triton import TritonClient
+from recsys_plugin.trials.tally import Commands
+from recsys_plugin.trials.trial import SHADOW
 
 __all__ = ["Recommender"]
 
@@ -49,11 +54,13 @@ class Recommender(ClientBase):
     def _open(self) -> None:
         self._loading = threading.Lock()
         self._watchers: list[Watcher] = []
+        self._shadows: ShadowThread | None = None
         self._reader = FeatureReader(self._redis_address, timeout=self._timeout)
         self._triton = TritonClient(self._triton_address)
         self._recorder = EventRecorder(**self._recording)
         try:
             self._release = self._run(load_release(self._project, None), LOADING_TIMEOUT)
+            self._follow_trial()
         except BaseException:
             self.close()
             raise
@@ -104,7 +111,9 @@ class Recommender(ClientBase):
         """
         users, excluded = repeatable(user_ids), repeatable(exclude)
         return self._ask(
-            lambda context: flows.recommend(context, users, k, exclude=excluded, candidates=candidates), timeout
+            lambda context, users: flows.recommend(context, users, k, exclude=excluded, candidates=candidates),
+            timeout,
+            users,
         )
 
     def rank(self, user_id: object, item_ids: Iterable[object], *, timeout: float | None = None) -> Page:
@@ -114,8 +123,8 @@ class Recommender(ClientBase):
         ``page.unknown_items``; without any known item the page is empty and no server is asked.
         Raises as :meth:`recommend`.
         """
-        asked = repeatable(item_ids)
-        return self._ask(lambda context: flows.rank(context, user_id, asked), timeout)[0]
+        asked, users = repeatable(item_ids), [checked_id(user_id, "user_id")]
+        return self._ask(lambda context, _: flows.rank(context, user_id, asked), timeout, users)[0]
 
     def search(
         self,
@@ -134,10 +143,11 @@ class Recommender(ClientBase):
         """
         excluded, blend = repeatable(exclude), self._search_blend
         return self._ask(
-            lambda context: flows.search(
+            lambda context, _: flows.search(
                 context, user_id, query, k, exclude=excluded, candidates=candidates, blend=blend
             ),
             timeout,
+            () if user_id is None else [checked_id(user_id, "user_id")],
         )[0]
 
     def similar_items(
@@ -156,7 +166,8 @@ class Recommender(ClientBase):
         """
         excluded = repeatable(exclude)
         return self._ask(
-            lambda context: flows.similar_items(context, item_id, k, exclude=excluded, candidates=candidates), timeout
+            lambda context, _: flows.similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
+            timeout,
         )[0]
 
     def record(self, event: Event, *, visible: bool = False, timeout: float | None = None) -> Recorded:
@@ -182,12 +193,14 @@ class Recommender(ClientBase):
         """
         with self._loading:
             self._release = self._run(load_release(self._project, self._release), LOADING_TIMEOUT)
+            self._follow_trial()
         return self._release.version
 
     def close(self) -> None:
         """Close the connections to both servers."""
         for watcher in self._watchers:
             watcher.close()
+        self._end_trial()
         self._recorder.close()
         self._reader.close()
         self._triton.close()
@@ -215,11 +228,51 @@ class Recommender(ClientBase):
     def _take_up(self, item_ids: list[str]) -> None:
         with self._loading:
             self._release = self._run(take_up(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
+            trying = self._trying
+            if trying is not None and trying.candidate is not None:
+                release = self._run(take_up(trying.candidate, self._item_plan, item_ids), LOADING_TIMEOUT)
+                self._trying = replace(trying, candidate=release)
 
-    def _ask(self, ask: Callable[[flows.RequestContext], flows.Flow], timeout: float | None) -> list[Page]:
-        """Answer a request on the release that serves at present."""
-        flow = on_one_release(self._project, self._release, lambda release: ask(self._context(release)), self._adopt)
-        return self._run(flow, self._seconds(timeout))
+    def _follow_trial(self) -> None:
+        """Take up how the trial of a version stands; requests never wait for it."""
+        try:
+            flow = follow_trial(self._project, self._release, self._trying, now=time.time(), token=self._name)
+            self._trying = self._run(flow, LOADING_TIMEOUT)
+            self._trial_warner.worked()
+        except RecsysError as error:
+            self._follow_trial_failed(error)
+        shadowed = self._trying is not None and self._trying.trial.mode == SHADOW
+        if shadowed and self._shadows is None:
+            self._shadows = ShadowThread(self._run_shadow)
+        elif not shadowed and self._shadows is not None:
+            self._shadows.close()
+            self._shadows = None
+
+    def _end_trial(self) -> None:
+        """Stop taking part; what was counted is still written down."""
+        if self._shadows is not None:
+            self._shadows.close()
+            self._shadows = None
+        trying, self._trying = self._trying, None
+        if trying is not None and (commands := trying.tally.drain()):
+            try:
+                self._run(last_words(commands), self._timeout)
+            except RecsysError as error:
+                self._trial_warner.failed(error)
+
+    def _run_shadow(self, flow: flows.Flow) -> None:
+        self._run(flow, LOADING_TIMEOUT)
+
+    def _ask(self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = ()) -> list[Page]:
+        """Answer a request on the release that serves at present, and during a trial on each user's own."""
+        seconds, release = self._seconds(timeout), self._release
+        trying = self._tried(release)
+        if trying is None:
+            return self._run(self._on_control(ask, user_ids, release), seconds)
+        pages = self._run(self._on_trial(trying, ask, user_ids, release, seconds), seconds)
+        if self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
+            self._shadows.offer(flow, trying.tally)
+        return pages
 
     def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
         """Drive a flow to its end, performing each call with the time that is left."""
@@ -243,6 +296,10 @@ class Recommender(ClientBase):
                 return self._reader.read(call, timeout=timeout)
             case Infer():
                 return self._triton.infer(call, timeout=timeout)
+            case Limited():
+                return self._perform(call.call, min(timeout, call.seconds))
+            case Commands():
+                return self._reader.execute(call.commands, timeout=timeout)
             case ReadSchema():
                 return self._reader.read_schema(call, timeout=timeout)
             case ReadPromotion():

@@ -15,7 +15,7 @@ from recsys_plugin.inference.catalogue import Catalogue, load_catalogue
 from recsys_plugin.inference.models import contract_text, serving_version
 from recsys_plugin.inference.new_items import MOST_NEW_ITEMS, ItemFacts, NewItems, encode_items
 
-__all__ = ["PersonalModel", "Release", "load_release", "on_one_release", "with_new_items"]
+__all__ = ["PersonalModel", "Release", "load_release", "load_version", "on_one_release", "with_new_items"]
 
 _log = logging.getLogger("recsys_plugin")
 
@@ -109,6 +109,16 @@ def load_release(project: str, current: Release | None) -> Generator[Any, Any, R
     version = yield from serving_version(promoted)
     if current is not None and current.version == version:
         return current
+    return (yield from load_version(project, version, current))
+
+
+def load_version(project: str, version: int, current: Release | None) -> Generator[Any, Any, Release]:
+    """Make one version ready; what is new to the catalogue of ``current`` is taken along.
+
+    Raises:
+        FeatureContractError: see :func:`load_release`.
+        InferenceUnavailable: if Triton does not serve this version.
+    """
     schema = yield ReadSchema(project)
     models: dict[str, PersonalModel] = {}
     step_versions: dict[str, tuple[str, ...]] = {}

@@ -87,6 +87,8 @@ class ServedBy:
     """Fingerprint of the feature contract; ``None`` for a model that takes no features."""
     catalogue_version: int
     catalogue_size: int
+    arm: str | None = None
+    """During a trial of a version: ``control`` or ``candidate``, whichever answered; ``None`` outside one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,9 @@
 ``recsys:{P}:item:ID``                      hash of an item's counters
 ``recsys:{P}:impressions``                  stream of pages served
 ``recsys:{P}:reply:TOKEN``                  list that a caller waits on until his event is visible
+``recsys:{P}:trial``                        the trial of a model version, as JSON, and ``:history``, of those that ended
+``recsys:{P}:trial:ID:PHASE:ARM``           hash of what was counted in an arm, and with ``:users`` who was in it
+``recsys:{P}:trial:ID:looks``               stream of what the guard of a trial saw
 ==========================================  ==========================================================================
 
 P is the Feast project; the braces keep all of it in one slot.
@@ -86,3 +89,30 @@ class EventKeys:
     def impressions(self) -> str:
         """Stream of pages served."""
         return f"{self.prefix}impressions"
+
+    @property
+    def trial(self) -> str:
+        """Document of the latest trial."""
+        return f"{self.prefix}trial"
+
+    @property
+    def trial_history(self) -> str:
+        """List of the documents of trials that ended."""
+        return f"{self.prefix}trial:history"
+
+    @property
+    def trial_guard(self) -> str:
+        """Held for a second by whoever looks after the trial."""
+        return f"{self.prefix}trial:guard"
+
+    def trial_counts(self, trial_id: str, phase: int, arm: str) -> str:
+        """What was counted in one arm of a trial, in one phase."""
+        return f"{self.prefix}trial:{trial_id}:{phase}:{arm}"
+
+    def trial_users(self, trial_id: str, phase: int, arm: str) -> str:
+        """HyperLogLog of the users in one arm."""
+        return f"{self.trial_counts(trial_id, phase, arm)}:users"
+
+    def trial_looks(self, trial_id: str) -> str:
+        """What the guard of a trial saw over time."""
+        return f"{self.prefix}trial:{trial_id}:looks"

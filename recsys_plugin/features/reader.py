@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,23 @@ class FeatureReader:
             text = self._client.get(promotion_key(read.project))
         return _parsed_promotion(text, read.project)
 
+    def execute(self, commands: Iterable[Sequence[Any]], *, timeout: float) -> list[Any]:
+        """Send any commands in one round trip; their replies, in order.
+
+        Raises:
+            StoreUnavailable: if Redis cannot be reached or refuses one; the others may have been carried out.
+            DeadlineExceeded: if Redis takes too long.
+        """
+        with named_errors(self._address, timeout):
+            sent = list(commands)
+            if len(sent) == 1:  # a cluster takes scripts in this way only
+                return [self._client.execute_command(*sent[0])]
+            pipeline = self._client.pipeline(transaction=False)
+            for command in sent:
+                pipeline.execute_command(*command)
+            replies: list[Any] = pipeline.execute()
+            return replies
+
     def close(self) -> None:
         """Close every connection."""
         self._client.close()
@@ -160,6 +178,19 @@ class AsyncFeatureReader:
             async with asyncio.timeout(timeout):
                 text = await self._client.get(promotion_key(read.project))
         return _parsed_promotion(text, read.project)
+
+    async def execute(self, commands: Iterable[Sequence[Any]], *, timeout: float) -> list[Any]:
+        """See :meth:`FeatureReader.execute`."""
+        with named_errors(self._address, timeout):
+            async with asyncio.timeout(timeout):
+                sent = list(commands)
+                if len(sent) == 1:
+                    return [await self._client.execute_command(*sent[0])]
+                pipeline = self._client.pipeline(transaction=False)
+                for command in sent:
+                    pipeline.execute_command(*command)
+                replies: list[Any] = await pipeline.execute()
+                return replies
 
     async def close(self) -> None:
         """Close every connection."""

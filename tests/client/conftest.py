@@ -63,8 +63,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyShop]:
             else:
                 client.set(schema_key("recsys"), json.dumps(schema))
 
-        def publish(version: int, item_ids: tuple[str, ...]) -> None:
-            tiny_shop.write_repository(repository, version, item_ids=item_ids)
+        def publish(version: int, item_ids: tuple[str, ...], **made: float) -> None:
+            tiny_shop.write_repository(repository, version, item_ids=item_ids, **made)
             start_triton()
 
         write_user("mug-lover", 1.0, ["mug", "gone", "tea"])
@@ -90,6 +90,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyShop]:
 @pytest.fixture
 def disposable_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyShop]:
     """For tests that publish versions or stop servers."""
+    with serve(tmp_path_factory) as shop:
+        yield shop
+
+
+@pytest.fixture(scope="module")
+def module_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyShop]:
+    """For the tests of one module."""
     with serve(tmp_path_factory) as shop:
         yield shop
 

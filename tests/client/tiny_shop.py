@@ -46,8 +46,8 @@ class TinyShop:
     write_user: Callable[[str, float, list[str]], None]
     """user id, purchases, recent items"""
     write_schema: Callable[[Mapping[str, str] | None], None]
-    publish: Callable[[int, tuple[str, ...]], None]
-    """version, item ids"""
+    publish: Callable[..., None]
+    """version, item ids, and how the version is made worse, see :func:`write_repository`"""
     stop_triton: Callable[[], None]
     start_triton: Callable[[], None]
 
@@ -60,10 +60,24 @@ _SCORES = dict.fromkeys(("scores", "purchase_probability", "click_probability"),
 Ports = dict[str, tuple[str, int]]
 
 
-def write_repository(folder: Path, version: int, *, item_ids: Sequence[str] = ITEM_IDS) -> None:
-    """Write one version of the six models."""
+def write_repository(
+    folder: Path,
+    version: int,
+    *,
+    item_ids: Sequence[str] = ITEM_IDS,
+    shift: float = 0.0,
+    spoilt: float = 0.0,
+    slow: float = 0.0,
+) -> None:
+    """Write one version of the six models.
+
+    Args:
+        shift: added to every score; with NaN nothing is found.
+        spoilt: added to the scores of what ``recommend`` found; NaN makes its answer unusable.
+        slow: products of matrices that ``recommend`` wastes its time on; each takes some 10 ms.
+    """
     size = len(item_ids)
-    base = np.resize(BASE, size)
+    base = np.resize(BASE, size) + np.float32(shift)
     taste = np.resize(TASTE, size)
     _write(
         folder,
@@ -71,7 +85,7 @@ def write_repository(folder: Path, version: int, *, item_ids: Sequence[str] = IT
         version,
         {**_USER, **_RETRIEVAL},
         {"rows": ("INT64", -1), "retrieval_scores": ("FP32", -1), **_SCORES},
-        _recommend(base, taste),
+        _recommend(base, taste, np.float32(spoilt), int(slow)),
     )
     search_inputs = {**_USER, "query": ("BYTES", 1), **_RETRIEVAL}
     _write(
@@ -153,7 +167,25 @@ def _heads(scores: str) -> list[onnx.NodeProto]:
     ]
 
 
-def _recommend(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[onnx.NodeProto]:
+def _wasted(products: int) -> list[onnx.NodeProto]:
+    """Work on the user's feature that no optimiser can do beforehand; nothing but time and a 0 comes of it."""
+    wide = 600
+    nodes = [
+        _constant("wide", np.array([wide, wide], dtype=np.int64)),
+        _constant("first_user", np.array([0], dtype=np.int64)),
+        _constant("wasted_zero", np.array(0, dtype=np.float32)),
+        helper.make_node("Gather", ["user_float", "first_user"], ["one_user"], axis=0),
+        helper.make_node("Mul", ["one_user", "wasted_zero"], ["nought"]),
+        helper.make_node("Expand", ["nought", "wide"], ["wasted_0"]),
+    ]
+    for number in range(products):
+        nodes.append(helper.make_node("MatMul", [f"wasted_{number}", f"wasted_{number}"], [f"wasted_{number + 1}"]))
+    return [*nodes, helper.make_node("ReduceSum", [f"wasted_{products}"], ["wasted_sum"], keepdims=0)]
+
+
+def _recommend(
+    base: NDArray[np.float32], taste: NDArray[np.float32], spoilt: np.float32, slow: int
+) -> list[onnx.NodeProto]:
     """Breaks for two users: fewer than 0 purchases are scored NaN, 100 and more get rows beyond the end."""
     nodes = [*_taste_scores(base, taste), *_top("all_scores", len(base))]
     (choice,) = (node for node in nodes if "rows" in node.output)
@@ -162,9 +194,12 @@ def _recommend(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[on
         *nodes,
         _constant("zero", np.array(0, dtype=np.float32)),
         _constant("hundred", np.array(100, dtype=np.float32)),
-        helper.make_node("Identity", ["top"], ["retrieval_scores"]),
+        *(_wasted(slow) if slow else [_constant("wasted_sum", np.array(0, dtype=np.float32))]),
+        helper.make_node("Add", ["top", "wasted_sum"], ["retrieval_scores"]),
         helper.make_node("Sqrt", ["user_float"], ["root"]),
-        helper.make_node("Mul", ["root", "zero"], ["nothing"]),
+        _constant("spoilt", np.array(spoilt)),
+        helper.make_node("Mul", ["root", "zero"], ["finite"]),
+        helper.make_node("Add", ["finite", "spoilt"], ["nothing"]),
         helper.make_node("Add", ["top", "nothing"], ["ranked"]),
         helper.make_node("Div", ["user_float", "hundred"], ["hundreds"]),
         helper.make_node("Floor", ["hundreds"], ["shift"]),
