@@ -20,6 +20,7 @@ COMMANDS = {
     "down": "recsys_plugin.cli.servers:down",
     "status": "recsys_plugin.cli.servers:status",
     "models": "recsys_plugin.cli.models:models",
+    "trial": "recsys_plugin.cli.trial:trial",
     "doctor": "recsys_plugin.cli.servers:doctor",
     "env": "recsys_plugin.cli.servers:env",
     "stream": "recsys_plugin.cli.stream:stream",

@@ -27,7 +27,7 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-#: Before each arm has so many users, and so many pages with an outcome, nothing is claimed: variances are not known yet.
+#: Before each arm has so many users, and so many pages with an outcome, no variance is known well enough to claim.
 LEAST_USERS = 100
 LEAST_POSITIVES = 20
 #: The interval is tightest when there are so many times as many data as when claims begin.

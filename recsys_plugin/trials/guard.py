@@ -30,6 +30,8 @@ __all__ = [
 LATENCY_LEVEL = 0.95
 #: The control's scores of a kind of page from which bins are made.
 _SCORES_FOR_BINS = 200
+#: Requests of each arm before anything is said: the bounds take requests as independent, and troubles come in bursts.
+_LEAST_REQUESTS = 20
 #: Kinds of page that have scores of their own: recommend, rank and search.
 _KINDS = 3
 #: Added to every bin in the point estimate, as is usual, so that an empty bin is not infinitely far off.
@@ -128,6 +130,8 @@ def _rate_check(
 
 def verdict(trial: Trial, counts: Mapping[str, ArmCounts]) -> str | None:
     """Why the trial must end, in words; ``None`` if it may go on."""
+    if min(counts[arm].requests for arm in (CONTROL, CANDIDATE)) < _LEAST_REQUESTS:
+        return None
     crossed = [check.says(counts) for check in checks_of(trial, counts) if check.crossed]
     return "; ".join(crossed) or None
 
