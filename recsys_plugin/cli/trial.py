@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from recsys_plugin.trials.operations import Trials
     from recsys_plugin.trials.trial import Trial
 
-__all__ = ["trial"]
+__all__ = ["promote", "report", "share", "start", "status", "stop", "trial", "watch"]
 
 _SHARE = click.FloatRange(0.0, 1.0)
 
@@ -229,11 +229,8 @@ def report(
     if plot is not None:
         plot_trial(plot, summary, looks)
     written = " and ".join(str(path) for path in (json_file, plot) if path is not None)
-    then = "recsys trial promote" if found.running else None
-    finish(
-        _sentence(found) + (f"; wrote {written}" if written else ""),
-        then="recsys events join" if pages is None else then,
-    )
+    then = "recsys events join" if pages is None else "recsys trial promote" if found.running else None
+    finish(_sentence(found) + (f"; wrote {written}" if written else ""), then=then)
 
 
 @trial.command()

@@ -15,14 +15,14 @@ from tiny_shop import ITEM_IDS, NOW, TinyShop
 from recsys_plugin import AsyncRecommender, InvalidInput, Page, Recommender, RecsysError
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.reader import promotion_key
-from recsys_plugin.trials.assignment import arm_of
+from recsys_plugin.trials.assignment import arm_of, is_shadowed
 from recsys_plugin.trials.operations import Trials
 from recsys_plugin.trials.trial import CANDIDATE, CONTROL, SHADOW, Thresholds, Trial
 
 NAN = float("nan")
 USERS = tuple(f"user-{number}" for number in range(400))
 #: Version 1 serves; the others are made worse, each in its own way, but for 2.
-SAME, SHIFTED, FAILING, EMPTY, SLOW, GONE = 2, 3, 4, 5, 6, 9
+SAME, SHIFTED, FAILING, EMPTY, SLOW, ENDLESS, GONE = 2, 3, 4, 5, 6, 7, 9
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,7 @@ def shop(module_shop: TinyShop) -> TinyShop:
     for version, made in ((SAME, {}), (SHIFTED, {"shift": 3.0}), (FAILING, {"spoilt": NAN}), (EMPTY, {"shift": NAN})):
         module_shop.publish(version, ITEM_IDS, **made)
     module_shop.publish(SLOW, ITEM_IDS, slow=4)
+    module_shop.publish(ENDLESS, ITEM_IDS, slow=600)
     for number, user in enumerate(USERS):
         module_shop.write_user(user, (number % 20) / 20, [])
     with RedisAddress.parse(module_shop.redis_url).connect(5) as redis:
@@ -162,6 +163,19 @@ def test_arms_and_order(shop: TinyShop, trials: Trials) -> None:
     assert trials.counts(trials.find(None))[1][CANDIDATE].requests == 2 * len(has)
 
 
+def test_the_control_steps_in_before_the_time_is_over(shop: TinyShop, trials: Trials) -> None:
+    trial = start(trials, ENDLESS, share=1.0)
+    with client_of(shop, refresh_every=None) as client:
+        began = time.monotonic()
+        page = client.recommend(USERS[0], 3, timeout=3.0)
+        assert time.monotonic() - began < 3.0
+        assert (page.served_by.arm, page.served_by.version, len(page)) == (CONTROL, 1, 3)
+    (counts,) = trials.counts(trial)
+    assert (counts[CANDIDATE].requests, counts[CANDIDATE].errors, counts[CONTROL].requests) == (1, 1, 0)
+    # It had half the time, and used it.
+    assert counts[CANDIDATE].latency.quantile(0.5) == pytest.approx(1500, rel=0.2)
+
+
 def test_the_trial_ends_when_another_version_is_promoted(shop: TinyShop, trials: Trials) -> None:
     start(trials, SAME)
     with RedisAddress.parse(shop.redis_url).connect(5) as redis, client_of(shop, refresh_every=None) as client:
@@ -204,3 +218,23 @@ def test_shadow(shop: TinyShop, trials: Trials, candidate: int) -> None:
     shift = (shadows.score_moments["recommend"].mean or 0.0) - (counts[CONTROL].score_moments["recommend"].mean or 0.0)
     if shadows.dropped == 0:
         assert shift == pytest.approx({SAME: 0.0, SHIFTED: 6.0}[candidate], abs=1e-4)
+
+
+async def test_shadow_of_the_awaiting_client(shop: TinyShop, trials: Trials) -> None:
+    trial = start(trials, SAME, mode=SHADOW, share=0.5)
+    async with AsyncRecommender(
+        shop.redis_url, shop.triton_url, timeout=20, clock=lambda: NOW, refresh_every=None
+    ) as client:
+        pages = [await client.recommend(user, 3) for user in USERS[:40]]
+        assert {(page.served_by.version, page.served_by.arm) for page in pages} == {(1, CONTROL)}
+        drawn = sum(is_shadowed(trial, page.request_id) for page in pages)
+        assert 5 < drawn < 35
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            await client.refresh()
+            (counts,) = trials.counts(trial)
+            if counts[CANDIDATE].requests + counts[CANDIDATE].dropped == drawn:
+                break
+            await asyncio.sleep(0.01)
+    assert counts[CANDIDATE].requests + counts[CANDIDATE].dropped == drawn
+    assert counts[CANDIDATE].overlap.mean == 1.0
