@@ -7,6 +7,7 @@ flows, one blocking and one awaiting.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,13 +108,7 @@ def recommend(
 def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -> Flow:
     """The given items, ranked for a user by the click model."""
     user = checked_id(user_id, "user_id")
-    known = context.release.catalogue.rows
-    asked = dict.fromkeys(checked_ids(item_ids, "item_ids", most=MOST_CANDIDATES, known=known))
-    found = context.release.rows(asked)
-    unknown: tuple[str, ...] = ()
-    if None in found:
-        unknown = tuple(item_id for item_id, row in zip(asked, found, strict=True) if row is None)
-    rows = np.array([row for row in found if row is not None], dtype=np.int64)
+    rows, unknown = _asked_rows(context.release, item_ids)
     if not rows.size:
         return [_page(context, "rank", user, RankedItems(), None, unknown)]
     model = context.release.models["rank"]
@@ -264,6 +259,30 @@ def _beside(answer: Mapping[str, Array], others: Mapping[str, Array]) -> dict[st
     return {name: np.concatenate([array, others[name]], axis=1) for name, array in answer.items()}
 
 
+def _asked_rows(release: Release, item_ids: Iterable[object]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The distinct rows of the items asked for, ascending, and the ids that are not known, in the order given."""
+    unknown: tuple[str, ...] = ()
+    if isinstance(item_ids, list | tuple) and len(item_ids) <= MOST_CANDIDATES:
+        try:
+            # Nearly always all ids are in the catalogue, and what is there needs no closer look.
+            rows = np.fromiter(map(release.catalogue.rows.__getitem__, item_ids), np.int64, len(item_ids))
+        except (KeyError, TypeError):
+            rows, unknown = _looked_up(release, item_ids)
+    else:
+        rows, unknown = _looked_up(release, item_ids)
+    rows.sort()
+    return np.unique(rows) if (rows[1:] == rows[:-1]).any() else rows, unknown
+
+
+def _looked_up(release: Release, item_ids: Iterable[object]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The rows of ids of any kind, each checked."""
+    known = release.catalogue.rows
+    asked = dict.fromkeys(checked_ids(item_ids, "item_ids", most=MOST_CANDIDATES, known=known))
+    found = release.rows(asked)
+    unknown = tuple(item_id for item_id, row in zip(asked, found, strict=True) if row is None)
+    return np.array([row for row in found if row is not None], dtype=np.int64), unknown
+
+
 def _known_rows(release: Release, item_ids: Iterable[object]) -> set[int]:
     """Rows of the items to leave out; an id that is not known cannot come up anyway."""
     rows = (release.row(item_id) for item_id in checked_ids(item_ids, "exclude", most=MOST_CANDIDATES))
@@ -329,26 +348,27 @@ def _page_items(
     known = {name: outputs[name][order] for name in _SCORES[1:] if name in outputs}
     if relevance is not None:
         known["relevance"] = outputs[relevance][order]
-    ranked, item_ids = scores[order], release.item_ids(chosen.tolist())
+    ranked = scores[order]
 
     def item(place: int) -> ScoredItem:
-        title, category, price = release.shown(chosen[place])
+        row = chosen.item(place)
+        title, category, price = release.shown(row)
         return ScoredItem(
-            item_id=item_ids[place],
-            score=float(ranked[place]),
+            item_id=release.item_id(row),
+            score=ranked.item(place),
             position=place + 1,
             title=title,
             category=category,
             price=_number(price),
-            **{name: _number(values[place]) for name, values in known.items()},
+            **{name: _number(values.item(place)) for name, values in known.items()},
         )
 
-    return RankedItems(item_ids, item)
+    return RankedItems(len(chosen), lambda: map(release.item_id, chosen.tolist()), item)
 
 
-def _number(value: float | np.floating[Any]) -> float | None:
-    """A float, and ``None`` for NaN: "not known" in every output where it is allowed."""
-    return None if np.isnan(value) else float(value)
+def _number(value: float) -> float | None:
+    """``None`` for NaN: "not known" in every output where it is allowed."""
+    return None if math.isnan(value) else value
 
 
 def _page(
