@@ -29,6 +29,7 @@ from recsys_plugin.client.results import Page, RankedItems, ScoredItem, ServedBy
 from recsys_plugin.errors import InferenceUnavailable, ReleaseChanged
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures
 from recsys_plugin.inference.calls import Infer, OutputSpec
+from recsys_plugin.inference.new_items import item_text
 from recsys_plugin.inference.tensors import Array
 from recsys_plugin.policy.page import SearchBlend, best_first
 
@@ -147,15 +148,10 @@ def search(
     model = context.release.models["search"]
     report: FeatureReport | None = None
     if user is None:
-        # Nobody's features: every one at its default, and no taste to blend in.
-        nothing = [[None] * len(model.plan.fields)]
-        tensors, _ = model.plan.decode([""], nothing, now=context.now, rows=context.release.catalogue.rows)
-        blend = SearchBlend(personal_weight=0.0)
+        tensors, blend = _nobody(context, model), SearchBlend(personal_weight=0.0)
     else:
         tensors, (report,) = yield from _read_features(context, model, [user])
-    query = np.empty((1, 1), dtype=object)
-    query[0, 0] = text.encode()
-    words: dict[str, Array] = {"query": query}
+    words = _text(text)
     if model.takes_tokens:
         words = yield from _infer(context, "tokenizer", words, _TOKENS)
     answer = yield from _infer(
@@ -179,26 +175,63 @@ def search(
 def similar_items(
     context: RequestContext, item_id: object, k: object, *, exclude: Iterable[object], candidates: object
 ) -> Flow:
-    """The items nearest to one item, which is not among them."""
+    """The items nearest to one item, which is not among them.
+
+    Of an item that is newer than the catalogue only the text is known: nearest to it is what has the most similar text.
+    """
     item, wanted = checked_id(item_id, "item_id"), checked_k(k)
     excluded = _known_rows(context.release, exclude)
     count = _candidate_count(context.release, wanted, checked_candidates(candidates))
-    row = context.release.catalogue.rows.get(item)
+    row = context.release.row(item)
     if row is None or wanted == 0:
         return [_page(context, "similar", None, RankedItems(), None, () if row is not None else (item,))]
     excluded |= {row}
-    answer = yield from _infer(
-        context,
-        "similar",
-        {
-            "item_row": np.array([[row]], dtype=np.int64),
-            **_retrieval_inputs(context.release, excluded, count, wanted, 1),
-        },
-        {"rows": OutputSpec("INT64", (1, -1)), "similarity": OutputSpec("FP32", (1, -1))},
-    )
+    retrieval = _retrieval_inputs(context.release, excluded, count, wanted, 1)
+    if row < len(context.release.catalogue):
+        answer = yield from _infer(
+            context,
+            "similar",
+            {"item_row": np.array([[row]], dtype=np.int64), **retrieval},
+            {"rows": OutputSpec("INT64", (1, -1)), "similarity": OutputSpec("FP32", (1, -1))},
+        )
+    else:
+        answer = yield from _similar_texts(context, row - len(context.release.catalogue), retrieval)
     outputs = _line("similar", answer, 0)
     items = _page_items(context, "similar", outputs, outputs["similarity"], "similarity", excluded, wanted)
     return [_page(context, "similar", None, items, None)]
+
+
+def _similar_texts(
+    context: RequestContext, place: int, retrieval: Mapping[str, Array]
+) -> Generator[Infer, Any, dict[str, Array]]:
+    """Rows of the catalogue and of new items, and the cosine of their texts to that of one new item."""
+    new, model = context.release.new_items, context.release.models["search"]
+    facts = new.facts[place]
+    words = _text(item_text(facts.title, facts.category, facts.brand))
+    if model.takes_tokens:
+        words = yield from _infer(context, "item_tokenizer", words, _TOKENS)
+    found = yield from _infer(
+        context,
+        "search",
+        {**_user_inputs(_nobody(context, model)), **words, **retrieval},
+        _outputs(model, 1, "rows", "relevance"),
+    )
+    answer = {"rows": found["rows"], "similarity": found["relevance"]}
+    rows = np.arange(len(new), dtype=np.int64) + len(context.release.catalogue)
+    return _beside(answer, {"rows": rows[np.newaxis], "similarity": new.texts[place : place + 1] @ new.texts.T})
+
+
+def _nobody(context: RequestContext, model: PersonalModel) -> FeatureTensors:
+    """Nobody's features: every one at its default."""
+    nothing = [[None] * len(model.plan.fields)]
+    return model.plan.decode([""], nothing, now=context.now, rows=context.release.catalogue.rows)[0]
+
+
+def _text(text: str) -> dict[str, Array]:
+    """What a tokenizer takes."""
+    query = np.empty((1, 1), dtype=object)
+    query[0, 0] = text.encode()
+    return {"query": query}
 
 
 def _read_features(
