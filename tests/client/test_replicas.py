@@ -6,14 +6,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_shop import ITEM_IDS, NOW, TinyShop
 
 from recsys_plugin import AsyncRecommender, Recommender
-from recsys_plugin.errors import InferenceUnavailable
-from recsys_plugin.inference.replicas import Turns, common_versions
+from recsys_plugin.errors import InferenceUnavailable, ReleaseChanged
+from recsys_plugin.inference.address import TritonAddress
+from recsys_plugin.inference.calls import Infer, OutputSpec
+from recsys_plugin.inference.replicas import Replicas, Turns, common_versions
 from recsys_plugin.runtime.triton_client import TritonManager
 
 OPTIONS = {"timeout": 10.0, "clock": lambda: NOW, "refresh_every": None, "follow_items": False}
@@ -144,16 +147,23 @@ async def test_awaiting_clients_go_round_it_too(both: str, disposable_shop: Tiny
 
 
 def test_a_version_serves_once_all_servers_have_it_and_calls_go_to_those_that_do(
-    client: Recommender, disposable_shop: TinyShop, other_shop: TinyShop
+    client: Recommender, both: str, disposable_shop: TinyShop, other_shop: TinyShop
 ) -> None:
     disposable_shop.publish(2, (*ITEM_IDS, "new"))
     assert client.refresh() == 1
+    replicas = Replicas(TritonAddress.parse_several(both))
+    inputs = {
+        "item_row": np.array([[6]], dtype=np.int64),
+        "excluded_rows": np.array([[-1]], dtype=np.int64),
+        "counts": np.array([[2, 2]], dtype=np.int64),
+    }
+    outputs = {"rows": OutputSpec("INT64", (1, -1))}
+    for _ in range(6):
+        assert replicas.infer(Infer("similar", 2, inputs, outputs), timeout=10)["rows"][0, 0] == 6
+    with pytest.raises(ReleaseChanged, match="version 9"):
+        replicas.infer(Infer("similar", 9, inputs, outputs), timeout=10)
+    replicas.close()
     other_shop.publish(2, (*ITEM_IDS, "new"))
     assert client.refresh() == 2
-    assert client.similar_items("new", 3).served_by.version == 2
-    # While one of them is on its way to the next version, calls for this one go to the other.
-    other_shop.publish(3, ITEM_IDS)
-    other_shop.publish(4, ITEM_IDS)
-    for _ in range(6):
-        page = client.similar_items("new", 3)
-        assert (page.served_by.version, page.unknown_items) == (2, ())
+    for _ in range(2):
+        assert client.similar_items("new", 3).served_by.version == 2
