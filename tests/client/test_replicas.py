@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny_shop import ITEM_IDS, NOW, TinyShop
 
 from recsys_plugin import AsyncRecommender, Recommender
-from recsys_plugin.errors import InferenceUnavailable, ReleaseChanged
+from recsys_plugin.errors import ConfigurationError, InferenceUnavailable, ReleaseChanged
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.calls import Infer, OutputSpec
 from recsys_plugin.inference.replicas import Replicas, Turns, common_versions
@@ -92,6 +92,11 @@ def test_a_server_that_is_away_is_asked_again_after_a_pause() -> None:
 )
 def test_common_versions(found: Sequence[Sequence[int]], common: tuple[int, ...]) -> None:
     assert common_versions(found) == common
+
+
+def test_what_manages_a_server_takes_one_at_a_time() -> None:
+    with pytest.raises(ConfigurationError, match="several servers"):
+        TritonManager("grpc://first:8001,second:8001")
 
 
 def test_calls_are_spread_and_go_round_a_server_that_is_down(
