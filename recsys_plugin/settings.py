@@ -34,7 +34,8 @@ class Settings:
     ``RECSYS_HOME``        folder holding ``feature_repo/``, ``model_repository/`` and the state folder
                            ``.recsys/``; the working directory if unset
     ``RECSYS_REDIS_URL``   ``redis://``, ``rediss://`` or ``unix://`` URL; unset means the embedded server
-    ``RECSYS_TRITON_URL``  ``grpc://host:port`` or ``grpcs://host:port``; unset means the embedded server
+    ``RECSYS_TRITON_URL``  ``grpc://host:port`` or ``grpcs://host:port``; unset means the embedded server;
+                           clients also take several, ``grpc://first:port,second:port``
     ``RECSYS_DATA``        folder with public data sets; unset means only those inside packages
     ``RECSYS_AS_OF``       ISO 8601 moment to treat as now, for historical data; unset means the clock
     ``RECSYS_TRITON_PYTHON``  interpreter of the environment with ``nvidia-pytriton``;

@@ -24,6 +24,7 @@ from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import AsyncFeatureReader
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
+from recsys_plugin.inference.replicas import AsyncReplicas, connect_async
 from recsys_plugin.inference.triton import AsyncTritonClient
 
 __all__ = ["AsyncRecommender"]
@@ -46,7 +47,7 @@ class AsyncRecommender(ClientBase):
         self._watchers: list[asyncio.Task[None]] = []
         self._closing = asyncio.Event()
         self._release: Release | None = None
-        self._servers: tuple[AsyncFeatureReader, AsyncTritonClient] | None = None
+        self._servers: tuple[AsyncFeatureReader, AsyncTritonClient | AsyncReplicas] | None = None
 
     async def recommend(
         self,
@@ -247,7 +248,7 @@ class AsyncRecommender(ClientBase):
         if self._servers is None:
             # Not made sooner, because both belong to the event loop that runs now.
             reader = AsyncFeatureReader(self._redis_address, timeout=self._timeout)
-            self._servers = reader, AsyncTritonClient(self._triton_address)
+            self._servers = reader, connect_async(self._triton_addresses)
         reader, triton = self._servers
         match call:
             case ReadFeatures():

@@ -31,7 +31,7 @@ class ClientBase(ABC):
 
     Args:
         redis_url: see :mod:`recsys_plugin.features.connection`.
-        triton_url: see :mod:`recsys_plugin.inference.address`.
+        triton_url: see :mod:`recsys_plugin.inference.address`; with several servers, calls go to them in turn.
         timeout: seconds that a call may take, unless it says otherwise.
         project: the Feast project.
         refresh_every: seconds between two looks for another version to serve, made beside the requests; ``None`` for
@@ -68,7 +68,7 @@ class ClientBase(ABC):
         event_ids: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self._redis_address = RedisAddress.parse(redis_url)
-        self._triton_address = TritonAddress.parse(triton_url)
+        self._triton_addresses = TritonAddress.parse_several(triton_url)
         self._timeout = checked_timeout(timeout)
         self._project = project
         self._follow_items = follow_items

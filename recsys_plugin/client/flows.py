@@ -7,6 +7,7 @@ flows, one blocking and one awaiting.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,7 @@ from recsys_plugin.errors import InferenceUnavailable, ReleaseChanged
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures
 from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.inference.calls import Infer, OutputSpec
+from recsys_plugin.inference.new_items import item_text
 from recsys_plugin.inference.tensors import Array
 from recsys_plugin.policy.page import SearchBlend, best_first
 
@@ -106,13 +108,7 @@ def recommend(
 def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -> Flow:
     """The given items, ranked for a user by the click model."""
     user = checked_id(user_id, "user_id")
-    known = context.release.catalogue.rows
-    asked = dict.fromkeys(checked_ids(item_ids, "item_ids", most=MOST_CANDIDATES, known=known))
-    found = context.release.rows(asked)
-    unknown: tuple[str, ...] = ()
-    if None in found:
-        unknown = tuple(item_id for item_id, row in zip(asked, found, strict=True) if row is None)
-    rows = np.array([row for row in found if row is not None], dtype=np.int64)
+    rows, unknown = _asked_rows(context.release, item_ids)
     if not rows.size:
         return [_page(context, "rank", user, RankedItems(), None, unknown)]
     model = context.release.models["rank"]
@@ -151,15 +147,10 @@ def search(
     model = context.release.models["search"]
     report: FeatureReport | None = None
     if user is None:
-        # Nobody's features: every one at its default, and no taste to blend in.
-        nothing = [[None] * len(model.plan.fields)]
-        tensors, _ = model.plan.decode([""], nothing, now=context.now, rows=context.release.catalogue.rows)
-        blend = SearchBlend(personal_weight=0.0)
+        tensors, blend = _nobody(context, model), SearchBlend(personal_weight=0.0)
     else:
         tensors, (report,) = yield from _read_features(context, model, [user])
-    query = np.empty((1, 1), dtype=object)
-    query[0, 0] = text.encode()
-    words: dict[str, Array] = {"query": query}
+    words = _text(text)
     if model.takes_tokens:
         words = yield from _infer(context, "tokenizer", words, _TOKENS)
     answer = yield from _infer(
@@ -183,26 +174,63 @@ def search(
 def similar_items(
     context: RequestContext, item_id: object, k: object, *, exclude: Iterable[object], candidates: object
 ) -> Flow:
-    """The items nearest to one item, which is not among them."""
+    """The items nearest to one item, which is not among them.
+
+    Of an item that is newer than the catalogue only the text is known: nearest to it is what has the most similar text.
+    """
     item, wanted = checked_id(item_id, "item_id"), checked_k(k)
     excluded = _known_rows(context.release, exclude)
     count = _candidate_count(context.release, wanted, checked_candidates(candidates))
-    row = context.release.catalogue.rows.get(item)
+    row = context.release.row(item)
     if row is None or wanted == 0:
         return [_page(context, "similar", None, RankedItems(), None, () if row is not None else (item,))]
     excluded |= {row}
-    answer = yield from _infer(
-        context,
-        "similar",
-        {
-            "item_row": np.array([[row]], dtype=np.int64),
-            **_retrieval_inputs(context.release, excluded, count, wanted, 1),
-        },
-        {"rows": OutputSpec("INT64", (1, -1)), "similarity": OutputSpec("FP32", (1, -1))},
-    )
+    retrieval = _retrieval_inputs(context.release, excluded, count, wanted, 1)
+    if row < len(context.release.catalogue):
+        answer = yield from _infer(
+            context,
+            "similar",
+            {"item_row": np.array([[row]], dtype=np.int64), **retrieval},
+            {"rows": OutputSpec("INT64", (1, -1)), "similarity": OutputSpec("FP32", (1, -1))},
+        )
+    else:
+        answer = yield from _similar_texts(context, row - len(context.release.catalogue), retrieval)
     outputs = _line("similar", answer, 0)
     items = _page_items(context, "similar", outputs, outputs["similarity"], "similarity", excluded, wanted)
     return [_page(context, "similar", None, items, None)]
+
+
+def _similar_texts(
+    context: RequestContext, place: int, retrieval: Mapping[str, Array]
+) -> Generator[Infer, Any, dict[str, Array]]:
+    """Rows of the catalogue and of new items, and the cosine of their texts to that of one new item."""
+    new, model = context.release.new_items, context.release.models["search"]
+    facts = new.facts[place]
+    words = _text(item_text(facts.title, facts.category, facts.brand))
+    if model.takes_tokens:
+        words = yield from _infer(context, "item_tokenizer", words, _TOKENS)
+    found = yield from _infer(
+        context,
+        "search",
+        {**_user_inputs(_nobody(context, model)), **words, **retrieval},
+        _outputs(model, 1, "rows", "relevance"),
+    )
+    answer = {"rows": found["rows"], "similarity": found["relevance"]}
+    rows = np.arange(len(new), dtype=np.int64) + len(context.release.catalogue)
+    return _beside(answer, {"rows": rows[np.newaxis], "similarity": new.texts[place : place + 1] @ new.texts.T})
+
+
+def _nobody(context: RequestContext, model: PersonalModel) -> FeatureTensors:
+    """Nobody's features: every one at its default."""
+    nothing = [[None] * len(model.plan.fields)]
+    return model.plan.decode([""], nothing, now=context.now, rows=context.release.catalogue.rows)[0]
+
+
+def _text(text: str) -> dict[str, Array]:
+    """What a tokenizer takes."""
+    query = np.empty((1, 1), dtype=object)
+    query[0, 0] = text.encode()
+    return {"query": query}
 
 
 def _read_features(
@@ -261,6 +289,30 @@ def _new_items(
 def _beside(answer: Mapping[str, Array], others: Mapping[str, Array]) -> dict[str, Array]:
     """Two answers' candidates in one, of each what the first answer says of its own."""
     return {name: np.concatenate([array, others[name]], axis=1) for name, array in answer.items()}
+
+
+def _asked_rows(release: Release, item_ids: Iterable[object]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The distinct rows of the items asked for, ascending, and the ids that are not known, in the order given."""
+    unknown: tuple[str, ...] = ()
+    if isinstance(item_ids, list | tuple) and len(item_ids) <= MOST_CANDIDATES:
+        try:
+            # Nearly always all ids are in the catalogue, and what is there needs no closer look.
+            rows = np.fromiter(map(release.catalogue.rows.__getitem__, item_ids), np.int64, len(item_ids))
+        except (KeyError, TypeError):
+            rows, unknown = _looked_up(release, item_ids)
+    else:
+        rows, unknown = _looked_up(release, item_ids)
+    rows.sort()
+    return np.unique(rows) if (rows[1:] == rows[:-1]).any() else rows, unknown
+
+
+def _looked_up(release: Release, item_ids: Iterable[object]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The rows of ids of any kind, each checked."""
+    known = release.catalogue.rows
+    asked = dict.fromkeys(checked_ids(item_ids, "item_ids", most=MOST_CANDIDATES, known=known))
+    found = release.rows(asked)
+    unknown = tuple(item_id for item_id, row in zip(asked, found, strict=True) if row is None)
+    return np.array([row for row in found if row is not None], dtype=np.int64), unknown
 
 
 def _known_rows(release: Release, item_ids: Iterable[object]) -> set[int]:
@@ -328,26 +380,27 @@ def _page_items(
     known = {name: outputs[name][order] for name in _SCORES[1:] if name in outputs}
     if relevance is not None:
         known["relevance"] = outputs[relevance][order]
-    ranked, item_ids = scores[order], release.item_ids(chosen.tolist())
+    ranked = scores[order]
 
     def item(place: int) -> ScoredItem:
-        title, category, price = release.shown(chosen[place])
+        row = chosen.item(place)
+        title, category, price = release.shown(row)
         return ScoredItem(
-            item_id=item_ids[place],
-            score=float(ranked[place]),
+            item_id=release.item_id(row),
+            score=ranked.item(place),
             position=place + 1,
             title=title,
             category=category,
             price=_number(price),
-            **{name: _number(values[place]) for name, values in known.items()},
+            **{name: _number(values.item(place)) for name, values in known.items()},
         )
 
-    return RankedItems(item_ids, item)
+    return RankedItems(len(chosen), lambda: map(release.item_id, chosen.tolist()), item)
 
 
-def _number(value: float | np.floating[Any]) -> float | None:
-    """A float, and ``None`` for NaN: "not known" in every output where it is allowed."""
-    return None if np.isnan(value) else float(value)
+def _number(value: float) -> float | None:
+    """``None`` for NaN: "not known" in every output where it is allowed."""
+    return None if math.isnan(value) else value
 
 
 def _page(

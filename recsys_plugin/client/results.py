@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, overload
 
@@ -39,19 +39,34 @@ class RankedItems(Sequence[ScoredItem]):
     """Items, best first, each made when it is looked at: of hundreds that were ranked a page shows a few.
 
     Args:
-        item_ids: the ids, best first.
+        count: how many.
+        item_ids: gives the ids, best first; asked at most once.
         make: gives the item at a place counted from 0.
     """
 
-    __slots__ = ("_make", "item_ids")
+    __slots__ = ("_count", "_ids", "_make", "_name")
 
-    def __init__(self, item_ids: Sequence[str] = (), make: Callable[[int], ScoredItem] | None = None) -> None:
-        self.item_ids = tuple(item_ids)
+    def __init__(
+        self,
+        count: int = 0,
+        item_ids: Callable[[], Iterable[str]] = tuple,
+        make: Callable[[int], ScoredItem] | None = None,
+    ) -> None:
+        self._count = count
+        self._name = item_ids
         self._make = make
+        self._ids: tuple[str, ...] | None = None
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        """The ids, best first."""
+        if self._ids is None:
+            self._ids = tuple(self._name())
+        return self._ids
 
     def __len__(self) -> int:
         """How many items there are."""
-        return len(self.item_ids)
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> ScoredItem: ...
@@ -59,7 +74,7 @@ class RankedItems(Sequence[ScoredItem]):
     def __getitem__(self, index: slice) -> tuple[ScoredItem, ...]: ...
     def __getitem__(self, index: int | slice) -> ScoredItem | tuple[ScoredItem, ...]:
         """The item at a place counted from 0, or those of a slice."""
-        places = range(len(self.item_ids))[index]
+        places = range(self._count)[index]
         if self._make is None:
             return ()
         return self._make(places) if isinstance(places, int) else tuple(self._make(place) for place in places)
