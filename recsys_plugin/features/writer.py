@@ -14,7 +14,7 @@ from recsys_plugin.features.codec import entity_key_value
 from recsys_plugin.features.connection import RedisAddress, named_errors
 from recsys_plugin.features.value_encoding import encode_timestamp, encode_value
 from recsys_plugin.features.view_layout import ViewLayout
-from recsys_plugin.features.write_lanes import Piece, bulk, open_lanes
+from recsys_plugin.features.write_lanes import Piece, bulk, framed_parts, open_lanes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -201,19 +201,10 @@ def _encoded(layout: ViewLayout, batch: pa.RecordBatch, expiry: int) -> Iterator
         cells = [
             encode_column(dtype, columns[name], f"{layout.view}:{name}") for name, dtype in layout.features.items()
         ]
-        key_ends, key_bytes = _parts(framed(keys))
-        row_ends, row_bytes = _parts(framed(times, *cells, names=layout.fields))
+        key_ends, key_bytes = framed_parts(framed(keys))
+        row_ends, row_bytes = framed_parts(framed(times, *cells, names=layout.fields))
         yield Piece(key_bytes, key_ends, row_bytes, row_ends, 2 * len(layout.fields), expiry)
 
 
 def _columns(layout: ViewLayout) -> tuple[str, ...]:
     return (*layout.join_keys, *layout.features, layout.event_timestamp)
-
-
-def _parts(framed: pa.Array) -> tuple[list[int], memoryview]:
-    """Where each row begins, with the end, and the bytes of all."""
-    import numpy as np
-
-    _, offsets, data = framed.buffers()
-    ends: list[int] = np.frombuffer(offsets, dtype=np.int32)[framed.offset : framed.offset + len(framed) + 1].tolist()
-    return ends, memoryview(data)

@@ -48,6 +48,8 @@ _GROUPED_ROWS = 1_000_000
 MEMORY = "512MB"
 #: Rows of the table that are in memory at a time.
 _BATCH_ROWS = 16_384
+#: Feast's own store of this layout, and that of ours that writes by the same lanes.
+_STORES = ("redis", "recsys_plugin.features.feast_store.BulkRedisOnlineStore")
 #: Where there is no limit of age.
 _EVER = timedelta(days=36_500)
 _CURSOR_SECONDS = 0.5
@@ -99,7 +101,10 @@ def _source_of(store: Any, view: Any) -> ViewSource:
     source = view.batch_source
     path = Path(getattr(source, "path", ""))
     for found, what in (
-        (store.config.online_store.type != "redis", f"the online store is {store.config.online_store.type}, not redis"),
+        (
+            store.config.online_store.type not in _STORES,
+            f"the online store is {store.config.online_store.type}, not {' or '.join(_STORES)}",
+        ),
         (store.config.entity_key_serialization_version != 3, "its keys are not of serialization version 3"),
         (not view.online, "it is not online"),
         (bool(getattr(view, "aggregations", None)), "it has aggregations"),
