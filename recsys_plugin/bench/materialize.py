@@ -37,7 +37,7 @@ __all__ = ["measure_materialize", "require_same_rows"]
 #: Entities that one call of ``get_online_features`` asks for.
 _ASKED = 500
 #: The online store of ours that stock Feast can name.
-_BULK_STORE = "recsys_plugin.features.feast_store.BulkRedisOnlineStore"
+_BULK_STORE = "recsys_plugin.feast_store.BulkRedisOnlineStore"
 _MIB = 1 << 20
 _WARM_UP = 2
 _TIMEOUT = 30.0

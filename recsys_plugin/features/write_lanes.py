@@ -19,15 +19,12 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from recsys_plugin.errors import StoreUnavailable
 from recsys_plugin.features.connection import RedisAddress
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-__all__ = ["ClusterLanes", "Lanes", "Piece", "SingleLane", "bulk", "framed_parts", "open_lanes"]
+__all__ = ["ClusterLanes", "Lanes", "Piece", "SingleLane", "bulk", "open_lanes"]
 
 #: KEYS: one for each row. ARGV: seconds until the keys expire or 0; how many arguments a row has; then the rows, each
 #: field and value in turn, the event time's first. Returns how many rows were written; the others are older than what
@@ -88,15 +85,6 @@ _MOVES = 5
 def bulk(*parts: bytes) -> bytes:
     """RESP bulk strings, a line end before each part and none at the end."""
     return b"".join([b"\r\n$%d\r\n%b" % (len(part), part) for part in parts])
-
-
-def framed_parts(framed: pa.Array) -> tuple[list[int], memoryview]:
-    """Where each row of a binary array begins, with the end, and the bytes of all: as :class:`Piece` takes them."""
-    import numpy as np
-
-    _, offsets, data = framed.buffers()
-    ends: list[int] = np.frombuffer(offsets, dtype=np.int32)[framed.offset : framed.offset + len(framed) + 1].tolist()
-    return ends, memoryview(data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from recsys_plugin.features.codec import entity_key_value
 from recsys_plugin.features.connection import RedisAddress, named_errors
 from recsys_plugin.features.value_encoding import encode_timestamp, encode_value
 from recsys_plugin.features.view_layout import ViewLayout
-from recsys_plugin.features.write_lanes import Piece, bulk, framed_parts, open_lanes
+from recsys_plugin.features.write_lanes import Piece, bulk, open_lanes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -188,7 +188,7 @@ class BulkWriter:
 
 def _encoded(layout: ViewLayout, batch: pa.RecordBatch, expiry: int) -> Iterator[Piece]:
     """The rows of a batch as the lanes send them, a bounded amount at a time."""
-    from recsys_plugin.features.encoding import encode_column, encode_keys, encode_timestamps, framed
+    from recsys_plugin.features.encoding import encode_column, encode_keys, encode_timestamps, framed, framed_parts
 
     if missing := [name for name in _columns(layout) if name not in batch.schema.names]:
         raise InvalidInput(f"{layout.view}: the rows have no column {', '.join(missing)}")

@@ -49,7 +49,7 @@ MEMORY = "512MB"
 #: Rows of the table that are in memory at a time.
 _BATCH_ROWS = 16_384
 #: Feast's own store of this layout, and that of ours that writes by the same lanes.
-_STORES = ("redis", "recsys_plugin.features.feast_store.BulkRedisOnlineStore")
+_STORES = ("redis", "recsys_plugin.feast_store.BulkRedisOnlineStore")
 #: Where there is no limit of age.
 _EVER = timedelta(days=36_500)
 _CURSOR_SECONDS = 0.5

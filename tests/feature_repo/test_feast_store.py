@@ -16,18 +16,18 @@ from feast import FeatureStore
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
+from recsys_plugin import feast_store
 from recsys_plugin.bench import materialize as bench
 from recsys_plugin.bench.materialize import require_same_rows
 from recsys_plugin.bench.typed_table import AS_OF, VIEW, typed_view, write_typed_table
 from recsys_plugin.errors import CheckFailed, ConfigurationError
-from recsys_plugin.features import feast_store
 from recsys_plugin.features.codec import decode_value, entity_key_prefix, entity_key_value, hash_field
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings
 
 ROWS = 300
-KIND = "recsys_plugin.features.feast_store.BulkRedisOnlineStore"
+KIND = "recsys_plugin.feast_store.BulkRedisOnlineStore"
 _DEFINITIONS = """
 from pathlib import Path
 

@@ -3,7 +3,7 @@
 In ``feature_store.yaml``::
 
     online_store:
-      type: recsys_plugin.features.feast_store.BulkRedisOnlineStore
+      type: recsys_plugin.feast_store.BulkRedisOnlineStore
       connection_string: localhost:6379
 
 Every other setting is as of ``type: redis``, and so is what lies in Redis. Importing this module imports Feast.
@@ -28,8 +28,8 @@ from feast.protos.feast.types.Value_pb2 import Value
 from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.features.ahead import ahead
 from recsys_plugin.features.codec import hash_field, timestamp_field
-from recsys_plugin.features.encoding import encode_timestamps, framed
-from recsys_plugin.features.write_lanes import ClusterLanes, Piece, SingleLane, framed_parts
+from recsys_plugin.features.encoding import encode_timestamps, framed, framed_parts
+from recsys_plugin.features.write_lanes import ClusterLanes, Piece, SingleLane
 
 __all__ = ["BulkRedisOnlineStore", "BulkRedisOnlineStoreConfig"]
 
@@ -44,9 +44,7 @@ _LIMIT = 4 << 20
 class BulkRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     """The settings of Feast's own Redis store."""
 
-    type: Literal["recsys_plugin.features.feast_store.BulkRedisOnlineStore"] = (
-        "recsys_plugin.features.feast_store.BulkRedisOnlineStore"  # type: ignore[assignment]
-    )
+    type: Literal["recsys_plugin.feast_store.BulkRedisOnlineStore"] = "recsys_plugin.feast_store.BulkRedisOnlineStore"  # type: ignore[assignment]
 
 
 class BulkRedisOnlineStore(RedisOnlineStore):
