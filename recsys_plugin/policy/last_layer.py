@@ -151,13 +151,13 @@ class BayesianLastLayer:
         # With precision L Lᵀ, the solution x of Lᵀ x = z has the covariance (L Lᵀ)⁻¹.
         factor = np.linalg.cholesky(self.precision)
         noise = generator.standard_normal((len(self.names), count))
-        weights: NDArray[np.float64] = self.mean + np.linalg.solve(factor.T, noise).T
+        weights: NDArray[np.float64] = (self.mean + np.linalg.solve(factor.T, noise).T).astype(np.float64)
         return weights
 
     @property
     def covariance(self) -> NDArray[np.float64]:
         """float64 ``[d, d]``."""
-        inverse: NDArray[np.float64] = np.linalg.inv(self.precision)
+        inverse: NDArray[np.float64] = np.linalg.inv(self.precision).astype(np.float64)
         return inverse
 
     def save(self, path: Path) -> None:
