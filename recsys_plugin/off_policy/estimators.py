@@ -34,8 +34,6 @@ Interval = Literal["normal", "bootstrap"]
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 
 _Array = NDArray[np.float64]
-#: Replicates held at once.
-_CHUNK = 5_000_000
 #: Where wrong input is called too far from 1 to be rounding.
 _ROUNDING = 1e-6
 
@@ -246,10 +244,8 @@ def _bootstrap(sums: _Array, estimator: Estimator, replicates: int, generator: n
     """Values of groups drawn with replacement, ``[replicates]``."""
     if replicates < 100:
         raise InvalidInput(f"replicates: {replicates} are too few for percentiles; 100 at least")
-    groups = len(sums)
-    each = max(1, _CHUNK // groups)
-    found = []
-    for start in range(0, replicates, each):
-        times = generator.multinomial(groups, np.full(groups, 1.0 / groups), size=min(each, replicates - start))
-        found.append(_values(times.astype(np.float64) @ sums, estimator))
-    return np.concatenate(found)
+    groups, found = len(sums), np.empty((replicates, sums.shape[1]))
+    for replicate in range(replicates):
+        drawn = generator.integers(0, groups, groups)
+        found[replicate] = np.bincount(drawn, minlength=groups) @ sums
+    return _values(found, estimator)
