@@ -28,9 +28,6 @@ __all__ = ["loop"]
 @click.option(
     "--foretell", "foretold", default="gumbel:0.1", show_default=True, help="Evaluated off-policy in the end."
 )
-@click.option(
-    "--model", default="lightgbm", show_default=True, help="A CTR model: lightgbm, logistic, dcn, mmoe or ple."
-)
 @click.option("--json", "target", metavar="FILE", help="Write the figures as JSON; - is standard output.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the curves: .png, .svg or .pdf.")
 def loop(

@@ -131,7 +131,7 @@ def evaluate_policy(
     rewards = log.rewards[rows]
     decisions = Decisions(rewards, logged, target, groups)
     if modelled:
-        predicted, expected = _modelled(log, distributions, decisions.weights, chosen, make, tell)
+        predicted, expected = _modelled(log, distributions, chosen, make, tell)
         decisions = Decisions(rewards, logged, target, groups, predicted, expected)
     generator = np.random.default_rng(chosen.seed)
     estimates = tuple(
@@ -268,7 +268,6 @@ def _check_propensities(log: ImpressionLog) -> None:
 def _modelled(
     log: ImpressionLog,
     distributions: Sequence[_Array],
-    weights: _Array,
     options: EvaluationOptions,
     make: Callable[[int], RewardModel],
     tell: _Progress,

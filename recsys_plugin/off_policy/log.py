@@ -128,7 +128,7 @@ class ImpressionLog:
             starts=starts.astype(np.int64),
             shown=shown,
             request_ids=tuple(requests),
-            policies=_policies(sorted_table, starts, file),
+            policies=_policies(given, codes, file),
             logits=logits[order],
             propensities=np.where(unseen, np.nan, propensity)[order],
             position_propensities=marginal,
@@ -176,12 +176,13 @@ def _logits(table: pd.DataFrame, file: str) -> _Array:
     return calibrated_logits(scores)
 
 
-def _policies(table: pd.DataFrame, starts: NDArray[np.int64], file: str) -> tuple[str, ...] | None:
+def _policies(table: pd.DataFrame, codes: NDArray[np.int64], file: str) -> tuple[str, ...] | None:
+    """The policy of each page; ``codes`` say which page a row is of, in the order of the pages' first rows."""
     if "policy" not in table.columns:
         return None
     policy, _ = pd.factorize(table["policy"])
-    first = starts[:-1]
-    differs = policy != np.repeat(policy[first], np.diff(starts))
+    _, first = np.unique(codes, return_index=True)
+    differs = policy != policy[first][codes]
     _refuse(table, file, "policy", differs | (policy < 0), "is null or not that of the page's other rows")
     return tuple(table["policy"].to_numpy()[first].tolist())
 

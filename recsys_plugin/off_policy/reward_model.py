@@ -19,7 +19,7 @@ _Progress = Callable[[str, int, int], None]
 class RewardModel(Protocol):
     """The part of a scikit-learn regressor that is used."""
 
-    def fit(self, features: _Array, rewards: _Array, sample_weight: _Array) -> Any:
+    def fit(self, features: _Array, rewards: _Array) -> Any:
         """Learn from float64 ``[n, d]`` and ``[n]``."""
 
     def predict(self, features: _Array) -> _Array:
@@ -42,8 +42,6 @@ class CrossFittedRewards:
     Args:
         features: float64 ``[n, d]`` of the logged decisions. rewards: float64 ``[n]``.
         groups: int64 ``[n]``: decisions of one page are of one fold.
-        weights: float64 ``[n]`` or ``None``: importance weights make the model best where the evaluated policy goes
-            (more robust doubly robust; Farajtabar et al. 2018).
         make: an untrained model for a seed.
         folds: at least 2. seed: fixes folds and models. tell: told the progress.
 
@@ -57,7 +55,6 @@ class CrossFittedRewards:
         rewards: _Array,
         groups: NDArray[np.int64],
         *,
-        weights: _Array | None = None,
         make: Callable[[int], RewardModel] = boosted_rewards,
         folds: int = 3,
         seed: int = 0,
@@ -70,14 +67,13 @@ class CrossFittedRewards:
             raise InvalidInput("reward model: a feature is infinite")
         fold_of_group = np.random.default_rng(seed).permutation(len(known)) % folds
         self._groups, self._fold_of_group = known, fold_of_group
-        mass = np.ones(len(rewards)) if weights is None else weights
         fold = fold_of_group[group]
         self._models: list[RewardModel] = []
         for number in range(folds):
             tell("reward model", number, folds)
             others = fold != number
             model = make(seed + number)
-            model.fit(features[others], rewards[others], sample_weight=mass[others])
+            model.fit(features[others], rewards[others])
             self._models.append(model)
         tell("reward model", folds, folds)
 

@@ -68,7 +68,7 @@ def test_doubly_robust_survives_a_wrong_model_and_wins_with_a_right_one() -> Non
     assert np.mean([answer(each, "dr").value for each in wrong]) == pytest.approx(TRUTH, abs=0.01)
     assert np.mean([answer(each, "dm").value for each in wrong]) > TRUTH + 0.2
     right = [logged(generator, 1000, certain=True) for _ in range(200)]
-    errors = {name: np.std([answer(each, name).value for each in right]) for name in ("ips", "dr")}  # type: ignore[arg-type]
+    errors = {name: np.std([answer(each, name).value for each in right]) for name in ("ips", "dr")}
     assert errors["dr"] < 0.5 * errors["ips"]
 
 
@@ -88,7 +88,7 @@ def test_a_policy_evaluated_on_its_own_log_gets_the_mean(seed: int, count: int) 
     propensities, rewards = generator.uniform(0.01, 1.0, count), generator.random(count)
     decisions = Decisions(rewards, propensities, propensities, np.arange(count))
     for estimator in ("ips", "snips"):
-        found = answer(decisions, estimator)  # type: ignore[arg-type]
+        found = answer(decisions, estimator)
         assert found.value == pytest.approx(rewards.mean())
         assert found.effective_sample_size == pytest.approx(count)
         assert found.mean_weight == pytest.approx(1.0)
@@ -146,10 +146,10 @@ def test_a_page_is_never_predicted_from_its_own_rewards() -> None:
     class Memory:
         """Remembers the rewards of what it has seen, and says -1 of everything else."""
 
-        def fit(self, features: np.ndarray, rewards: np.ndarray, sample_weight: np.ndarray) -> None:  # type: ignore[type-arg]
+        def fit(self, features: np.ndarray, rewards: np.ndarray) -> None:
             self.known = dict(zip(features[:, 0].tolist(), rewards.tolist(), strict=True))
 
-        def predict(self, features: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        def predict(self, features: np.ndarray) -> np.ndarray:
             return np.array([self.known.get(value, -1.0) for value in features[:, 0].tolist()])
 
     model = CrossFittedRewards(secret[:, None], rewards, groups, make=lambda seed: Memory(), folds=3)

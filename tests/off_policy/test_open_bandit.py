@@ -106,7 +106,7 @@ def both(request: pytest.FixtureRequest) -> tuple[dict[str, Estimate], pd.DataFr
         predicted=offered[groups, action],
         expected=(offered * target[:, position].T).sum(axis=1),
     )
-    ours = {name: estimate(decisions, name) for name in ("ips", "snips", "dr")}  # type: ignore[arg-type]
+    ours = {name: estimate(decisions, name) for name in ("ips", "snips", "dr")}
     earned = BundledData.calc_on_policy_policy_value_estimate(behavior_policy=OTHER[behaviour], campaign="all")
     print(f"\n{behaviour} → {OTHER[behaviour]} (served itself: {earned:.5f})")
     for name, mine in ours.items():
