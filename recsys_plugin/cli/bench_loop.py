@@ -43,7 +43,7 @@ def loop(
     """A simulated shop: the model kept as it is, against serve, log and retrain with and without exploration.
 
     Users, items and clicks are drawn from a known model; items come and go. Exit code 3 if the loop that explores was
-    not ahead of the frozen model in the last round with every seed. Needs no server; about two minutes of processor
+    not ahead of the frozen model in the last round with every seed. Needs no server; about a minute of processor
     time a seed.
 
     \b
@@ -102,10 +102,12 @@ def _tables(found: Comparison) -> list[Table]:
             f"{100 * mean.value:+.2f} [{100 * mean.low:+.2f}, {100 * mean.high:+.2f}]",
             f"{(lead > 0).sum()} of {len(lead)}",
         )
-    told = Table(title=f"Off-policy: {found.foretold[0].policy}, from the loop's last round", title_justify="left")
+    told = Table(
+        title=f"Off-policy: {found.foretold[0].policy}, from the loop's last round, 95 %", title_justify="left"
+    )
     for name in ("seed", "truth", *(each.estimator for each in found.foretold[0].estimates)):
         told.add_column(name, justify="right")
     for each in found.foretold:
-        cells = (f"{one.value:.2%} [{one.low:.2%}, {one.high:.2%}]" for one in each.estimates)
-        told.add_row(str(each.seed), f"{each.truth:.2%}", *cells)
+        cells = (f"{100 * one.value:.2f} ± {50 * (one.high - one.low):.2f}" for one in each.estimates)
+        told.add_row(str(each.seed), f"{100 * each.truth:.2f}", *cells)
     return [rates, told]

@@ -59,7 +59,7 @@ def draw_loop(path: Path, comparison: Comparison, *, policy: str) -> None:
     estimates.hlines(truth, centres - 0.4, centres + 0.4, color="black", lw=1, ls="--", label="truth")
     estimates.set_xticks(centres, labels=[str(seed) for seed in comparison.seeds])
     estimates.yaxis.set_major_formatter(PercentFormatter(1.0))
-    estimates.set_title(f"What {comparison.foretold[0].policy} would earn, from the loop's last round", fontsize=10)
+    estimates.set_title(f"Off-policy: {comparison.foretold[0].policy}, from the last round", fontsize=10)
     estimates.set_xlabel("seed")
     estimates.grid(visible=True, axis="y", alpha=0.25)
     estimates.legend(frameon=False, fontsize=8, ncols=3)

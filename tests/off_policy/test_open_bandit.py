@@ -84,7 +84,7 @@ def both(request: pytest.FixtureRequest) -> tuple[dict[str, Estimate], pd.DataFr
     values, intervals = evaluation.summarize_off_policy_estimates(
         action_dist=distribution,
         estimated_rewards_by_reg_model=predicted,
-        n_bootstrap_samples=1000,
+        n_bootstrap_samples=500,
         random_state=12345,
     )
     theirs = intervals.join(values)
