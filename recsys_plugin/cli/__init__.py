@@ -28,6 +28,7 @@ COMMANDS = {
     "rank": "recsys_plugin.cli.ask:rank",
     "search": "recsys_plugin.cli.ask:search",
     "similar": "recsys_plugin.cli.ask:similar",
+    "evaluate": "recsys_plugin.cli.evaluate:evaluate",
     "bench": "recsys_plugin.cli.bench:bench",
 }
 
