@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "events": {"errors", "settings", "identifiers", "background", "features", "events"},
     "inference": {"errors", "inference"},
     "policy": {"errors", "policy"},
+    "impressions": {"errors", "background", "features", "events", "impressions"},
     "client": {
         "errors",
         "settings",
@@ -38,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "background",
         "features",
         "events",
+        "impressions",
         "inference",
         "policy",
         "client",
