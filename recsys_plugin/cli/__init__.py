@@ -26,6 +26,7 @@ COMMANDS = {
     "rank": "recsys_plugin.cli.ask:rank",
     "search": "recsys_plugin.cli.ask:search",
     "similar": "recsys_plugin.cli.ask:similar",
+    "events": "recsys_plugin.cli.events:events",
     "bench": "recsys_plugin.cli.bench:bench",
 }
 

@@ -18,6 +18,7 @@ from typing import Any
 from zlib import crc32
 
 from recsys_plugin.errors import ConfigurationError, InvalidInput
+from recsys_plugin.events.dead_letters import dead_letter
 from recsys_plugin.events.event import EVENT_FIELD, RECORDED_FIELD, Event, microseconds_of
 from recsys_plugin.events.keys import PARTITIONS, EventKeys
 from recsys_plugin.features.connection import RedisAddress, named_errors
@@ -73,6 +74,8 @@ class Archiver:
         self._address, self._folder, self._clock = address, folder, clock
         self._keys = EventKeys(project)
         self._event_streams = [self._keys.events(number) for number in range(PARTITIONS)]
+        # What `recsys stream` tells itself of items: nothing to keep, but to free.
+        self._item_streams = [self._keys.item_events(number) for number in range(PARTITIONS)]
 
     def run(self, progress: Progress = lambda what, done, total: None) -> Archived:
         """Archive what there is, and trim what every group has acknowledged."""
@@ -85,7 +88,7 @@ class Archiver:
                 self._archive(client, [self._keys.impressions], self._pages, done, progress)
                 self._archive(client, self._event_streams, self._events, done, progress)
                 done.trimmed += self._trim(client, self._keys.impressions, needs=())
-                for stream in self._event_streams:
+                for stream in (*self._event_streams, *self._item_streams):
                     done.trimmed += self._trim(client, stream, needs=(PROFILES_GROUP,))
             finally:
                 client.close()
@@ -183,19 +186,21 @@ class Archiver:
         return len(rows), malformed, len(write_days(self._folder / "live_events", name, EVENTS, "timestamp", rows))
 
     def _dead_letter(self, client: Any, stream: str, entry: bytes, document: bytes, message: str) -> None:
-        fields = {
-            "reason": "malformed",
-            "message": message,
-            "source": stream,
-            "entry": entry,
-            "event": document,
-            "recorded_at": "",
-            "at": str(int(self._clock() * 1_000_000)),
-        }
+        fields = dead_letter(
+            "malformed",
+            message,
+            source=stream,
+            entry=entry.decode(),
+            event=document,
+            recorded_at=None,
+            at=int(self._clock() * 1_000_000),
+        )
         client.xadd(self._keys.dead, fields)
 
     def _trim(self, client: Any, stream: str, *, needs: Sequence[str]) -> int:
         """Take out what every group has acknowledged; nothing while a group that needs the stream is not there."""
+        if not client.exists(stream):
+            return 0
         groups = {group["name"].decode(): group for group in client.xinfo_groups(stream)}
         if not set(needs) <= set(groups):
             return 0
