@@ -8,6 +8,7 @@ every page is one row, and an event counts for one row at most.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -163,8 +164,9 @@ def _joined(
     pages: Sequence[Path], events: Sequence[Path], window: timedelta, first: datetime
 ) -> Iterator[pa.RecordBatch]:
     """The rows of the day that begins with ``first``, in order, so many at a time."""
-    with duckdb.connect() as database:
+    with tempfile.TemporaryDirectory() as overflow, duckdb.connect() as database:
         database.execute(f"SET memory_limit = '{_MEMORY}'; SET threads = 2; SET TimeZone = 'UTC'")
+        database.execute("SET temp_directory = $folder", {"folder": overflow})
         query = _SQL if events else _SQL.replace("read_parquet($events)", _NO_EVENTS)
         values: dict[str, Any] = {
             "pages": [str(path) for path in pages],
