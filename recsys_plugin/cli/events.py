@@ -185,7 +185,11 @@ def archive(follow: bool, every: float, as_json: bool) -> None:
             warner.failed(error)
         if not follow:
             return
-        time.sleep(every)
+        try:
+            time.sleep(every)
+        except KeyboardInterrupt:
+            finish("stopped; nothing is half done")
+            return
 
 
 @events.command()
