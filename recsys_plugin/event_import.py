@@ -7,7 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import blake2b
@@ -38,6 +38,9 @@ Progress = Callable[[str, int, int], None]
 #: The canonical columns of events, and the page that an event belongs to.
 _COLUMNS = (*TABLES["events"].columns, Column("request_id", "identifier", "The page it came from.", max_bytes=256))
 _NAMES = tuple(column.name for column in _COLUMNS)
+
+#: What makes two rows the same event, beside the time.
+_CONTENT = tuple(name for name in _NAMES if name not in ("event_id", "timestamp"))
 
 #: A row's number from 1, its event or why it is none, and the row as it was.
 _Row = tuple[int, Event | EventRefused, Callable[[], bytes]]
@@ -130,13 +133,13 @@ def _named(event: Event, seen: Counter[bytes]) -> Event:
     if event.event_id is not None:
         return event
     assert event.timestamp is not None
-    content = {name: value for name, value in asdict(event).items() if name != "event_id"}
-    content["timestamp"] = microseconds_of(event.timestamp)
-    digest = blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=12).digest()
+    content = [getattr(event, name) for name in _CONTENT]
+    content.append(microseconds_of(event.timestamp))
+    digest = blake2b(json.dumps(content).encode(), digest_size=12).digest()
     repetition = seen[digest]
     seen[digest] += 1
     name = f"{digest.hex()}-{repetition}" if repetition else digest.hex()
-    return Event(**{**asdict(event), "event_id": name})
+    return replace(event, event_id=name)
 
 
 def _batches(rows: Iterator[_Row]) -> Iterator[list[_Row]]:

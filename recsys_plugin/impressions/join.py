@@ -49,19 +49,25 @@ WITH pages AS (
 ), acts AS (
     SELECT event_id, user_id, item_id, event_type, timestamp, request_id FROM read_parquet($events)
     WHERE event_type IN ('click', 'cart', 'purchase')
-    QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY recorded_at, entry) = 1
+    QUALIFY row_number() OVER (PARTITION BY user_id, event_id ORDER BY recorded_at, entry) = 1
+), matches AS (
+    SELECT a.user_id AS actor, a.event_id, a.event_type, a.timestamp,
+        s.request_id, s.user_id, s.model, s.position, s.served_at
+    FROM acts a JOIN shown s ON s.request_id = a.request_id AND s.item_id = a.item_id
+    WHERE (s.user_id IS NULL OR s.user_id = a.user_id) AND s.served_at <= a.timestamp + to_microseconds($ahead)
+    UNION ALL
+    SELECT a.user_id AS actor, a.event_id, a.event_type, a.timestamp,
+        s.request_id, s.user_id, s.model, s.position, s.served_at
+    FROM acts a JOIN shown s ON s.user_id = a.user_id AND s.item_id = a.item_id
+    WHERE a.request_id IS NULL AND s.served_at <= a.timestamp
 ), touches AS (
-    SELECT event_id, event_type, timestamp, s.request_id, s.user_id, s.model, s.item_id, s.served_at
-    FROM acts a JOIN shown s ON s.item_id = a.item_id AND (
-        (a.request_id IS NOT NULL AND s.request_id = a.request_id AND (s.user_id IS NULL OR s.user_id = a.user_id)
-            AND s.served_at <= a.timestamp + to_microseconds($ahead))
-        OR (a.request_id IS NULL AND s.user_id = a.user_id AND s.served_at <= a.timestamp)
-    )
-    WHERE a.timestamp <= s.served_at + to_microseconds($window)
+    SELECT * FROM matches WHERE timestamp <= served_at + to_microseconds($window)
     QUALIFY row_number() OVER (
-        PARTITION BY event_id ORDER BY s.served_at DESC, s.request_id, s.model, s.user_id NULLS LAST) = 1
+        PARTITION BY actor, event_id
+        ORDER BY served_at DESC, request_id, model, user_id NULLS LAST, position
+    ) = 1
 ), outcomes AS (
-    SELECT request_id, user_id, model, item_id,
+    SELECT request_id, user_id, model, position,
         min(timestamp) FILTER (event_type = 'click') AS clicked_at,
         min(timestamp) FILTER (event_type = 'cart') AS carted_at,
         min(timestamp) FILTER (event_type = 'purchase') AS purchased_at
@@ -72,7 +78,7 @@ SELECT s.request_id, s.user_id, s.item_id, s.position, s.propensity, s.propensit
     clicked_at IS NOT NULL AS clicked, carted_at IS NOT NULL AS carted, purchased_at IS NOT NULL AS purchased,
     clicked_at, carted_at, purchased_at
 FROM shown s LEFT JOIN outcomes o ON s.request_id = o.request_id AND s.user_id IS NOT DISTINCT FROM o.user_id
-    AND s.model = o.model AND s.item_id = o.item_id
+    AND s.model = o.model AND s.position = o.position
 WHERE s.served_at >= $first AND s.served_at < $next
 ORDER BY s.served_at, s.request_id, s.user_id NULLS LAST, s.model, s.position
 """
