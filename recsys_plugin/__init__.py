@@ -29,6 +29,7 @@ from recsys_plugin.errors import (
     StoreUnavailable,
 )
 from recsys_plugin.events import AsyncEventRecorder, Event, EventRecorder, EventRefused, Recorded, SpoolFull
+from recsys_plugin.impressions import ImpressionLog
 from recsys_plugin.policy import SearchBlend
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "EventRefused",
     "FeatureContractError",
     "FeatureReport",
+    "ImpressionLog",
     "InferenceUnavailable",
     "InvalidInput",
     "Page",

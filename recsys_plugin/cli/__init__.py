@@ -29,6 +29,7 @@ COMMANDS = {
     "search": "recsys_plugin.cli.ask:search",
     "similar": "recsys_plugin.cli.ask:similar",
     "evaluate": "recsys_plugin.cli.evaluate:evaluate",
+    "events": "recsys_plugin.cli.events:events",
     "bench": "recsys_plugin.cli.bench:bench",
 }
 

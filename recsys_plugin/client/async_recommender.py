@@ -148,6 +148,8 @@ class AsyncRecommender(ClientBase):
             _, watchers = await asyncio.wait(watchers, timeout=_CANCEL_SECONDS)
         self._watchers = []
         await self._recorder.close()
+        if self._impressions is not None:
+            await asyncio.to_thread(self._impressions.close)
         if self._servers is not None:
             reader, triton = self._servers
             self._servers = self._release = None
@@ -225,7 +227,7 @@ class AsyncRecommender(ClientBase):
     async def _ask(self, ask: Callable[[flows.RequestContext], flows.Flow], timeout: float | None) -> list[Page]:
         """Answer a request on the release that serves at present."""
         release = await self._loaded()
-        flow = on_one_release(self._project, release, lambda release: ask(self._context(release)), self._adopt)
+        flow = on_one_release(self._project, release, self._answering(ask), self._adopt)
         return await self._run(flow, self._seconds(timeout))
 
     async def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Self
 
 from recsys_plugin.client.arguments import checked_interval, checked_timeout
-from recsys_plugin.client.flows import RequestContext
+from recsys_plugin.client.flows import Flow, RequestContext
 from recsys_plugin.client.release import Release
 from recsys_plugin.errors import ConfigurationError, DeadlineExceeded
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.item_changes import ItemKeys
 from recsys_plugin.features.item_facts import ItemPlan
+from recsys_plugin.impressions.log import ImpressionLog, ImpressionWriter
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
 from recsys_plugin.settings import Settings
@@ -44,6 +45,7 @@ class ClientBase(ABC):
         spool: a folder on a local disk that takes recorded events while Redis is away, see
             :class:`~recsys_plugin.events.recorder.EventRecorder`.
         event_ids: names recorded events that have no id.
+        impressions: how pages are logged, beside the requests; ``None`` for not at all.
 
     Raises:
         ConfigurationError: if a URL is malformed.
@@ -66,6 +68,7 @@ class ClientBase(ABC):
         request_ids: Callable[[], str] = lambda: uuid.uuid4().hex,
         spool: str | os.PathLike[str] | None = None,
         event_ids: Callable[[], str] = lambda: uuid.uuid4().hex,
+        impressions: ImpressionLog | None = None,
     ) -> None:
         self._redis_address = RedisAddress.parse(redis_url)
         self._triton_addresses = TritonAddress.parse_several(triton_url)
@@ -85,6 +88,7 @@ class ClientBase(ABC):
             "clock": clock,
             "event_ids": event_ids,
         }
+        self._impressions = None if impressions is None else ImpressionWriter(redis_url, impressions, project=project)
         self._open()
 
     @abstractmethod
@@ -93,7 +97,8 @@ class ClientBase(ABC):
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
-        """Make a client from ``RECSYS_REDIS_URL``, ``RECSYS_TRITON_URL`` and, if it is set, ``RECSYS_SPOOL``.
+        """Make a client from ``RECSYS_REDIS_URL``, ``RECSYS_TRITON_URL`` and what is set of ``RECSYS_SPOOL`` and
+        ``RECSYS_IMPRESSIONS``.
 
         ``RECSYS_AS_OF`` stops the clock at that moment, for historical data. ``options`` are the keyword arguments
         of the class.
@@ -110,10 +115,25 @@ class ClientBase(ABC):
             as_of = settings.as_of.timestamp()
             options.setdefault("clock", lambda: as_of)
         options.setdefault("spool", settings.spool)
+        if settings.impressions is not None:
+            options.setdefault("impressions", ImpressionLog(sample=settings.impressions))
         return cls(settings.redis_url, settings.triton_url, **options)
 
     def _context(self, release: Release) -> RequestContext:
-        return RequestContext(release, self._request_ids(), self._clock(), time.perf_counter)
+        logs_pages = self._impressions is not None
+        return RequestContext(release, self._request_ids(), self._clock(), time.perf_counter, logs_pages)
+
+    def _answering(self, ask: Callable[[RequestContext], Flow]) -> Callable[[Release], Flow]:
+        """The flow of a request on a release, whose pages are logged once all of them are made."""
+
+        def answer(release: Release) -> Flow:
+            context = self._context(release)
+            pages = yield from ask(context)
+            if self._impressions is not None:
+                self._impressions.offer(context.served)
+            return pages
+
+        return answer
 
     def _adopt(self, release: Release) -> None:
         self._release = release

@@ -27,6 +27,7 @@ from recsys_plugin.client.results import Page, RankedItems, ScoredItem, ServedBy
 from recsys_plugin.errors import InferenceUnavailable, ReleaseChanged
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures
 from recsys_plugin.identifiers import checked_id, checked_ids
+from recsys_plugin.impressions.document import Candidates, ServedPage
 from recsys_plugin.inference.calls import Infer, OutputSpec
 from recsys_plugin.inference.new_items import item_text
 from recsys_plugin.inference.tensors import Array
@@ -54,6 +55,14 @@ class RequestContext:
     """The request's time, unix seconds: ages of features count from here."""
     timer: Callable[[], float]
     """Seconds that only run forward."""
+    logs_pages: bool = False
+    """Whether what is logged of pages is kept."""
+    served: list[ServedPage] = field(init=False, default_factory=list)
+    """The pages so far, if they are logged; empty ones are not."""
+    features: Mapping[str, tuple[FeatureTensors, int]] = field(init=False, default_factory=dict)
+    """User → the tensors last read, and the user's line in them."""
+    candidates: Candidates | None = field(init=False, default=None)
+    """What the page under way was chosen from."""
     started: float = field(init=False)
     _stages: dict[str, float] = field(
         init=False, default_factory=lambda: dict.fromkeys(("features", "inference", "policy"), 0.0)
@@ -240,6 +249,8 @@ def _read_features(
     plan = model.plan
     replies = yield ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
     decoded = plan.decode(user_ids, replies, now=context.now, rows=context.release.catalogue.rows)
+    if context.logs_pages:
+        context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}
     context.end_of("features")
     return decoded
 
@@ -377,6 +388,8 @@ def _page_items(
     rows = outputs["rows"]
     order = best_first(model, rows, scores, catalogue_size=release.size, excluded=excluded, k=k)
     chosen = rows[order]
+    if context.logs_pages:
+        context.candidates = Candidates(rows, scores, order, excluded)
     known = {name: outputs[name][order] for name in _SCORES[1:] if name in outputs}
     if relevance is not None:
         known["relevance"] = outputs[relevance][order]
@@ -421,4 +434,26 @@ def _page(
         catalogue_version=release.catalogue.version,
         catalogue_size=len(release.catalogue),
     )
+    if context.candidates is not None:
+        context.served.append(_served(context, user_id, served_by, context.candidates))
+        context.candidates = None
     return Page(context.request_id, user_id, items, served_by, features, context.timings(), unknown_items)
+
+
+def _served(context: RequestContext, user_id: str | None, by: ServedBy, candidates: Candidates) -> ServedPage:
+    features: dict[str, Sequence[Any]] | None = None
+    if user_id is not None and user_id in context.features:
+        tensors, line = context.features[user_id]
+        features = {"user_float": tensors.user_float[line], "user_int": tensors.user_int[line]}
+        features["user_string"] = tensors.user_string[line]
+    return ServedPage(
+        context.request_id,
+        user_id,
+        context.now,
+        by.model,
+        by.version,
+        by.contract,
+        candidates,
+        context.release.item_ids,
+        features,
+    )

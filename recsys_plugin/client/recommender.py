@@ -190,6 +190,8 @@ class Recommender(ClientBase):
         for watcher in self._watchers:
             watcher.close()
         self._recorder.close()
+        if self._impressions is not None:
+            self._impressions.close()
         self._reader.close()
         self._triton.close()
 
@@ -219,7 +221,7 @@ class Recommender(ClientBase):
 
     def _ask(self, ask: Callable[[flows.RequestContext], flows.Flow], timeout: float | None) -> list[Page]:
         """Answer a request on the release that serves at present."""
-        flow = on_one_release(self._project, self._release, lambda release: ask(self._context(release)), self._adopt)
+        flow = on_one_release(self._project, self._release, self._answering(ask), self._adopt)
         return self._run(flow, self._seconds(timeout))
 
     def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
