@@ -52,6 +52,8 @@ class Settings:
                            ``.venv-triton/bin/python`` in the home folder if unset
     ``RECSYS_SPOOL``       folder on a local disk that takes events while Redis is away; unset means none
     ``RECSYS_IMPRESSIONS``  share of served pages that are logged, 0 to 1; unset means none
+    ``RECSYS_EXPLORATION``  how recommended pages are chosen: ``none``, ``epsilon:0.05``, ``gumbel:0.2`` or
+                           ``thompson:FILE.npz``; unset means ``none``
     =====================  ==========================================================================
     """
 
@@ -63,6 +65,7 @@ class Settings:
     triton_python: Path | None = None
     spool: Path | None = None
     impressions: float | None = None
+    exploration: str | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -79,6 +82,7 @@ class Settings:
                 env.get("RECSYS_TRITON_PYTHON", str(home / ".venv-triton" / "bin" / "python"))
             ).expanduser(),
             spool=Path(env["RECSYS_SPOOL"]).expanduser().resolve() if "RECSYS_SPOOL" in env else None,
+            exploration=env.get("RECSYS_EXPLORATION"),
             impressions=_share(env["RECSYS_IMPRESSIONS"]) if "RECSYS_IMPRESSIONS" in env else None,
         )
 

@@ -12,6 +12,7 @@ from recsys_plugin.background import Warner
 from recsys_plugin.client import flows
 from recsys_plugin.client.arrivals import take_up
 from recsys_plugin.client.base import LOADING_TIMEOUT, ClientBase, repeatable, time_left
+from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.release import Release, load_release, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.watching import GATHERED, PAUSE
@@ -224,7 +225,7 @@ class AsyncRecommender(ClientBase):
             except RecsysError as error:
                 warner.failed(error)
 
-    async def _ask(self, ask: Callable[[flows.RequestContext], flows.Flow], timeout: float | None) -> list[Page]:
+    async def _ask(self, ask: Callable[[RequestContext], flows.Flow], timeout: float | None) -> list[Page]:
         """Answer a request on the release that serves at present."""
         release = await self._loaded()
         flow = on_one_release(self._project, release, self._answering(ask), self._adopt)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Self
 
 from recsys_plugin.client.arguments import checked_interval, checked_timeout
-from recsys_plugin.client.flows import Flow, RequestContext
+from recsys_plugin.client.context import BEST_FIRST, Exploration, RequestContext
+from recsys_plugin.client.flows import Flow
 from recsys_plugin.client.release import Release
 from recsys_plugin.errors import ConfigurationError, DeadlineExceeded
 from recsys_plugin.features.connection import RedisAddress
@@ -18,6 +19,7 @@ from recsys_plugin.features.item_changes import ItemKeys
 from recsys_plugin.features.item_facts import ItemPlan
 from recsys_plugin.impressions.log import ImpressionLog, ImpressionWriter
 from recsys_plugin.inference.address import TritonAddress
+from recsys_plugin.policy.exploration_settings import parse_exploration
 from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
 from recsys_plugin.settings import Settings
 
@@ -46,6 +48,7 @@ class ClientBase(ABC):
             :class:`~recsys_plugin.events.recorder.EventRecorder`.
         event_ids: names recorded events that have no id.
         impressions: how pages are logged, beside the requests; ``None`` for not at all.
+        exploration: how pages of ``recommend`` are chosen among the best candidates; the best themselves by default.
 
     Raises:
         ConfigurationError: if a URL is malformed.
@@ -69,6 +72,7 @@ class ClientBase(ABC):
         spool: str | os.PathLike[str] | None = None,
         event_ids: Callable[[], str] = lambda: uuid.uuid4().hex,
         impressions: ImpressionLog | None = None,
+        exploration: Exploration = BEST_FIRST,
     ) -> None:
         self._redis_address = RedisAddress.parse(redis_url)
         self._triton_addresses = TritonAddress.parse_several(triton_url)
@@ -89,6 +93,7 @@ class ClientBase(ABC):
             "event_ids": event_ids,
         }
         self._impressions = None if impressions is None else ImpressionWriter(redis_url, impressions, project=project)
+        self._exploration = exploration
         self._open()
 
     @abstractmethod
@@ -97,8 +102,8 @@ class ClientBase(ABC):
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
-        """Make a client from ``RECSYS_REDIS_URL``, ``RECSYS_TRITON_URL`` and what is set of ``RECSYS_SPOOL`` and
-        ``RECSYS_IMPRESSIONS``.
+        """Make a client from ``RECSYS_REDIS_URL``, ``RECSYS_TRITON_URL`` and what is set of ``RECSYS_SPOOL``,
+        ``RECSYS_IMPRESSIONS`` and ``RECSYS_EXPLORATION``.
 
         ``RECSYS_AS_OF`` stops the clock at that moment, for historical data. ``options`` are the keyword arguments
         of the class.
@@ -117,11 +122,15 @@ class ClientBase(ABC):
         options.setdefault("spool", settings.spool)
         if settings.impressions is not None:
             options.setdefault("impressions", ImpressionLog(sample=settings.impressions))
+        if settings.exploration is not None:
+            options.setdefault("exploration", Exploration(parse_exploration(settings.exploration)))
         return cls(settings.redis_url, settings.triton_url, **options)
 
     def _context(self, release: Release) -> RequestContext:
         logs_pages = self._impressions is not None
-        return RequestContext(release, self._request_ids(), self._clock(), time.perf_counter, logs_pages)
+        return RequestContext(
+            release, self._request_ids(), self._clock(), time.perf_counter, self._exploration, logs_pages
+        )
 
     def _answering(self, ask: Callable[[RequestContext], Flow]) -> Callable[[Release], Flow]:
         """The flow of a request on a release, whose pages are logged once all of them are made."""

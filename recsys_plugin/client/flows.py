@@ -7,9 +7,7 @@ flows, one blocking and one awaiting.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,21 +20,19 @@ from recsys_plugin.client.arguments import (
     checked_k,
     checked_query,
 )
+from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.pages import SCORES, line_of, page, page_items
 from recsys_plugin.client.release import PersonalModel, Release
-from recsys_plugin.client.results import Page, RankedItems, ScoredItem, ServedBy, Timings
-from recsys_plugin.errors import InferenceUnavailable, ReleaseChanged
+from recsys_plugin.client.results import Page, RankedItems
+from recsys_plugin.errors import ReleaseChanged
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures
 from recsys_plugin.identifiers import checked_id, checked_ids
-from recsys_plugin.impressions.document import Candidates, ServedPage
 from recsys_plugin.inference.calls import Infer, OutputSpec
 from recsys_plugin.inference.new_items import item_text
 from recsys_plugin.inference.tensors import Array
-from recsys_plugin.policy.page import SearchBlend, best_first
+from recsys_plugin.policy.page import SearchBlend
 
-__all__ = ["Flow", "RequestContext", "rank", "recommend", "search", "similar_items"]
-
-#: What says how good each candidate is; a model has the probabilities that it was trained for.
-_SCORES = ("scores", "purchase_probability", "cart_probability", "click_probability")
+__all__ = ["Flow", "rank", "recommend", "search", "similar_items"]
 
 #: What the tokenizer makes of a query.
 _TOKENS = {"input_ids": OutputSpec("INT64", (1, -1)), "attention_mask": OutputSpec("INT64", (1, -1))}
@@ -45,55 +41,18 @@ _TOKENS = {"input_ids": OutputSpec("INT64", (1, -1)), "attention_mask": OutputSp
 Flow = Generator[ReadFeatures | Infer, Any, list[Page]]
 
 
-@dataclass(slots=True)
-class RequestContext:
-    """What a request is given besides the caller's arguments, and how long its stages took."""
-
-    release: Release
-    request_id: str
-    now: float
-    """The request's time, unix seconds: ages of features count from here."""
-    timer: Callable[[], float]
-    """Seconds that only run forward."""
-    logs_pages: bool = False
-    """Whether what is logged of pages is kept."""
-    served: list[ServedPage] = field(init=False, default_factory=list)
-    """The pages so far, if they are logged; empty ones are not."""
-    features: Mapping[str, tuple[FeatureTensors, int]] = field(init=False, default_factory=dict)
-    """User → the tensors last read, and the user's line in them."""
-    candidates: Candidates | None = field(init=False, default=None)
-    """What the page under way was chosen from."""
-    started: float = field(init=False)
-    _stages: dict[str, float] = field(
-        init=False, default_factory=lambda: dict.fromkeys(("features", "inference", "policy"), 0.0)
-    )
-    _last: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.started = self._last = self.timer()
-
-    def end_of(self, stage: str) -> None:
-        """Book the time since the previous stage ended."""
-        now = self.timer()
-        self._stages[stage] += now - self._last
-        self._last = now
-
-    def timings(self) -> Timings:
-        """The stages so far, in milliseconds."""
-        stages = {stage: seconds * 1000 for stage, seconds in self._stages.items()}
-        return Timings(**stages, total=(self.timer() - self.started) * 1000)
-
-
 def recommend(
     context: RequestContext, user_ids: Iterable[object], k: object, *, exclude: Iterable[object], candidates: object
 ) -> Flow:
     """A page for each user: candidates from the index, ranked by the click model."""
     users = checked_ids(user_ids, "user_ids", most=MOST_USERS)
     wanted, excluded = checked_k(k), _known_rows(context.release, exclude)
-    count = _candidate_count(context.release, wanted, checked_candidates(candidates))
+    exploration = context.exploration
+    pool = max(wanted, exploration.pool) if exploration.explores else wanted
+    count = _candidate_count(context.release, pool, checked_candidates(candidates))
     model = context.release.models["recommend"]
     if wanted == 0:
-        return [_page(context, "recommend", user_id, RankedItems(), None) for user_id in users]
+        return [page(context, "recommend", user_id, RankedItems(), None) for user_id in users]
     pages: list[Page] = []
     for start in range(0, len(users), model.max_batch_size):
         batch = users[start : start + model.max_batch_size]
@@ -101,16 +60,18 @@ def recommend(
         answer = yield from _infer(
             context,
             "recommend",
-            {**_user_inputs(tensors), **_retrieval_inputs(context.release, excluded, count, wanted, len(batch))},
-            _outputs(model, len(batch), "rows", "retrieval_scores", *_SCORES),
+            {**_user_inputs(tensors), **_retrieval_inputs(context.release, excluded, count, pool, len(batch))},
+            _outputs(model, len(batch), "rows", "retrieval_scores", *SCORES),
         )
         if context.release.new_items:
             answer = _beside(answer, (yield from _new_items(context, tensors)))
         for number, user_id in enumerate(batch):
-            outputs = _line("recommend", answer, number)
+            outputs = line_of("recommend", answer, number)
             scores = outputs["scores"]
-            items = _page_items(context, "recommend", outputs, scores, "retrieval_scores", excluded, wanted)
-            pages.append(_page(context, "recommend", user_id, items, reports[number]))
+            items = page_items(
+                context, "recommend", outputs, scores, "retrieval_scores", excluded, wanted, explore=user_id
+            )
+            pages.append(page(context, "recommend", user_id, items, reports[number]))
     return pages
 
 
@@ -119,7 +80,7 @@ def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -
     user = checked_id(user_id, "user_id")
     rows, unknown = _asked_rows(context.release, item_ids)
     if not rows.size:
-        return [_page(context, "rank", user, RankedItems(), None, unknown)]
+        return [page(context, "rank", user, RankedItems(), None, unknown)]
     model = context.release.models["rank"]
     tensors, (report,) = yield from _read_features(context, model, [user])
     size = len(context.release.catalogue)
@@ -127,14 +88,14 @@ def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -
     answer: dict[str, Array] = {}
     if old.size:
         inputs = {**_user_inputs(tensors), "candidate_rows": old[np.newaxis]}
-        answer = yield from _infer(context, "rank", inputs, _outputs(model, 1, *_SCORES, length=old.size))
+        answer = yield from _infer(context, "rank", inputs, _outputs(model, 1, *SCORES, length=old.size))
         answer["rows"] = old[np.newaxis]
     if new.size:
         scored = yield from _new_items(context, tensors, new - size)
         answer = _beside(answer, scored) if answer else scored
-    outputs = _line("rank", answer, 0)
-    items = _page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size)
-    return [_page(context, "rank", user, items, report, unknown)]
+    outputs = line_of("rank", answer, 0)
+    items = page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size)
+    return [page(context, "rank", user, items, report, unknown)]
 
 
 def search(
@@ -152,7 +113,7 @@ def search(
     text, wanted, excluded = checked_query(query), checked_k(k), _known_rows(context.release, exclude)
     count = _candidate_count(context.release, wanted, checked_candidates(candidates))
     if wanted == 0:
-        return [_page(context, "search", user, RankedItems(), None)]
+        return [page(context, "search", user, RankedItems(), None)]
     model = context.release.models["search"]
     report: FeatureReport | None = None
     if user is None:
@@ -166,7 +127,7 @@ def search(
         context,
         "search",
         {**_user_inputs(tensors), **words, **_retrieval_inputs(context.release, excluded, count, wanted, 1)},
-        _outputs(model, 1, "rows", "relevance", *_SCORES),
+        _outputs(model, 1, "rows", "relevance", *SCORES),
     )
     if context.release.new_items:
         tokens = words if model.takes_tokens else (yield from _infer(context, "tokenizer", words, _TOKENS))
@@ -174,10 +135,10 @@ def search(
         scored = yield from _new_items(context, tensors)
         scored["relevance"] = encoded["text_embedding"] @ context.release.new_items.texts.T
         answer = _beside(answer, scored)
-    outputs = _line("search", answer, 0)
+    outputs = line_of("search", answer, 0)
     scores = blend.scores(outputs["rows"], outputs["relevance"], outputs["scores"])
-    items = _page_items(context, "search", outputs, scores, "relevance", excluded, wanted)
-    return [_page(context, "search", user, items, report)]
+    items = page_items(context, "search", outputs, scores, "relevance", excluded, wanted)
+    return [page(context, "search", user, items, report)]
 
 
 def similar_items(
@@ -192,7 +153,7 @@ def similar_items(
     count = _candidate_count(context.release, wanted, checked_candidates(candidates))
     row = context.release.row(item)
     if row is None or wanted == 0:
-        return [_page(context, "similar", None, RankedItems(), None, () if row is not None else (item,))]
+        return [page(context, "similar", None, RankedItems(), None, () if row is not None else (item,))]
     excluded |= {row}
     retrieval = _retrieval_inputs(context.release, excluded, count, wanted, 1)
     if row < len(context.release.catalogue):
@@ -204,9 +165,9 @@ def similar_items(
         )
     else:
         answer = yield from _similar_texts(context, row - len(context.release.catalogue), retrieval)
-    outputs = _line("similar", answer, 0)
-    items = _page_items(context, "similar", outputs, outputs["similarity"], "similarity", excluded, wanted)
-    return [_page(context, "similar", None, items, None)]
+    outputs = line_of("similar", answer, 0)
+    items = page_items(context, "similar", outputs, outputs["similarity"], "similarity", excluded, wanted)
+    return [page(context, "similar", None, items, None)]
 
 
 def _similar_texts(
@@ -363,97 +324,3 @@ def _outputs(model: PersonalModel, users: int, *names: str, length: int = -1) ->
     if model.value_columns:
         wanted["values"] = OutputSpec("FP32", (users, length, len(model.value_columns)))
     return {name: wanted[name] for name in wanted if name in model.outputs}
-
-
-def _line(model: str, answer: Mapping[str, Array], number: int) -> dict[str, Array]:
-    """One user's part of an answer, whose outputs must be equally long to belong together."""
-    line = {name: array[number] for name, array in answer.items()}
-    if len({len(array) for array in line.values()}) != 1:
-        lengths = ", ".join(f"{name} {len(array)}" for name, array in line.items())
-        raise InferenceUnavailable(f"model {model} answered outputs of different length: {lengths}")
-    return line
-
-
-def _page_items(
-    context: RequestContext,
-    model: str,
-    outputs: Mapping[str, Array],
-    scores: NDArray[np.float32],
-    relevance: str | None,
-    excluded: Collection[int],
-    k: int,
-) -> RankedItems:
-    """The k best of one user's candidates as items; ``relevance`` names the output of the first stage."""
-    release = context.release
-    rows = outputs["rows"]
-    order = best_first(model, rows, scores, catalogue_size=release.size, excluded=excluded, k=k)
-    chosen = rows[order]
-    if context.logs_pages:
-        context.candidates = Candidates(rows, scores, order, excluded)
-    known = {name: outputs[name][order] for name in _SCORES[1:] if name in outputs}
-    if relevance is not None:
-        known["relevance"] = outputs[relevance][order]
-    ranked = scores[order]
-
-    def item(place: int) -> ScoredItem:
-        row = chosen.item(place)
-        title, category, price = release.shown(row)
-        return ScoredItem(
-            item_id=release.item_id(row),
-            score=ranked.item(place),
-            position=place + 1,
-            title=title,
-            category=category,
-            price=_number(price),
-            **{name: _number(values.item(place)) for name, values in known.items()},
-        )
-
-    return RankedItems(len(chosen), lambda: map(release.item_id, chosen.tolist()), item)
-
-
-def _number(value: float) -> float | None:
-    """``None`` for NaN: "not known" in every output where it is allowed."""
-    return None if math.isnan(value) else value
-
-
-def _page(
-    context: RequestContext,
-    model: str,
-    user_id: str | None,
-    items: RankedItems,
-    features: FeatureReport | None,
-    unknown_items: tuple[str, ...] = (),
-) -> Page:
-    context.end_of("policy")
-    release = context.release
-    personal = release.models.get(model)
-    served_by = ServedBy(
-        model=model,
-        version=release.version,
-        contract=None if personal is None else personal.plan.contract.fingerprint,
-        catalogue_version=release.catalogue.version,
-        catalogue_size=len(release.catalogue),
-    )
-    if context.candidates is not None:
-        context.served.append(_served(context, user_id, served_by, context.candidates))
-        context.candidates = None
-    return Page(context.request_id, user_id, items, served_by, features, context.timings(), unknown_items)
-
-
-def _served(context: RequestContext, user_id: str | None, by: ServedBy, candidates: Candidates) -> ServedPage:
-    features: dict[str, Sequence[Any]] | None = None
-    if user_id is not None and user_id in context.features:
-        tensors, line = context.features[user_id]
-        features = {"user_float": tensors.user_float[line], "user_int": tensors.user_int[line]}
-        features["user_string"] = tensors.user_string[line]
-    return ServedPage(
-        context.request_id,
-        user_id,
-        context.now,
-        by.model,
-        by.version,
-        by.contract,
-        candidates,
-        context.release.item_ids,
-        features,
-    )

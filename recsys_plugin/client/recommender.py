@@ -16,6 +16,7 @@ from recsys_plugin.background import Watcher
 from recsys_plugin.client import flows
 from recsys_plugin.client.arrivals import take_up
 from recsys_plugin.client.base import LOADING_TIMEOUT, ClientBase, repeatable, time_left
+from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.release import Release, load_release, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.watching import watch_items, watch_releases
@@ -219,7 +220,7 @@ class Recommender(ClientBase):
         with self._loading:
             self._release = self._run(take_up(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
 
-    def _ask(self, ask: Callable[[flows.RequestContext], flows.Flow], timeout: float | None) -> list[Page]:
+    def _ask(self, ask: Callable[[RequestContext], flows.Flow], timeout: float | None) -> list[Page]:
         """Answer a request on the release that serves at present."""
         flow = on_one_release(self._project, self._release, self._answering(ask), self._adopt)
         return self._run(flow, self._seconds(timeout))

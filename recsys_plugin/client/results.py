@@ -17,7 +17,7 @@ class ScoredItem:
 
     item_id: str
     score: float
-    """What the page is ordered by; comparable within one page only."""
+    """What the page is ordered by, unless it was explored; comparable within one page only."""
     position: int
     """1 is the first."""
     title: str
@@ -31,6 +31,8 @@ class ScoredItem:
     """The model's estimate; ``None`` where it makes none, such as for data without clicks."""
     cart_probability: float | None = None
     """The model's estimate; ``None`` where it makes none, such as for data without carts."""
+    propensity: float = 1.0
+    """How likely the item was to stand here, given the items before it; 1 without exploration."""
     relevance: float | None = None
     """What the first stage found: retrieval score, cosine to the query, or similarity to the item."""
 

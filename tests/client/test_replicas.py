@@ -19,7 +19,7 @@ from recsys_plugin.inference.calls import Infer, OutputSpec
 from recsys_plugin.inference.replicas import Replicas, Turns, common_versions
 from recsys_plugin.runtime.triton_client import TritonManager
 
-OPTIONS = {"timeout": 10.0, "clock": lambda: NOW, "refresh_every": None, "follow_items": False}
+OPTIONS: dict[str, Any] = {"timeout": 10.0, "clock": lambda: NOW, "refresh_every": None, "follow_items": False}
 
 
 @pytest.fixture
