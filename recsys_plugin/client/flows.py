@@ -446,6 +446,7 @@ def _served(context: RequestContext, user_id: str | None, by: ServedBy, candidat
         tensors, line = context.features[user_id]
         features = {"user_float": tensors.user_float[line], "user_int": tensors.user_int[line]}
         features["user_string"] = tensors.user_string[line]
+    item_id = context.release.item_id
     return ServedPage(
         context.request_id,
         user_id,
@@ -454,6 +455,6 @@ def _served(context: RequestContext, user_id: str | None, by: ServedBy, candidat
         by.version,
         by.contract,
         candidates,
-        context.release.item_ids,
+        lambda rows: list(map(item_id, rows)),
         features,
     )
