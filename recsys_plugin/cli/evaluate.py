@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys_plugin.cli._output import console, finish, reporter
+from recsys_plugin.settings import Settings
 
 if TYPE_CHECKING:
     from recsys_plugin.off_policy.evaluate import Evaluation
@@ -24,7 +25,8 @@ def evaluate() -> None:
 
 
 @evaluate.command("off-policy")
-@click.argument("log", type=click.Path(exists=True, path_type=Path))
+@click.argument("log", type=click.Path(exists=True, path_type=Path), required=False)
+@click.option("--window", default="24h", show_default=True, help="Attribution window of the shop's own log.")
 @click.option(
     "--policy",
     "texts",
@@ -57,7 +59,8 @@ def evaluate() -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--json", "target", metavar="FILE", help="Write the figures as JSON; - is standard output.")
 def off_policy(
-    log: Path,
+    log: Path | None,
+    window: str,
     texts: tuple[str, ...],
     reward: str,
     model: str,
@@ -72,18 +75,23 @@ def off_policy(
 ) -> None:
     """What other exploration policies would have earned on the pages of LOG, a Parquet file or folder.
 
+    Without LOG, on the shop's own pages: those logged with their candidates (`ImpressionLog(candidates_sample=...)`),
+    archived by `recsys events archive` and joined by `recsys events join`.
+
     The log has one row for each candidate of each page with its position, propensity, score and outcome. Exit code 3
     if a policy would have shown nothing of what was shown.
 
     \b
     Examples:
-      recsys evaluate off-policy impressions/ --policy none --policy gumbel:0.3
-      recsys evaluate off-policy impressions/ --policy epsilon:0.05 --reward purchase --json report.json
-      recsys evaluate off-policy impressions/ --policy none --model cascade --clip 20
+      recsys evaluate off-policy --policy none --policy gumbel:0.3
+      recsys evaluate off-policy log.parquet --policy epsilon:0.05 --reward purchase --json report.json
+      recsys evaluate off-policy log.parquet --policy none --model cascade --clip 20
     """
     from recsys_plugin.cli.bench import check_target
+    from recsys_plugin.cli.events import outcome_window, outcomes_folder
     from recsys_plugin.off_policy.evaluate import EvaluationOptions, evaluate_policy
-    from recsys_plugin.off_policy.log import read_log
+    from recsys_plugin.off_policy.log import ImpressionLog, read_log
+    from recsys_plugin.off_policy.served import served_log
     from recsys_plugin.pipeline.workspace import atomic_text
     from recsys_plugin.policy.exploration_settings import parse_exploration
 
@@ -102,10 +110,16 @@ def off_policy(
     )
     with reporter() as tell:
         tell("reading the log", 0, 0)
-        pages = read_log(log, reward)
+        if log is None:
+            settings = Settings.from_environment()
+            outcomes = outcomes_folder(settings, outcome_window(window))
+            table = served_log(settings.state / "impressions", outcomes)
+            pages = ImpressionLog.of_table(table, reward, file="the shop's pages")
+        else:
+            pages = read_log(log, reward)
         found = [evaluate_policy(pages, policy, options, tell=tell) for policy in policies]
     document = json.dumps(
-        {"log": str(log), "evaluations": [one.document() for one in found]}, indent=2, allow_nan=False
+        {"log": pages.file, "evaluations": [one.document() for one in found]}, indent=2, allow_nan=False
     )
     if target == "-":
         click.echo(document)

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from recsys_plugin.features.connection import RedisAddress
     from recsys_plugin.impressions.archive import Archived
 
-__all__ = ["archive", "dead_letter", "events", "import_file", "join", "status"]
+__all__ = [
+    "archive",
+    "dead_letter",
+    "events",
+    "import_file",
+    "join",
+    "outcome_window",
+    "outcomes_folder",
+    "status",
+]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -210,8 +219,8 @@ def join(window: str, as_json: bool) -> None:
     """
     from recsys_plugin.impressions.join import join_outcomes
 
-    settings, length = Settings.from_environment(), _length(window)
-    output = settings.state / "outcomes" / f"window={length // timedelta(seconds=1)}s"
+    settings, length = Settings.from_environment(), outcome_window(window)
+    output = outcomes_folder(settings, length)
     with reporter() as progress:
         done = join_outcomes(settings.state, output, window=length, now=datetime.now(UTC), progress=progress)
     if as_json:
@@ -229,7 +238,13 @@ def _address() -> RedisAddress:
     return RedisAddress.parse(Services(Settings.from_environment()).redis_url)
 
 
-def _length(text: str) -> timedelta:
+def outcomes_folder(settings: Settings, window: timedelta) -> Path:
+    """Where items shown lie with what came of them."""
+    return settings.state / "outcomes" / f"window={window // timedelta(seconds=1)}s"
+
+
+def outcome_window(text: str) -> timedelta:
+    """An attribution window such as ``24h`` or ``7d``."""
     units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
     number, unit = text[:-1], text[-1:]
     if unit not in units or not number.isdigit() or len(number) > 6:

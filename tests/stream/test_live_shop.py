@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ import pytest
 from shops import CommandLine, Shop
 from streamed import live_row
 
-from recsys_plugin import Event, EventRecorder, Recommender
+from recsys_plugin import Event, EventRecorder, Exploration, GumbelTopK, ImpressionLog, Recommender
 from recsys_plugin.aggregation.live import user_activity, user_recent_items, user_sessions
 from recsys_plugin.checks.replay import replay, require_equal
 from recsys_plugin.data.store import load_dataset
 from recsys_plugin.errors import CheckFailed
 from recsys_plugin.features.connection import RedisAddress
+from recsys_plugin.impressions.archive import Archiver
+from recsys_plugin.impressions.join import join_outcomes
+from recsys_plugin.off_policy.evaluate import EvaluationOptions, evaluate_policy
+from recsys_plugin.off_policy.log import ImpressionLog as DecisionLog
+from recsys_plugin.off_policy.served import served_log
 from recsys_plugin.pipeline.feast_repository import open_store
 from recsys_plugin.pipeline.steps import PROJECT
 from recsys_plugin.stream.supervisor import stored_schema
@@ -166,3 +172,36 @@ def test_replaying_history_gives_history(live_shop: LiveShop, tmp_path: Path) ->
     pq.write_table(table.set_column(at, "session_clicks", more), shifted / "user_session.parquet")
     with pytest.raises(CheckFailed, match="live rows differ from history: user_session of"):
         require_equal(replayed(shifted))
+
+
+def test_what_pages_earned_can_be_judged(live_shop: LiveShop, tmp_path: Path) -> None:
+    """Explored pages, logged; clicks on them, recorded; both archived and joined; and another policy's worth told."""
+    moment, numbers = live_shop.shop.as_of, count()
+    exploration = Exploration(GumbelTopK(1.0), pool=12)
+    users, clicks = busy_users(live_shop, 60), 0
+    with Recommender(
+        live_shop.redis_url, live_shop.shop.triton_url, timeout=20.0, clock=moment.timestamp, exploration=exploration,
+        impressions=ImpressionLog(candidates_sample=1.0), request_ids=lambda: f"page {next(numbers)}",
+    ) as recommender:  # fmt: skip
+        for number, user_id in enumerate(users):
+            page = recommender.recommend(user_id, 4)
+            if number % 3 == 0:
+                clicks += 1
+                event = Event(
+                    user_id=user_id, item_id=page[0].item_id, event_type="click", event_id=f"on page {number}",
+                    timestamp=moment + timedelta(seconds=5), request_id=page.request_id,
+                )  # fmt: skip
+                recommender.record(event)
+    Archiver(RedisAddress.parse(live_shop.redis_url), tmp_path).run(lambda what, done, total: None)
+    window = timedelta(hours=1)
+    joined = join_outcomes(tmp_path, tmp_path / "outcomes", window=window, now=moment + timedelta(hours=3))
+    assert (joined.rows, joined.clicked) == (4 * len(users), clicks)
+    table = served_log(tmp_path / "impressions", tmp_path / "outcomes")
+    assert len(table) == 12 * len(users)
+    log = DecisionLog.of_table(table, "click")
+    options = EvaluationOptions(model="cascade", estimators=("ips", "snips"))
+    own = evaluate_policy(log, GumbelTopK(1.0), options)
+    for estimate in own.estimates:
+        assert estimate.value == pytest.approx(clicks / (4 * len(users)), rel=1e-6)
+    other = evaluate_policy(log, GumbelTopK(0.5), options)
+    assert all(estimate.low <= estimate.value <= estimate.high for estimate in other.estimates)
