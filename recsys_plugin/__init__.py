@@ -13,7 +13,16 @@ This import is thin: it needs numpy, redis and tritonclient, and loads the last 
 
 from __future__ import annotations
 
-from recsys_plugin.client import AsyncRecommender, FeatureReport, Page, Recommender, ScoredItem, ServedBy, Timings
+from recsys_plugin.client import (
+    AsyncRecommender,
+    Exploration,
+    FeatureReport,
+    Page,
+    Recommender,
+    ScoredItem,
+    ServedBy,
+    Timings,
+)
 from recsys_plugin.errors import (
     CheckFailed,
     ConfigurationError,
@@ -29,7 +38,10 @@ from recsys_plugin.errors import (
     StoreUnavailable,
 )
 from recsys_plugin.events import AsyncEventRecorder, Event, EventRecorder, EventRefused, Recorded, SpoolFull
+from recsys_plugin.impressions import ImpressionLog
 from recsys_plugin.policy import SearchBlend
+from recsys_plugin.policy.exploration import EpsilonGreedy, GumbelTopK, NoExploration
+from recsys_plugin.policy.thompson import ThompsonSampling
 
 __all__ = [
     "AsyncEventRecorder",
@@ -38,13 +50,18 @@ __all__ = [
     "ConfigurationError",
     "DataError",
     "DeadlineExceeded",
+    "EpsilonGreedy",
     "Event",
     "EventRecorder",
     "EventRefused",
+    "Exploration",
     "FeatureContractError",
     "FeatureReport",
+    "GumbelTopK",
+    "ImpressionLog",
     "InferenceUnavailable",
     "InvalidInput",
+    "NoExploration",
     "Page",
     "Recommender",
     "Recorded",
@@ -57,6 +74,7 @@ __all__ = [
     "SpoolFull",
     "StepFailed",
     "StoreUnavailable",
+    "ThompsonSampling",
     "Timings",
     "__version__",
 ]

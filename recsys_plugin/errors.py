@@ -8,7 +8,8 @@
     │   └── EventRefused        something is no event: says why                  exit code 2
     ├── ConfigurationError      a setting is missing or contradicts another      exit code 2
     ├── CheckFailed             a check or threshold was not met                 exit code 3
-    │   └── FeatureContractError   model and feature store disagree              exit code 3
+    │   ├── FeatureContractError   model and feature store disagree              exit code 3
+    │   └── NoOverlap              what was logged says nothing about a policy   exit code 3
     ├── StepFailed              a pipeline step could not finish                 exit code 1
     └── ServiceUnavailable      a server did not answer as it should             exit code 1
         ├── StoreUnavailable        Redis
@@ -30,6 +31,7 @@ __all__ = [
     "FeatureContractError",
     "InferenceUnavailable",
     "InvalidInput",
+    "NoOverlap",
     "RecsysError",
     "ReleaseChanged",
     "ServiceUnavailable",
@@ -80,6 +82,10 @@ class CheckFailed(RecsysError):
 
 class FeatureContractError(CheckFailed):
     """A model's feature contract and the feature store disagree; the message names each difference."""
+
+
+class NoOverlap(CheckFailed):
+    """The policy to evaluate would never have done what was logged: no weighting of the log can tell its value."""
 
 
 class StepFailed(RecsysError):

@@ -26,6 +26,16 @@ def parse_moment(text: str, *, name: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0.0 <= share <= 1.0:
+        raise ConfigurationError(f"RECSYS_IMPRESSIONS={text!r} is not a share from 0 to 1, such as 1 or 0.1")
+    return share
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Where everything is. Build it with :meth:`from_environment`; every field has one variable.
@@ -34,12 +44,16 @@ class Settings:
     ``RECSYS_HOME``        folder holding ``feature_repo/``, ``model_repository/`` and the state folder
                            ``.recsys/``; the working directory if unset
     ``RECSYS_REDIS_URL``   ``redis://``, ``rediss://`` or ``unix://`` URL; unset means the embedded server
-    ``RECSYS_TRITON_URL``  ``grpc://host:port`` or ``grpcs://host:port``; unset means the embedded server
+    ``RECSYS_TRITON_URL``  ``grpc://host:port`` or ``grpcs://host:port``; unset means the embedded server;
+                           clients also take several, ``grpc://first:port,second:port``
     ``RECSYS_DATA``        folder with public data sets; unset means only those inside packages
     ``RECSYS_AS_OF``       ISO 8601 moment to treat as now, for historical data; unset means the clock
     ``RECSYS_TRITON_PYTHON``  interpreter of the environment with ``nvidia-pytriton``;
                            ``.venv-triton/bin/python`` in the home folder if unset
     ``RECSYS_SPOOL``       folder on a local disk that takes events while Redis is away; unset means none
+    ``RECSYS_IMPRESSIONS``  share of served pages that are logged, 0 to 1; unset means none
+    ``RECSYS_EXPLORATION``  how recommended pages are chosen: ``none``, ``epsilon:0.05``, ``gumbel:0.2`` or
+                           ``thompson:FILE.npz``; unset means ``none``
     =====================  ==========================================================================
     """
 
@@ -50,6 +64,8 @@ class Settings:
     as_of: datetime | None = None
     triton_python: Path | None = None
     spool: Path | None = None
+    impressions: float | None = None
+    exploration: str | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -66,6 +82,8 @@ class Settings:
                 env.get("RECSYS_TRITON_PYTHON", str(home / ".venv-triton" / "bin" / "python"))
             ).expanduser(),
             spool=Path(env["RECSYS_SPOOL"]).expanduser().resolve() if "RECSYS_SPOOL" in env else None,
+            exploration=env.get("RECSYS_EXPLORATION"),
+            impressions=_share(env["RECSYS_IMPRESSIONS"]) if "RECSYS_IMPRESSIONS" in env else None,
         )
 
     @property

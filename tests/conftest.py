@@ -37,3 +37,17 @@ def small_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     home = tmp_path_factory.mktemp("small_shop")
     with trained_shop(home, "synthetic", "--from", str(tables), training=short) as made:
         yield made
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """When tests run side by side, those that share a trained shop run in one process, and the longest begin first."""
+    if getattr(config.option, "dist", "no") != "loadgroup":
+        return
+    groups = []
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        group = next((name for name in ("shop", "small_shop") if name in names), str(item.path))
+        item.add_marker(pytest.mark.xdist_group(group))
+        groups.append(("shop", "small_shop", str(item.path)).index(group))
+    order = sorted(range(len(items)), key=groups.__getitem__)
+    items[:] = [items[position] for position in order]

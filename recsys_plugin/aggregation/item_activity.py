@@ -29,14 +29,14 @@ _CODES = tuple(EVENT_TYPE_CODES[name] for name in ITEM_ACTS)
 _Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def step_of(window: str) -> int:
+def _step_of(window: str) -> int:
     """How long a step of a window takes, in microseconds."""
     return ACTIVITY_WINDOWS[window] // STEPS
 
 
 def window_start(moment: Any, window: str) -> Any:
     """Where the window that ends at a moment begins: microseconds since the epoch, an int or int64 [m] as given."""
-    step = step_of(window)
+    step = _step_of(window)
     return (moment // step - (STEPS - 1)) * step
 
 
@@ -84,7 +84,7 @@ class ItemCounts:
         moved = moment > self.latest
         self.latest = max(self.latest, moment)
         for at, window in enumerate(ACTIVITY_WINDOWS):
-            step = step_of(window)
+            step = _step_of(window)
             if moment >= window_start(self.latest, window):
                 key = (at, moment // step, place)
                 self.steps[key] = self.steps.get(key, 0) + 1
@@ -94,7 +94,7 @@ class ItemCounts:
         return changed
 
     def _forget(self) -> list[tuple[int, int, int]]:
-        first = [window_start(self.latest, window) // step_of(window) for window in ACTIVITY_WINDOWS]
+        first = [window_start(self.latest, window) // _step_of(window) for window in ACTIVITY_WINDOWS]
         over = [key for key in self.steps if key[1] < first[key[0]]]
         for key in over:
             del self.steps[key]

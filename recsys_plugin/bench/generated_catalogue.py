@@ -44,7 +44,7 @@ _PARITY_USERS = 4
 _NUMBERS, _CODE_SIZES, _COMPACT = 15, (200, 500, 1000), 32
 #: Width of the ranker's first layer.
 _HIDDEN = 64
-#: Protocol buffers, and so ONNX files, hold less than this many bytes.
+#: Protocol buffers, and so ONNX files without their weights beside them, hold less than this many bytes.
 _PROTOBUF_LIMIT = 1 << 31
 _NOUNS = ("lamp", "mug", "scarf", "kettle", "novel", "puzzle", "jacket", "desk", "pillow", "tent")
 
@@ -60,7 +60,7 @@ class CataloguePlan:
         text_width: width of the items' text vectors; 384 takes the packaged encoder, another width a random one.
 
     Raises:
-        InvalidInput: if a graph would not fit into one ONNX file.
+        InvalidInput: if the graph of a single step would not fit into one protocol buffer.
     """
 
     items: int
@@ -72,17 +72,15 @@ class CataloguePlan:
     def __post_init__(self) -> None:
         texts = 4 * self.text_width * self.items
         ranker = (4 * (_COMPACT + _HIDDEN) + 8 + 12 * self.neighbours) * self.items
-        # The user tower's table of items and the index, of 64 floats an item each.
-        retrieval = 2 * 4 * 64 * self.items
         for what, size, cure in (
-            ("the graph of a search", ranker + retrieval + texts, "a smaller text width or fewer neighbours"),
-            ("the graph of a recommendation", ranker + retrieval, "fewer neighbours"),
+            ("the index of texts", texts, "a smaller text width"),
+            ("the ranker", ranker, "fewer neighbours"),
         ):
             if size >= _PROTOBUF_LIMIT:
                 raise InvalidInput(
-                    f"{self.items:,} items: {what} would take {size / 1e9:.1f} GB, and an ONNX file ends at "
-                    f"{_PROTOBUF_LIMIT / 1e9:.1f} GB unless its weights lie in files of their own, which the export "
-                    f"does not do; take {cure}, or fewer items"
+                    f"{self.items:,} items: {what} alone would take {size / 1e9:.1f} GB, and a step is "
+                    f"written as one protocol buffer, which ends at {_PROTOBUF_LIMIT / 1e9:.1f} GB, before its weights "
+                    f"go to a file of their own; take {cure}, or fewer items"
                 )
 
 

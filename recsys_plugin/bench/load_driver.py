@@ -156,7 +156,15 @@ def _callers(plan: DriverPlan) -> Iterator[_Run]:
 
 
 def _async_client(shop: ServedShop) -> AsyncRecommender:
-    return AsyncRecommender(shop.redis_url, shop.triton_url, timeout=CALL_TIMEOUT, clock=lambda: shop.now)
+    # Its loop stands still between two turns: what goes on beside requests would take that for servers gone silent.
+    return AsyncRecommender(
+        shop.redis_url,
+        shop.triton_url,
+        timeout=CALL_TIMEOUT,
+        refresh_every=None,
+        follow_items=False,
+        clock=lambda: shop.now,
+    )
 
 
 def _threads(order: Slice, ask: Callable[[], Any]) -> list[float]:

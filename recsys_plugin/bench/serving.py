@@ -246,7 +246,15 @@ def _stages_without_features(page: Page) -> Mapping[str, float]:
 @contextmanager
 def _async_client(shop: ServedShop, candidates: int) -> Iterator[Callable[[str], Page]]:
     """``recommend`` of the awaiting client, one call at a time on a loop of its own."""
-    client = AsyncRecommender(shop.redis_url, shop.triton_url, timeout=CALL_TIMEOUT, clock=lambda: shop.now)
+    # As in :mod:`recsys_plugin.bench.load_driver`, its loop stands still between two calls.
+    client = AsyncRecommender(
+        shop.redis_url,
+        shop.triton_url,
+        timeout=CALL_TIMEOUT,
+        refresh_every=None,
+        follow_items=False,
+        clock=lambda: shop.now,
+    )
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
 

@@ -29,6 +29,8 @@ COMMANDS = {
     "rank": "recsys_plugin.cli.ask:rank",
     "search": "recsys_plugin.cli.ask:search",
     "similar": "recsys_plugin.cli.ask:similar",
+    "evaluate": "recsys_plugin.cli.evaluate:evaluate",
+    "events": "recsys_plugin.cli.events:events",
     "bench": "recsys_plugin.cli.bench:bench",
 }
 

@@ -1,14 +1,24 @@
 """The client of a shop's backend: one request from arguments to page.
 
 Read it in this order: ``recommender`` (drives), ``flows`` (what happens), ``features.plan`` (what the store says),
-``policy.page`` (what comes first).
+``pages`` (what comes first, and the page).
 """
 
 from __future__ import annotations
 
 from recsys_plugin.client.async_recommender import AsyncRecommender
+from recsys_plugin.client.context import Exploration
 from recsys_plugin.client.recommender import Recommender
 from recsys_plugin.client.results import Page, ScoredItem, ServedBy, Timings
 from recsys_plugin.features.plan import FeatureReport
 
-__all__ = ["AsyncRecommender", "FeatureReport", "Page", "Recommender", "ScoredItem", "ServedBy", "Timings"]
+__all__ = [
+    "AsyncRecommender",
+    "Exploration",
+    "FeatureReport",
+    "Page",
+    "Recommender",
+    "ScoredItem",
+    "ServedBy",
+    "Timings",
+]

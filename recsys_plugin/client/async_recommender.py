@@ -27,6 +27,7 @@ from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import AsyncFeatureReader
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
+from recsys_plugin.inference.replicas import AsyncReplicas, connect_async
 from recsys_plugin.inference.triton import AsyncTritonClient
 from recsys_plugin.trials.tally import Commands
 from recsys_plugin.trials.trial import SHADOW
@@ -52,7 +53,7 @@ class AsyncRecommender(ClientBase):
         self._shadows: ShadowTask | None = None
         self._closing = asyncio.Event()
         self._release: Release | None = None
-        self._servers: tuple[AsyncFeatureReader, AsyncTritonClient] | None = None
+        self._servers: tuple[AsyncFeatureReader, AsyncTritonClient | AsyncReplicas] | None = None
 
     async def recommend(
         self,
@@ -159,6 +160,8 @@ class AsyncRecommender(ClientBase):
         self._watchers = []
         await self._end_trial()
         await self._recorder.close()
+        if self._impressions is not None:
+            await asyncio.to_thread(self._impressions.close)
         if self._servers is not None:
             reader, triton = self._servers
             self._servers = self._release = None
@@ -299,7 +302,7 @@ class AsyncRecommender(ClientBase):
         if self._servers is None:
             # Not made sooner, because both belong to the event loop that runs now.
             reader = AsyncFeatureReader(self._redis_address, timeout=self._timeout)
-            self._servers = reader, AsyncTritonClient(self._triton_address)
+            self._servers = reader, connect_async(self._triton_addresses)
         reader, triton = self._servers
         match call:
             case ReadFeatures():

@@ -11,7 +11,8 @@ from typing import Any, Self
 
 from recsys_plugin.background import Warner
 from recsys_plugin.client.arguments import MOST_USERS, checked_interval, checked_timeout
-from recsys_plugin.client.flows import Flow, RequestContext
+from recsys_plugin.client.context import BEST_FIRST, Exploration, RequestContext
+from recsys_plugin.client.flows import Flow
 from recsys_plugin.client.release import Release, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.trying import Trying, serve, shadow
@@ -20,7 +21,9 @@ from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.item_changes import ItemKeys
 from recsys_plugin.features.item_facts import ItemPlan
 from recsys_plugin.identifiers import checked_ids
+from recsys_plugin.impressions.log import ImpressionLog, ImpressionWriter
 from recsys_plugin.inference.address import TritonAddress
+from recsys_plugin.policy.exploration_settings import parse_exploration
 from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
 from recsys_plugin.settings import Settings
 from recsys_plugin.trials.assignment import is_shadowed
@@ -40,7 +43,7 @@ class ClientBase(ABC):
 
     Args:
         redis_url: see :mod:`recsys_plugin.features.connection`.
-        triton_url: see :mod:`recsys_plugin.inference.address`.
+        triton_url: see :mod:`recsys_plugin.inference.address`; with several servers, calls go to them in turn.
         timeout: seconds that a call may take, unless it says otherwise.
         project: the Feast project.
         refresh_every: seconds between two looks for another version to serve, made beside the requests; ``None`` for
@@ -53,6 +56,8 @@ class ClientBase(ABC):
         spool: a folder on a local disk that takes recorded events while Redis is away, see
             :class:`~recsys_plugin.events.recorder.EventRecorder`.
         event_ids: names recorded events that have no id.
+        impressions: how pages are logged, beside the requests; ``None`` for not at all.
+        exploration: how pages of ``recommend`` are chosen among the best candidates; the best themselves by default.
 
     Raises:
         ConfigurationError: if a URL is malformed.
@@ -77,9 +82,11 @@ class ClientBase(ABC):
         request_ids: Callable[[], str] = lambda: uuid.uuid4().hex,
         spool: str | os.PathLike[str] | None = None,
         event_ids: Callable[[], str] = lambda: uuid.uuid4().hex,
+        impressions: ImpressionLog | None = None,
+        exploration: Exploration = BEST_FIRST,
     ) -> None:
         self._redis_address = RedisAddress.parse(redis_url)
-        self._triton_address = TritonAddress.parse(triton_url)
+        self._triton_addresses = TritonAddress.parse_several(triton_url)
         self._timeout = checked_timeout(timeout)
         self._project = project
         self._follow_items = follow_items
@@ -96,6 +103,8 @@ class ClientBase(ABC):
             "clock": clock,
             "event_ids": event_ids,
         }
+        self._impressions = None if impressions is None else ImpressionWriter(redis_url, impressions, project=project)
+        self._exploration = exploration
         self._trial_warner = Warner("could not follow the trial of a model version")
         self._name = uuid.uuid4().hex
         self._open()
@@ -106,7 +115,8 @@ class ClientBase(ABC):
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
-        """Make a client from ``RECSYS_REDIS_URL``, ``RECSYS_TRITON_URL`` and, if it is set, ``RECSYS_SPOOL``.
+        """Make a client from ``RECSYS_REDIS_URL``, ``RECSYS_TRITON_URL`` and what is set of ``RECSYS_SPOOL``,
+        ``RECSYS_IMPRESSIONS`` and ``RECSYS_EXPLORATION``.
 
         ``RECSYS_AS_OF`` stops the clock at that moment, for historical data. ``options`` are the keyword arguments
         of the class.
@@ -123,14 +133,29 @@ class ClientBase(ABC):
             as_of = settings.as_of.timestamp()
             options.setdefault("clock", lambda: as_of)
         options.setdefault("spool", settings.spool)
+        if settings.impressions is not None:
+            options.setdefault("impressions", ImpressionLog(sample=settings.impressions))
+        if settings.exploration is not None:
+            options.setdefault("exploration", Exploration(parse_exploration(settings.exploration)))
         return cls(settings.redis_url, settings.triton_url, **options)
 
     def _context(self, release: Release) -> RequestContext:
-        return RequestContext(release, self._request_ids(), self._clock(), time.perf_counter)
+        logs_pages = self._impressions is not None
+        return RequestContext(
+            release, self._request_ids(), self._clock(), time.perf_counter, self._exploration, logs_pages
+        )
 
     def _answering(self, ask: AskUsers, user_ids: Iterable[object]) -> Callable[[Release], Flow]:
-        """Makes the flow of a request, for some users, on a release."""
-        return lambda release: ask(self._context(release), user_ids)
+        """The flow of a request, for some users, on a release, whose pages are logged once all of them are made."""
+
+        def answer(release: Release) -> Flow:
+            context = self._context(release)
+            pages = yield from ask(context, user_ids)
+            if self._impressions is not None:
+                self._impressions.offer(context.served)
+            return pages
+
+        return answer
 
     def _on_control(self, ask: AskUsers, user_ids: Iterable[object], release: Release) -> Flow:
         """The request on the release that serves."""

@@ -7,8 +7,7 @@ flows, one blocking and one awaiting.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,19 +20,19 @@ from recsys_plugin.client.arguments import (
     checked_k,
     checked_query,
 )
+from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.pages import SCORES, line_of, page, page_items
 from recsys_plugin.client.release import PersonalModel, Release
-from recsys_plugin.client.results import Page, RankedItems, ScoredItem, ServedBy, Timings
-from recsys_plugin.errors import InferenceUnavailable, ReleaseChanged
+from recsys_plugin.client.results import Page, RankedItems
+from recsys_plugin.errors import ReleaseChanged
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures
 from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.inference.calls import Infer, OutputSpec
+from recsys_plugin.inference.new_items import item_text
 from recsys_plugin.inference.tensors import Array
-from recsys_plugin.policy.page import SearchBlend, best_first
+from recsys_plugin.policy.page import SearchBlend
 
-__all__ = ["Flow", "RequestContext", "rank", "recommend", "search", "similar_items"]
-
-#: What says how good each candidate is; a model has the probabilities that it was trained for.
-_SCORES = ("scores", "purchase_probability", "cart_probability", "click_probability")
+__all__ = ["Flow", "rank", "recommend", "search", "similar_items"]
 
 #: What the tokenizer makes of a query.
 _TOKENS = {"input_ids": OutputSpec("INT64", (1, -1)), "attention_mask": OutputSpec("INT64", (1, -1))}
@@ -42,47 +41,18 @@ _TOKENS = {"input_ids": OutputSpec("INT64", (1, -1)), "attention_mask": OutputSp
 Flow = Generator[ReadFeatures | Infer, Any, list[Page]]
 
 
-@dataclass(slots=True)
-class RequestContext:
-    """What a request is given besides the caller's arguments, and how long its stages took."""
-
-    release: Release
-    request_id: str
-    now: float
-    """The request's time, unix seconds: ages of features count from here."""
-    timer: Callable[[], float]
-    """Seconds that only run forward."""
-    started: float = field(init=False)
-    _stages: dict[str, float] = field(
-        init=False, default_factory=lambda: dict.fromkeys(("features", "inference", "policy"), 0.0)
-    )
-    _last: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.started = self._last = self.timer()
-
-    def end_of(self, stage: str) -> None:
-        """Book the time since the previous stage ended."""
-        now = self.timer()
-        self._stages[stage] += now - self._last
-        self._last = now
-
-    def timings(self) -> Timings:
-        """The stages so far, in milliseconds."""
-        stages = {stage: seconds * 1000 for stage, seconds in self._stages.items()}
-        return Timings(**stages, total=(self.timer() - self.started) * 1000)
-
-
 def recommend(
     context: RequestContext, user_ids: Iterable[object], k: object, *, exclude: Iterable[object], candidates: object
 ) -> Flow:
     """A page for each user: candidates from the index, ranked by the click model."""
     users = checked_ids(user_ids, "user_ids", most=MOST_USERS)
     wanted, excluded = checked_k(k), _known_rows(context.release, exclude)
-    count = _candidate_count(context.release, wanted, checked_candidates(candidates))
+    exploration = context.exploration
+    pool = max(wanted, exploration.pool) if exploration.explores else wanted
+    count = _candidate_count(context.release, pool, checked_candidates(candidates))
     model = context.release.models["recommend"]
     if wanted == 0:
-        return [_page(context, "recommend", user_id, RankedItems(), None) for user_id in users]
+        return [page(context, "recommend", user_id, RankedItems(), None) for user_id in users]
     pages: list[Page] = []
     for start in range(0, len(users), model.max_batch_size):
         batch = users[start : start + model.max_batch_size]
@@ -90,31 +60,27 @@ def recommend(
         answer = yield from _infer(
             context,
             "recommend",
-            {**_user_inputs(tensors), **_retrieval_inputs(context.release, excluded, count, wanted, len(batch))},
-            _outputs(model, len(batch), "rows", "retrieval_scores", *_SCORES),
+            {**_user_inputs(tensors), **_retrieval_inputs(context.release, excluded, count, pool, len(batch))},
+            _outputs(model, len(batch), "rows", "retrieval_scores", *SCORES),
         )
         if context.release.new_items:
             answer = _beside(answer, (yield from _new_items(context, tensors)))
         for number, user_id in enumerate(batch):
-            outputs = _line("recommend", answer, number)
+            outputs = line_of("recommend", answer, number)
             scores = outputs["scores"]
-            items = _page_items(context, "recommend", outputs, scores, "retrieval_scores", excluded, wanted)
-            pages.append(_page(context, "recommend", user_id, items, reports[number]))
+            items = page_items(
+                context, "recommend", outputs, scores, "retrieval_scores", excluded, wanted, explore=user_id
+            )
+            pages.append(page(context, "recommend", user_id, items, reports[number]))
     return pages
 
 
 def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -> Flow:
     """The given items, ranked for a user by the click model."""
     user = checked_id(user_id, "user_id")
-    known = context.release.catalogue.rows
-    asked = dict.fromkeys(checked_ids(item_ids, "item_ids", most=MOST_CANDIDATES, known=known))
-    found = context.release.rows(asked)
-    unknown: tuple[str, ...] = ()
-    if None in found:
-        unknown = tuple(item_id for item_id, row in zip(asked, found, strict=True) if row is None)
-    rows = np.array([row for row in found if row is not None], dtype=np.int64)
+    rows, unknown = _asked_rows(context.release, item_ids)
     if not rows.size:
-        return [_page(context, "rank", user, RankedItems(), None, unknown)]
+        return [page(context, "rank", user, RankedItems(), None, unknown)]
     model = context.release.models["rank"]
     tensors, (report,) = yield from _read_features(context, model, [user])
     size = len(context.release.catalogue)
@@ -122,14 +88,14 @@ def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -
     answer: dict[str, Array] = {}
     if old.size:
         inputs = {**_user_inputs(tensors), "candidate_rows": old[np.newaxis]}
-        answer = yield from _infer(context, "rank", inputs, _outputs(model, 1, *_SCORES, length=old.size))
+        answer = yield from _infer(context, "rank", inputs, _outputs(model, 1, *SCORES, length=old.size))
         answer["rows"] = old[np.newaxis]
     if new.size:
         scored = yield from _new_items(context, tensors, new - size)
         answer = _beside(answer, scored) if answer else scored
-    outputs = _line("rank", answer, 0)
-    items = _page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size)
-    return [_page(context, "rank", user, items, report, unknown)]
+    outputs = line_of("rank", answer, 0)
+    items = page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size)
+    return [page(context, "rank", user, items, report, unknown)]
 
 
 def search(
@@ -147,26 +113,21 @@ def search(
     text, wanted, excluded = checked_query(query), checked_k(k), _known_rows(context.release, exclude)
     count = _candidate_count(context.release, wanted, checked_candidates(candidates))
     if wanted == 0:
-        return [_page(context, "search", user, RankedItems(), None)]
+        return [page(context, "search", user, RankedItems(), None)]
     model = context.release.models["search"]
     report: FeatureReport | None = None
     if user is None:
-        # Nobody's features: every one at its default, and no taste to blend in.
-        nothing = [[None] * len(model.plan.fields)]
-        tensors, _ = model.plan.decode([""], nothing, now=context.now, rows=context.release.catalogue.rows)
-        blend = SearchBlend(personal_weight=0.0)
+        tensors, blend = _nobody(context, model), SearchBlend(personal_weight=0.0)
     else:
         tensors, (report,) = yield from _read_features(context, model, [user])
-    query = np.empty((1, 1), dtype=object)
-    query[0, 0] = text.encode()
-    words: dict[str, Array] = {"query": query}
+    words = _text(text)
     if model.takes_tokens:
         words = yield from _infer(context, "tokenizer", words, _TOKENS)
     answer = yield from _infer(
         context,
         "search",
         {**_user_inputs(tensors), **words, **_retrieval_inputs(context.release, excluded, count, wanted, 1)},
-        _outputs(model, 1, "rows", "relevance", *_SCORES),
+        _outputs(model, 1, "rows", "relevance", *SCORES),
     )
     if context.release.new_items:
         tokens = words if model.takes_tokens else (yield from _infer(context, "tokenizer", words, _TOKENS))
@@ -174,35 +135,72 @@ def search(
         scored = yield from _new_items(context, tensors)
         scored["relevance"] = encoded["text_embedding"] @ context.release.new_items.texts.T
         answer = _beside(answer, scored)
-    outputs = _line("search", answer, 0)
+    outputs = line_of("search", answer, 0)
     scores = blend.scores(outputs["rows"], outputs["relevance"], outputs["scores"])
-    items = _page_items(context, "search", outputs, scores, "relevance", excluded, wanted)
-    return [_page(context, "search", user, items, report)]
+    items = page_items(context, "search", outputs, scores, "relevance", excluded, wanted)
+    return [page(context, "search", user, items, report)]
 
 
 def similar_items(
     context: RequestContext, item_id: object, k: object, *, exclude: Iterable[object], candidates: object
 ) -> Flow:
-    """The items nearest to one item, which is not among them."""
+    """The items nearest to one item, which is not among them.
+
+    Of an item that is newer than the catalogue only the text is known: nearest to it is what has the most similar text.
+    """
     item, wanted = checked_id(item_id, "item_id"), checked_k(k)
     excluded = _known_rows(context.release, exclude)
     count = _candidate_count(context.release, wanted, checked_candidates(candidates))
-    row = context.release.catalogue.rows.get(item)
+    row = context.release.row(item)
     if row is None or wanted == 0:
-        return [_page(context, "similar", None, RankedItems(), None, () if row is not None else (item,))]
+        return [page(context, "similar", None, RankedItems(), None, () if row is not None else (item,))]
     excluded |= {row}
-    answer = yield from _infer(
+    retrieval = _retrieval_inputs(context.release, excluded, count, wanted, 1)
+    if row < len(context.release.catalogue):
+        answer = yield from _infer(
+            context,
+            "similar",
+            {"item_row": np.array([[row]], dtype=np.int64), **retrieval},
+            {"rows": OutputSpec("INT64", (1, -1)), "similarity": OutputSpec("FP32", (1, -1))},
+        )
+    else:
+        answer = yield from _similar_texts(context, row - len(context.release.catalogue), retrieval)
+    outputs = line_of("similar", answer, 0)
+    items = page_items(context, "similar", outputs, outputs["similarity"], "similarity", excluded, wanted)
+    return [page(context, "similar", None, items, None)]
+
+
+def _similar_texts(
+    context: RequestContext, place: int, retrieval: Mapping[str, Array]
+) -> Generator[Infer, Any, dict[str, Array]]:
+    """Rows of the catalogue and of new items, and the cosine of their texts to that of one new item."""
+    new, model = context.release.new_items, context.release.models["search"]
+    facts = new.facts[place]
+    words = _text(item_text(facts.title, facts.category, facts.brand))
+    if model.takes_tokens:
+        words = yield from _infer(context, "item_tokenizer", words, _TOKENS)
+    found = yield from _infer(
         context,
-        "similar",
-        {
-            "item_row": np.array([[row]], dtype=np.int64),
-            **_retrieval_inputs(context.release, excluded, count, wanted, 1),
-        },
-        {"rows": OutputSpec("INT64", (1, -1)), "similarity": OutputSpec("FP32", (1, -1))},
+        "search",
+        {**_user_inputs(_nobody(context, model)), **words, **retrieval},
+        _outputs(model, 1, "rows", "relevance"),
     )
-    outputs = _line("similar", answer, 0)
-    items = _page_items(context, "similar", outputs, outputs["similarity"], "similarity", excluded, wanted)
-    return [_page(context, "similar", None, items, None)]
+    answer = {"rows": found["rows"], "similarity": found["relevance"]}
+    rows = np.arange(len(new), dtype=np.int64) + len(context.release.catalogue)
+    return _beside(answer, {"rows": rows[np.newaxis], "similarity": new.texts[place : place + 1] @ new.texts.T})
+
+
+def _nobody(context: RequestContext, model: PersonalModel) -> FeatureTensors:
+    """Nobody's features: every one at its default."""
+    nothing = [[None] * len(model.plan.fields)]
+    return model.plan.decode([""], nothing, now=context.now, rows=context.release.catalogue.rows)[0]
+
+
+def _text(text: str) -> dict[str, Array]:
+    """What a tokenizer takes."""
+    query = np.empty((1, 1), dtype=object)
+    query[0, 0] = text.encode()
+    return {"query": query}
 
 
 def _read_features(
@@ -212,6 +210,8 @@ def _read_features(
     plan = model.plan
     replies = yield ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
     decoded = plan.decode(user_ids, replies, now=context.now, rows=context.release.catalogue.rows)
+    if context.logs_pages:
+        context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}
     context.end_of("features")
     return decoded
 
@@ -263,6 +263,30 @@ def _beside(answer: Mapping[str, Array], others: Mapping[str, Array]) -> dict[st
     return {name: np.concatenate([array, others[name]], axis=1) for name, array in answer.items()}
 
 
+def _asked_rows(release: Release, item_ids: Iterable[object]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The distinct rows of the items asked for, ascending, and the ids that are not known, in the order given."""
+    unknown: tuple[str, ...] = ()
+    if isinstance(item_ids, list | tuple) and len(item_ids) <= MOST_CANDIDATES:
+        try:
+            # Nearly always all ids are in the catalogue, and what is there needs no closer look.
+            rows = np.fromiter(map(release.catalogue.rows.__getitem__, item_ids), np.int64, len(item_ids))
+        except (KeyError, TypeError):
+            rows, unknown = _looked_up(release, item_ids)
+    else:
+        rows, unknown = _looked_up(release, item_ids)
+    rows.sort()
+    return np.unique(rows) if (rows[1:] == rows[:-1]).any() else rows, unknown
+
+
+def _looked_up(release: Release, item_ids: Iterable[object]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The rows of ids of any kind, each checked."""
+    known = release.catalogue.rows
+    asked = dict.fromkeys(checked_ids(item_ids, "item_ids", most=MOST_CANDIDATES, known=known))
+    found = release.rows(asked)
+    unknown = tuple(item_id for item_id, row in zip(asked, found, strict=True) if row is None)
+    return np.array([row for row in found if row is not None], dtype=np.int64), unknown
+
+
 def _known_rows(release: Release, item_ids: Iterable[object]) -> set[int]:
     """Rows of the items to leave out; an id that is not known cannot come up anyway."""
     rows = (release.row(item_id) for item_id in checked_ids(item_ids, "exclude", most=MOST_CANDIDATES))
@@ -300,72 +324,3 @@ def _outputs(model: PersonalModel, users: int, *names: str, length: int = -1) ->
     if model.value_columns:
         wanted["values"] = OutputSpec("FP32", (users, length, len(model.value_columns)))
     return {name: wanted[name] for name in wanted if name in model.outputs}
-
-
-def _line(model: str, answer: Mapping[str, Array], number: int) -> dict[str, Array]:
-    """One user's part of an answer, whose outputs must be equally long to belong together."""
-    line = {name: array[number] for name, array in answer.items()}
-    if len({len(array) for array in line.values()}) != 1:
-        lengths = ", ".join(f"{name} {len(array)}" for name, array in line.items())
-        raise InferenceUnavailable(f"model {model} answered outputs of different length: {lengths}")
-    return line
-
-
-def _page_items(
-    context: RequestContext,
-    model: str,
-    outputs: Mapping[str, Array],
-    scores: NDArray[np.float32],
-    relevance: str | None,
-    excluded: Collection[int],
-    k: int,
-) -> RankedItems:
-    """The k best of one user's candidates as items; ``relevance`` names the output of the first stage."""
-    release = context.release
-    rows = outputs["rows"]
-    order = best_first(model, rows, scores, catalogue_size=release.size, excluded=excluded, k=k)
-    chosen = rows[order]
-    known = {name: outputs[name][order] for name in _SCORES[1:] if name in outputs}
-    if relevance is not None:
-        known["relevance"] = outputs[relevance][order]
-    ranked, item_ids = scores[order], release.item_ids(chosen.tolist())
-
-    def item(place: int) -> ScoredItem:
-        title, category, price = release.shown(chosen[place])
-        return ScoredItem(
-            item_id=item_ids[place],
-            score=float(ranked[place]),
-            position=place + 1,
-            title=title,
-            category=category,
-            price=_number(price),
-            **{name: _number(values[place]) for name, values in known.items()},
-        )
-
-    return RankedItems(item_ids, item)
-
-
-def _number(value: float | np.floating[Any]) -> float | None:
-    """A float, and ``None`` for NaN: "not known" in every output where it is allowed."""
-    return None if np.isnan(value) else float(value)
-
-
-def _page(
-    context: RequestContext,
-    model: str,
-    user_id: str | None,
-    items: RankedItems,
-    features: FeatureReport | None,
-    unknown_items: tuple[str, ...] = (),
-) -> Page:
-    context.end_of("policy")
-    release = context.release
-    personal = release.models.get(model)
-    served_by = ServedBy(
-        model=model,
-        version=release.version,
-        contract=None if personal is None else personal.plan.contract.fingerprint,
-        catalogue_version=release.catalogue.version,
-        catalogue_size=len(release.catalogue),
-    )
-    return Page(context.request_id, user_id, items, served_by, features, context.timings(), unknown_items)

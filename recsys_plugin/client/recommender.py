@@ -31,7 +31,7 @@ from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import FeatureReader
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
-from recsys_plugin.inference.triton import TritonClient
+from recsys_plugin.inference.replicas import connect
 from recsys_plugin.trials.tally import Commands
 from recsys_plugin.trials.trial import SHADOW
 
@@ -56,7 +56,7 @@ class Recommender(ClientBase):
         self._watchers: list[Watcher] = []
         self._shadows: ShadowThread | None = None
         self._reader = FeatureReader(self._redis_address, timeout=self._timeout)
-        self._triton = TritonClient(self._triton_address)
+        self._triton = connect(self._triton_addresses)
         self._recorder = EventRecorder(**self._recording)
         try:
             self._release = self._run(load_release(self._project, None), LOADING_TIMEOUT)
@@ -161,7 +161,8 @@ class Recommender(ClientBase):
     ) -> Page:
         """The items nearest to one item, which is not among them.
 
-        For an item that is not in the catalogue the page is empty and lists it in ``page.unknown_items``.
+        Nearest in the space of users and items; to an item that is newer than the catalogue, the nearest in text.
+        For an item that is not known the page is empty and lists it in ``page.unknown_items``.
         Raises as :meth:`recommend`.
         """
         excluded = repeatable(exclude)
@@ -202,6 +203,8 @@ class Recommender(ClientBase):
             watcher.close()
         self._end_trial()
         self._recorder.close()
+        if self._impressions is not None:
+            self._impressions.close()
         self._reader.close()
         self._triton.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -72,18 +72,16 @@ class Release:
         found: list[int | None] = list(map(self.catalogue.rows.get, item_ids))
         return [self.row(item_id) for item_id in item_ids] if self.new_items and None in found else found
 
-    def item_ids(self, rows: Sequence[int]) -> list[str]:
-        """The items of rows."""
-        ids, count = self.catalogue.item_ids, len(self.catalogue)
-        if not self.new_items:
-            return [ids[row] for row in rows]
-        return [ids[row] if row < count else self.new_items.facts[row - count].item_id for row in rows]
+    def item_id(self, row: int) -> str:
+        """The item of a row."""
+        ids = self.catalogue.item_ids
+        return ids[row] if row < len(ids) else self.new_items.facts[row - len(ids)].item_id
 
     def shown(self, row: int) -> tuple[str, str, float]:
         """Title, category and price of a row, as they are to be shown now; the price may be NaN."""
         count, catalogue = len(self.catalogue), self.catalogue
         if row < count:
-            return catalogue.titles[row], catalogue.categories[row], catalogue.prices[row]
+            return catalogue.titles[row], catalogue.categories[row], catalogue.prices.item(row)
         facts = self.new_items.facts[row - count]
         return facts.title, facts.category, facts.price
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, overload
 
@@ -17,7 +17,7 @@ class ScoredItem:
 
     item_id: str
     score: float
-    """What the page is ordered by; comparable within one page only."""
+    """What the page is ordered by, unless it was explored; comparable within one page only."""
     position: int
     """1 is the first."""
     title: str
@@ -31,6 +31,8 @@ class ScoredItem:
     """The model's estimate; ``None`` where it makes none, such as for data without clicks."""
     cart_probability: float | None = None
     """The model's estimate; ``None`` where it makes none, such as for data without carts."""
+    propensity: float = 1.0
+    """How likely the item was to stand here, given the items before it; 1 without exploration."""
     relevance: float | None = None
     """What the first stage found: retrieval score, cosine to the query, or similarity to the item."""
 
@@ -39,19 +41,34 @@ class RankedItems(Sequence[ScoredItem]):
     """Items, best first, each made when it is looked at: of hundreds that were ranked a page shows a few.
 
     Args:
-        item_ids: the ids, best first.
+        count: how many.
+        item_ids: gives the ids, best first; asked at most once.
         make: gives the item at a place counted from 0.
     """
 
-    __slots__ = ("_make", "item_ids")
+    __slots__ = ("_count", "_ids", "_make", "_name")
 
-    def __init__(self, item_ids: Sequence[str] = (), make: Callable[[int], ScoredItem] | None = None) -> None:
-        self.item_ids = tuple(item_ids)
+    def __init__(
+        self,
+        count: int = 0,
+        item_ids: Callable[[], Iterable[str]] = tuple,
+        make: Callable[[int], ScoredItem] | None = None,
+    ) -> None:
+        self._count = count
+        self._name = item_ids
         self._make = make
+        self._ids: tuple[str, ...] | None = None
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        """The ids, best first."""
+        if self._ids is None:
+            self._ids = tuple(self._name())
+        return self._ids
 
     def __len__(self) -> int:
         """How many items there are."""
-        return len(self.item_ids)
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> ScoredItem: ...
@@ -59,7 +76,7 @@ class RankedItems(Sequence[ScoredItem]):
     def __getitem__(self, index: slice) -> tuple[ScoredItem, ...]: ...
     def __getitem__(self, index: int | slice) -> ScoredItem | tuple[ScoredItem, ...]:
         """The item at a place counted from 0, or those of a slice."""
-        places = range(len(self.item_ids))[index]
+        places = range(self._count)[index]
         if self._make is None:
             return ()
         return self._make(places) if isinstance(places, int) else tuple(self._make(place) for place in places)

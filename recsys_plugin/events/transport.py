@@ -27,26 +27,36 @@ class EventTransport:
     """
 
     def __init__(self, address: RedisAddress, *, timeout: float) -> None:
-        self._address = address
+        self._address, self._timeout = address, timeout
         with named_errors(address, timeout):
             self._client: Any = address.connect(timeout)
 
     def append(self, call: AppendEvents, *, timeout: float) -> Appended:
         """Append all entries; with ``reply``, wait for the worker's answer until the time is over.
 
+        In a cluster the transport's own timeout counts when it is shorter.
+
         Raises:
             DeadlineExceeded: if Redis does not acknowledge within ``timeout`` seconds; it may do so later.
             StoreUnavailable: if Redis cannot be reached or refuses.
         """
+        import redis
+
         with named_errors(self._address, timeout):
             if self._address.kind == "redis_cluster":
                 pipeline = self._client.pipeline(transaction=False)
                 for words in _commands(call):
-                    pipeline.execute_command(*words)
+                    # A cluster's pipeline looks the command's name up as text.
+                    pipeline.execute_command("XADD", *words[1:])
                 pipeline.execute()
                 if call.reply is None:
                     return Appended()
-                return Appended(_first(self._client.blpop([call.reply[1]], timeout=max(_MARGIN, timeout - _MARGIN))))
+                try:
+                    return Appended(
+                        _first(self._client.blpop([call.reply[1]], timeout=_patience(timeout, self._timeout)))
+                    )
+                except (redis.RedisError, OSError) as error:
+                    return Appended(lost=str(error))
             return self._append_one_server(call, timeout)
 
     def close(self) -> None:
@@ -98,23 +108,31 @@ class AsyncEventTransport:
     """The same for asyncio; belongs to the event loop that first writes with it."""
 
     def __init__(self, address: RedisAddress, *, timeout: float) -> None:
-        self._address = address
+        self._address, self._timeout = address, timeout
         self._client: Any = address.connect_async(timeout)
 
     async def append(self, call: AppendEvents, *, timeout: float) -> Appended:
         """See :meth:`EventTransport.append`."""
+        import redis
+
         with named_errors(self._address, timeout):
             if self._address.kind != "redis_cluster":
                 return await self._append_one_server(call, timeout)
             async with asyncio.timeout(timeout):
                 pipeline = self._client.pipeline(transaction=False)
                 for words in _commands(call):
-                    pipeline.execute_command(*words)
+                    # A cluster's pipeline looks the command's name up as text.
+                    pipeline.execute_command("XADD", *words[1:])
                 await pipeline.execute()
                 if call.reply is None:
                     return Appended()
-                reply = await self._client.blpop([call.reply[1]], timeout=max(_MARGIN, timeout - _MARGIN))
-                return Appended(_first(reply))
+            try:
+                async with asyncio.timeout(timeout):
+                    return Appended(
+                        _first(await self._client.blpop([call.reply[1]], timeout=_patience(timeout, self._timeout)))
+                    )
+            except (redis.RedisError, TimeoutError, OSError) as error:
+                return Appended(lost=str(error))
 
     async def _append_one_server(self, call: AppendEvents, timeout: float) -> Appended:
         import redis
@@ -163,6 +181,11 @@ class AsyncEventTransport:
         await self._client.aclose()
         for sentinel in sentinels(self._address, self._client):
             await sentinel.aclose()
+
+
+def _patience(timeout: float, most: float) -> float:
+    """Seconds that the server is to wait, such that its answer "nothing came" arrives in time."""
+    return max(_MARGIN, min(timeout, most) - _MARGIN)
 
 
 def _commands(call: AppendEvents) -> list[tuple[bytes, ...]]:

@@ -18,6 +18,7 @@ from onnx import compose
 
 from recsys_plugin.errors import StepFailed
 from recsys_plugin.export.description import Model, describe_repository, own_row_count
+from recsys_plugin.export.graph_files import GRAPH_LIMIT, digest_of, load_graph, save_graph, spill, tidy, total_bytes
 from recsys_plugin.export.index_graphs import answer_version, catalogue_graph, index_graph, lookup_graph
 from recsys_plugin.export.install import exported_versions, install, next_version, promotion_path
 from recsys_plugin.export.local import TOKENIZERS, LocalRepository, tokenizer_of
@@ -151,7 +152,7 @@ def export_repository(
             "new_items": {"compared": new_items.compared, "never_sold": new_items.never_sold},
             "precision": reduced,
             "sha256": {
-                f"{path.parent.name}/{version}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+                f"{path.parent.name}/{version}/{path.name}": _file_digest(path)
                 for path in sorted(path for path in staging.rglob("*") if path.is_file())
             },
         }
@@ -167,6 +168,11 @@ def export_repository(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return manifest
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _keep_manifest(folder: Path, version: int, manifest: Mapping[str, Any], kept: list[int]) -> None:
@@ -257,14 +263,17 @@ def _write_tokenizer(folder: Path, served: str, tokenizer: Any) -> None:
 
 def _merge(staging: Path, described: tuple[Model, ...], graphs: Mapping[str, Path]) -> dict[str, Path]:
     """Write the merged graphs beside those of their parts; the paths of all."""
-    loaded = {name: onnx.load(path) for name, path in graphs.items()}
+    if total_bytes(graphs.values()) > GRAPH_LIMIT:
+        for path in graphs.values():
+            spill(path)
+    loaded = {name: load_graph(path) for name, path in graphs.items()}
     paths = dict(graphs)
     for model in described:
         if not model.merged_from:
             continue
         paths[model.name] = staging / model.name / "model.onnx"
         paths[model.name].parent.mkdir(exist_ok=True)
-        onnx.save(merged_graph(model, loaded), paths[model.name])
+        save_graph(merged_graph(model, loaded), paths[model.name])
     return paths
 
 
@@ -275,12 +284,13 @@ def name_by_content(graphs: Iterable[Path]) -> None:
     names, a new version of a model would be answered by the engine of an older one.
     """
     for path in graphs:
-        prefix = hashlib.sha256(path.read_bytes()).hexdigest()[:12] + "/"
-        model = onnx.load(path)
+        prefix = digest_of(path)[:12] + "/"
+        model = onnx.load(path, load_external_data=False)
         compose.add_prefix(
             model, prefix, rename_inputs=False, rename_outputs=False, rename_functions=False, inplace=True
         )
         onnx.save(model, path)
+        tidy(path)
 
 
 def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dict[str, Any]]:

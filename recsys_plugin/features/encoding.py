@@ -23,7 +23,7 @@ from recsys_plugin.features.codec import NULL_MOMENT, entity_key_value
 from recsys_plugin.features.value_encoding import LIST_ELEMENT, encode_varint, tag_of
 from recsys_plugin.features.view_layout import ViewLayout
 
-__all__ = ["encode_column", "encode_keys", "encode_timestamps", "framed"]
+__all__ = ["encode_column", "encode_keys", "encode_timestamps", "framed", "framed_parts"]
 
 _Bytes = NDArray[np.uint8]
 _Mask = NDArray[np.bool_]
@@ -140,6 +140,13 @@ def framed(*columns: pa.Array, names: Sequence[bytes] | None = None) -> pa.Array
         name = b"" if names is None else _bulk_head(b"", len(names[number])) + names[number]
         parts += [_heads(partial(_bulk_head, name), _lengths(column), b"resp" + name), column]
     return _joined(*parts)
+
+
+def framed_parts(rows: pa.Array) -> tuple[list[int], memoryview]:
+    """Where each row of a binary array begins, with the end, and the bytes of all: as the lanes take them."""
+    _, offsets, data = rows.buffers()
+    ends: list[int] = np.frombuffer(offsets, dtype=np.int32)[rows.offset : rows.offset + len(rows) + 1].tolist()
+    return ends, memoryview(data)
 
 
 def _bulk_head(name: bytes, size: int) -> bytes:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from recsys_plugin.errors import InvalidInput, ServiceUnavailable
+from recsys_plugin.features.ahead import ahead
 from recsys_plugin.features.codec import entity_key_value
 from recsys_plugin.features.connection import RedisAddress, named_errors
 from recsys_plugin.features.value_encoding import encode_timestamp, encode_value
@@ -22,6 +23,8 @@ __all__ = ["BulkWriter", "WriteCounts"]
 
 #: What of a batch is encoded at a time: rows, and bytes in Arrow.
 _ENCODED_ROWS, _ENCODED_BYTES = 4096, 4 << 20
+#: How many such parts are encoded before the lanes take them.
+_AHEAD = 3
 
 
 @dataclass(slots=True)
@@ -90,14 +93,31 @@ class BulkWriter:
             StoreUnavailable: if Redis cannot be reached or refuses.
             DeadlineExceeded: if an answer takes too long.
         """
-        if missing := [name for name in _columns(layout) if name not in batch.schema.names]:
-            raise InvalidInput(f"{layout.view}: the rows have no column {', '.join(missing)}")
-        if not batch.num_rows:
-            return
-        step = max(1, min(_ENCODED_ROWS, batch.num_rows * _ENCODED_BYTES // max(1, batch.nbytes)))
-        with self._errors():
-            for first in range(0, batch.num_rows, step):
-                self._write_piece(layout, batch.slice(first, step))
+        for piece in _encoded(layout, batch, self._expiry):
+            with self._errors():
+                self._lanes.write(piece)
+
+    def write_ahead(self, layout: ViewLayout, batches: Iterator[pa.RecordBatch]) -> Iterator[None]:
+        """As :meth:`write` for each batch, while a thread takes and encodes the next ones: the server need not wait.
+
+        Nothing else may be written before the end.
+
+        Args:
+            layout: of the view.
+            batches: is used by that thread alone until the end.
+
+        Yields:
+            After every few thousand rows sent.
+
+        Raises:
+            RecsysError: as for :meth:`write`, and whatever ``batches`` raises.
+        """
+        pieces = (piece for batch in batches for piece in _encoded(layout, batch, self._expiry))
+        with closing(ahead(pieces, _AHEAD)) as made:
+            for piece in made:
+                with self._errors():
+                    self._lanes.write(piece)
+                yield
 
     def write_row(
         self, layout: ViewLayout, entity: Mapping[str, str | int], values: Mapping[str, Any], event_timestamp: datetime
@@ -161,32 +181,30 @@ class BulkWriter:
             self._lanes.close()
             raise
 
-    def _write_piece(self, layout: ViewLayout, batch: pa.RecordBatch) -> None:
-        from recsys_plugin.features.encoding import encode_column, encode_keys, encode_timestamps, framed
-
-        columns = {name: batch.column(name) for name in _columns(layout)}
-        keys = encode_keys(layout, columns)
-        times = encode_timestamps(columns[layout.event_timestamp], f"{layout.view}: {layout.event_timestamp}")
-        cells = [
-            encode_column(dtype, columns[name], f"{layout.view}:{name}") for name, dtype in layout.features.items()
-        ]
-        key_ends, key_bytes = _parts(framed(keys))
-        row_ends, row_bytes = _parts(framed(times, *cells, names=layout.fields))
-        self._lanes.write(Piece(key_bytes, key_ends, row_bytes, row_ends, 2 * len(layout.fields), self._expiry))
-
     def _count(self, written: int, older: int) -> None:
         self.counts.written += written
         self.counts.older += older
 
 
+def _encoded(layout: ViewLayout, batch: pa.RecordBatch, expiry: int) -> Iterator[Piece]:
+    """The rows of a batch as the lanes send them, a bounded amount at a time."""
+    from recsys_plugin.features.encoding import encode_column, encode_keys, encode_timestamps, framed, framed_parts
+
+    if missing := [name for name in _columns(layout) if name not in batch.schema.names]:
+        raise InvalidInput(f"{layout.view}: the rows have no column {', '.join(missing)}")
+    step = max(1, min(_ENCODED_ROWS, batch.num_rows * _ENCODED_BYTES // max(1, batch.nbytes)))
+    for first in range(0, batch.num_rows, step):
+        part = batch.slice(first, step)
+        columns = {name: part.column(name) for name in _columns(layout)}
+        keys = encode_keys(layout, columns)
+        times = encode_timestamps(columns[layout.event_timestamp], f"{layout.view}: {layout.event_timestamp}")
+        cells = [
+            encode_column(dtype, columns[name], f"{layout.view}:{name}") for name, dtype in layout.features.items()
+        ]
+        key_ends, key_bytes = framed_parts(framed(keys))
+        row_ends, row_bytes = framed_parts(framed(times, *cells, names=layout.fields))
+        yield Piece(key_bytes, key_ends, row_bytes, row_ends, 2 * len(layout.fields), expiry)
+
+
 def _columns(layout: ViewLayout) -> tuple[str, ...]:
     return (*layout.join_keys, *layout.features, layout.event_timestamp)
-
-
-def _parts(framed: pa.Array) -> tuple[list[int], memoryview]:
-    """Where each row begins, with the end, and the bytes of all."""
-    import numpy as np
-
-    _, offsets, data = framed.buffers()
-    ends: list[int] = np.frombuffer(offsets, dtype=np.int32)[framed.offset : framed.offset + len(framed) + 1].tolist()
-    return ends, memoryview(data)

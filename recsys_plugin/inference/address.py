@@ -3,10 +3,13 @@
 ``grpc://host:8001``, or ``grpcs://host:8001`` for TLS, with files as options: ``root_certificates``,
 ``private_key``, ``certificate_chain`` (the last two for mutual TLS). Without ``root_certificates``, gRPC's own
 variable ``GRPC_DEFAULT_SSL_ROOTS_FILE_PATH`` names them, else the system's are used.
+
+Several servers that serve the same models stand side by side, ``grpc://first:8001,second:8001``; options count for all.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +78,19 @@ class TritonAddress:
             raise ConfigurationError(f"Triton URL {url!r}: private_key and certificate_chain go together")
         files = {name: Path(value) for name, value in options.items()}
         return cls(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", tls, **files)
+
+    @classmethod
+    def parse_several(cls, url: str) -> tuple[TritonAddress, ...]:
+        """Read a URL of one server or more, in the order given.
+
+        Raises:
+            ConfigurationError: as :meth:`parse`, or if a server is named twice.
+        """
+        scheme, hosts, options = re.findall(r"^([^/]*//)?([^/?#]*)(.*)$", url, re.DOTALL)[0]
+        addresses = tuple(cls.parse(f"{scheme}{host}{options}") for host in hosts.split(","))
+        if len(set(addresses)) < len(addresses):
+            raise ConfigurationError(f"Triton URL {url!r} names a server twice")
+        return addresses
 
     def __str__(self) -> str:
         """The URL without its options."""

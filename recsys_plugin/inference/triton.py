@@ -5,7 +5,7 @@ Source: the KServe v2 inference protocol with Triton's extensions, as in tritonc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,11 @@ from recsys_plugin.inference.address import CHANNEL_OPTIONS, TritonAddress
 from recsys_plugin.inference.calls import Infer, ModelSettings
 from recsys_plugin.inference.tensors import Array, MalformedTensorError, datatype_of, decode_tensor, encode_tensor
 
-__all__ = ["AsyncTritonClient", "TritonClient"]
+__all__ = ["AsyncTritonClient", "TritonClient", "TritonUnreachable"]
+
+
+class TritonUnreachable(InferenceUnavailable):
+    """Triton cannot be reached, or is shutting down; another server may well answer."""
 
 
 class TritonClient:
@@ -54,6 +58,19 @@ class TritonClient:
             message = _model_message("ModelConfig", model, version)
             return _settings(self._stub.ModelConfig(message, timeout=timeout))
 
+    def ask_ready(self, done: Callable[[bool], None], *, timeout: float) -> None:
+        """Ask whether the server and its models are ready, without waiting for it.
+
+        Args:
+            done: told the answer, from another thread; ``False`` if there is none in time.
+            timeout: seconds for the answer.
+        """
+        import grpc
+        from tritonclient.grpc import service_pb2
+
+        asked = self._stub.ServerReady.future(service_pb2.ServerReadyRequest(), timeout=timeout)
+        asked.add_done_callback(lambda answer: done(answer.code() is grpc.StatusCode.OK and answer.result().ready))
+
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
@@ -90,6 +107,16 @@ class AsyncTritonClient:
         with _named_errors(f"model {model} version {version}", self._address, timeout):
             message = _model_message("ModelConfig", model, version)
             return _settings(await self._stub.ModelConfig(message, timeout=timeout))
+
+    async def is_ready(self, *, timeout: float) -> bool:
+        """Whether the server and its models are ready; ``False`` if it does not answer in time."""
+        import grpc
+        from tritonclient.grpc import service_pb2
+
+        try:
+            return bool((await self._stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=timeout)).ready)
+        except grpc.RpcError:
+            return False
 
     async def close(self) -> None:
         """Close the connection."""
@@ -175,5 +202,5 @@ def _named_errors(what: str, address: TritonAddress, timeout: float) -> Iterator
         if code == grpc.StatusCode.NOT_FOUND or "not at ready state" in (error.details() or ""):
             raise ReleaseChanged(message) from error
         if code == grpc.StatusCode.UNAVAILABLE:
-            message += ". Is Triton running? `recsys up` starts the embedded one"
+            raise TritonUnreachable(f"{message}. Is Triton running? `recsys up` starts the embedded one") from error
         raise InferenceUnavailable(message) from error

@@ -19,14 +19,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from recsys_plugin.errors import ConfigurationError
+from recsys_plugin.errors import ConfigurationError, InvalidInput
 from recsys_plugin.features.view_layout import ViewLayout
 from recsys_plugin.features.writer import BulkWriter
 
@@ -40,17 +42,25 @@ __all__ = [
     "view_source",
 ]
 
+#: Tables of so many rows at most have their keys and times in memory; larger ones are DuckDB's, for so many at a time.
+_GROUPED_ROWS = 1_000_000
 #: What DuckDB may use for finding the newest rows before it writes to disk.
 MEMORY = "512MB"
 #: Rows of the table that are in memory at a time.
 _BATCH_ROWS = 16_384
+#: Feast's own store of this layout, and that of ours that writes by the same lanes.
+_STORES = ("redis", "recsys_plugin.feast_store.BulkRedisOnlineStore")
 #: Where there is no limit of age.
 _EVER = timedelta(days=36_500)
 _CURSOR_SECONDS = 0.5
-#: Rows whose keys are grouped at a time.
-_GROUPED_ROWS = 1_000_000
 #: More rows than any table has.
 _ROWS = 1 << 40
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+#: Before every time, in whatever unit.
+_LEAST = -(1 << 63)
+#: Row numbers and the like, int64 [n].
+_Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +91,20 @@ def view_source(store: Any, name: str) -> ViewSource:
         ConfigurationError: if the view is one that only Feast's own ``feast materialize`` can serve, or its table lacks
             a column.
     """
+    return _source_of(store, store.get_feature_view(name))
+
+
+def _source_of(store: Any, view: Any) -> ViewSource:
     from feast.infra.online_stores.helpers import compute_versioned_name
 
-    view = store.get_feature_view(name)
+    name = view.name
     source = view.batch_source
     path = Path(getattr(source, "path", ""))
     for found, what in (
-        (store.config.online_store.type != "redis", f"the online store is {store.config.online_store.type}, not redis"),
+        (
+            store.config.online_store.type not in _STORES,
+            f"the online store is {store.config.online_store.type}, not {' or '.join(_STORES)}",
+        ),
         (store.config.entity_key_serialization_version != 3, "its keys are not of serialization version 3"),
         (not view.online, "it is not online"),
         (bool(getattr(view, "aggregations", None)), "it has aggregations"),
@@ -115,10 +132,10 @@ def view_source(store: Any, name: str) -> ViewSource:
 class NewestRows:
     """The newest row of each entity, in the order of the file; made by :func:`open_newest_rows`."""
 
-    def __init__(self, source: ViewSource, connection: Any) -> None:
+    def __init__(self, source: ViewSource, total: int, numbers: Callable[[int], Iterator[_Rows]]) -> None:
         self._source = source
-        self._connection = connection
-        (self.total,) = connection.execute("SELECT count(*) FROM newest").fetchone()
+        self._numbers = numbers
+        self.total = total
 
     def batches(self, *, skip: int = 0) -> Iterator[pa.RecordBatch]:
         """Their columns of the view, a bounded number of rows at a time.
@@ -128,7 +145,7 @@ class NewestRows:
         """
         layout = self._source.layout
         columns = [*layout.join_keys, layout.event_timestamp, *layout.features]
-        numbers = _Numbers(self._connection.execute("SELECT row FROM newest ORDER BY row OFFSET $skip", {"skip": skip}))
+        numbers = _Numbers(self._numbers(skip))
         with pq.ParquetFile(self._source.path) as file:
             start = 0
             for group in range(file.num_row_groups):
@@ -147,8 +164,70 @@ class NewestRows:
 def open_newest_rows(source: ViewSource, start: datetime, end: datetime) -> Iterator[NewestRows]:
     """Find the newest row of each entity with an event time from ``start`` to ``end``, both aware and included.
 
-    Only keys and times are read for that; DuckDB holds them in :data:`MEMORY`, and on disk what is beyond.
+    Only keys and times are read for that. Of a table of a million rows or fewer they are held in memory; of a larger
+    one DuckDB holds them in :data:`MEMORY`, and on disk what is beyond.
+
+    Raises:
+        InvalidInput: if a column of times holds something else.
     """
+    with pq.ParquetFile(source.path) as file:
+        times = [source.layout.event_timestamp, *([source.created] if source.created else [])]
+        for name in times:
+            if not pa.types.is_timestamp(kind := file.schema_arrow.field(name).type):
+                raise InvalidInput(f"{source.layout.view}: {name} of {source.path} holds {kind}, not timestamps")
+        if file.metadata.num_rows <= _GROUPED_ROWS:
+            rows = _newest_of(file.read(columns=[*source.layout.join_keys, *times]), source, start, end)
+            yield NewestRows(source, len(rows), lambda skip: iter([rows[skip:]]))
+            return
+    with _newest_by_duckdb(source, start, end) as newest:
+        yield newest
+
+
+def _newest_of(table: pa.Table, source: ViewSource, start: datetime, end: datetime) -> _Rows:
+    """The row numbers of the newest rows of a table of keys and times, ascending."""
+    times = table[source.layout.event_timestamp]
+    unit = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[times.type.unit]
+    # A Feast moment is a microsecond, so the last one lasts until the next begins.
+    first, after = (
+        min(max(-((_EPOCH - moment) // _MICROSECOND * unit // 10**6), _LEAST + 1), -_LEAST - 1)
+        for moment in (start, end + _MICROSECOND)
+    )
+    orders = [_instants(times)]
+    rows = np.flatnonzero((orders[0] >= first) & (orders[0] < after))
+    if source.created is not None:
+        orders.append(_instants(table[source.created]))
+    orders.append(np.arange(table.num_rows))
+    entities = _entities([table[name] for name in source.layout.join_keys])
+    best = np.empty(int(entities.max(initial=-1)) + 1, dtype=np.int64)
+    for order in orders:
+        best.fill(_LEAST)
+        np.maximum.at(best, entities[rows], order[rows])
+        rows = rows[order[rows] == best[entities[rows]]]
+    return rows
+
+
+def _instants(column: pa.ChunkedArray) -> _Rows:
+    """Timestamps as whole numbers of their unit; null is before all."""
+    return np.asarray(column.cast(pa.int64()).fill_null(_LEAST).to_numpy())
+
+
+def _entities(keys: list[pa.ChunkedArray]) -> _Rows:
+    """A number for each row, from 0, that is the same for rows with the same keys."""
+    numbers = np.zeros(len(keys[0]), dtype=np.int64)
+    for key in keys:
+        column = key.combine_chunks()
+        if isinstance(column.type, pa.DictionaryType):
+            column = column.dictionary_decode()
+        encoded = column.dictionary_encode(null_encoding="encode")
+        both = numbers * len(encoded.dictionary) + encoded.indices.to_numpy()
+        # One key alone is numbered without gaps already.
+        numbers = both if key is keys[0] else np.unique(both, return_inverse=True)[1]
+    return numbers
+
+
+@contextmanager
+def _newest_by_duckdb(source: ViewSource, start: datetime, end: datetime) -> Iterator[NewestRows]:
+    """:func:`open_newest_rows` for tables of any size."""
     import duckdb
 
     with tempfile.TemporaryDirectory(prefix="recsys-materialize-") as folder, duckdb.connect() as connection:
@@ -162,7 +241,14 @@ def open_newest_rows(source: ViewSource, start: datetime, end: datetime) -> Iter
         for part in range(parts):
             given = {"path": str(source.path), "start": _naive(start), "end": _naive(end), "parts": parts, "part": part}
             connection.execute(f"INSERT INTO newest {_newest_query(source)}", given)
-        yield NewestRows(source, connection)
+        ((total,),) = connection.execute("SELECT count(*) FROM newest").fetchall()
+        yield NewestRows(source, total, partial(_numbers_from, connection))
+
+
+def _numbers_from(connection: Any, skip: int) -> Iterator[_Rows]:
+    result = connection.execute("SELECT row FROM newest ORDER BY row OFFSET $skip", {"skip": skip})
+    for batch in result.fetch_record_batch(65_536):
+        yield batch.column(0).to_numpy()
 
 
 def _newest_query(source: ViewSource) -> str:
@@ -179,11 +265,11 @@ def _newest_query(source: ViewSource) -> str:
 
 
 class _Numbers:
-    """Ascending numbers from DuckDB, a bounded amount of them in memory."""
+    """Ascending numbers that come in parts, a bounded amount of them in memory."""
 
-    def __init__(self, result: Any) -> None:
-        self._reader = result.fetch_record_batch(65_536)
-        self._held = np.empty(0, dtype=np.int64)
+    def __init__(self, parts: Iterator[_Rows]) -> None:
+        self._parts = parts
+        self._held: _Rows = np.empty(0, dtype=np.int64)
         self._more = True
 
     def next(self) -> float:
@@ -191,8 +277,8 @@ class _Numbers:
         self._fetch(1)
         return float(self._held[0]) if len(self._held) else float("inf")
 
-    def below(self, end: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Take all that are smaller, int64."""
+    def below(self, end: int) -> _Rows:
+        """Take all that are smaller."""
         while self._more and (not len(self._held) or self._held[-1] < end):
             self._fetch(len(self._held) + 1)
         count = int(np.searchsorted(self._held, end))
@@ -201,10 +287,10 @@ class _Numbers:
 
     def _fetch(self, least: int) -> None:
         while self._more and len(self._held) < least:
-            batch = next(self._reader, None)
-            self._more = batch is not None
-            if batch is not None:
-                self._held = np.concatenate([self._held, batch.column(0).to_numpy()])
+            part = next(self._parts, None)
+            self._more = part is not None
+            if part is not None:
+                self._held = np.concatenate([self._held, part])
 
 
 class Cursor:
@@ -270,8 +356,7 @@ def materialize_rows(
         cursor.write(skipped)  # a cursor of another state must not outlive the first row that this run writes
         progress(skipped, newest.total)
         saved = clock()
-        for batch in newest.batches(skip=skipped):
-            writer.write(source.layout, batch)
+        for _ in writer.write_ahead(source.layout, newest.batches(skip=skipped)):
             done = skipped + writer.acknowledged - before
             if clock() - saved >= _CURSOR_SECONDS:
                 cursor.write(done)
@@ -298,9 +383,10 @@ def materialize_view(
     Raises:
         ConfigurationError: as :func:`view_source`.
     """
-    source = view_source(store, view)
+    definition = store.get_feature_view(view)
+    source = _source_of(store, definition)
     rows = materialize_rows(source, writer, cursor, as_of=as_of, progress=progress)
-    store.registry.apply_materialization(store.get_feature_view(view), store.project, *source.interval(as_of))
+    store.registry.apply_materialization(definition, store.project, *source.interval(as_of))
     return rows
 
 

@@ -34,7 +34,7 @@ Progress = Callable[[str, int, int], None]
 PROJECT = "recsys"
 
 #: The modules that what is written to Redis depends on.
-_WRITING = ("codec", "encoding", "value_encoding", "view_layout", "write_lanes", "writer")
+_WRITING = ("ahead", "codec", "encoding", "value_encoding", "view_layout", "write_lanes", "writer")
 
 #: The record of a whole training run, and those that become false when the embedding tables are lost.
 TRAIN_STEP = "train"

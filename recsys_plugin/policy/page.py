@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,13 +50,29 @@ def best_first(
         raise InferenceUnavailable(f"model {model} answered {kind} as the score of catalogue row {item}")
     if excluded:
         candidates = candidates[~np.isin(rows[candidates], np.fromiter(excluded, dtype=np.int64))]
-    order = candidates[np.lexsort((rows[candidates], -scores[candidates].astype(np.float64)))]
+    order = _by_score(rows, scores) if len(candidates) == len(rows) else _by_score(rows, scores, candidates)
     # Hardly ever does a row come twice, and looking at the page is much quicker than sorting all rows.
     best = order[:k]
-    if len(set(rows[best].tolist())) == len(best):
+    if not _has_equal_neighbours(np.sort(rows[best])):
         return best
     _, first = np.unique(rows[order], return_index=True)
     return order[np.sort(first)][:k]
+
+
+def _by_score(
+    rows: NDArray[np.int64], scores: NDArray[np.float32], candidates: NDArray[np.intp] | None = None
+) -> NDArray[np.intp]:
+    """Positions of all, or of the candidates among them, by descending score, then ascending row."""
+    if candidates is not None:
+        return candidates[_by_score(rows[candidates], scores[candidates])]
+    keys = -scores
+    order = np.argsort(keys)
+    # Equal scores are rare, and sorting by two keys takes several times as long.
+    return np.lexsort((rows, keys)) if _has_equal_neighbours(keys[order]) else order
+
+
+def _has_equal_neighbours(values: NDArray[Any]) -> bool:
+    return bool((values[1:] == values[:-1]).any())
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,10 @@ class TritonManager:
     def __init__(self, url: str, *, timeout: float = 10.0) -> None:
         from tritonclient.grpc import InferenceServerClient
 
+        if "," in url:
+            raise ConfigurationError(
+                f"Triton URL {url!r} names several servers; clients take that, but this is done on one server at a time"
+            )
         parts = urlsplit(url)
         if parts.scheme not in ("grpc", "grpcs") or parts.hostname is None or parts.port is None:
             raise ConfigurationError(f"Triton URL {url!r} is not of the form grpc://host:port")

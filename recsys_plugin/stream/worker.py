@@ -240,7 +240,22 @@ class StreamWorker:
                 except redis.ResponseError as error:
                     if not str(error).startswith("BUSYGROUP"):
                         raise
-        return self._claim(gained, idle=0.0)
+        done = self._claim(gained, idle=0.0)
+        self._forget_the_dead(gained)
+        return done
+
+    def _forget_the_dead(self, partitions: Iterable[int]) -> None:
+        """Strike the names of workers that are gone, and have nothing left to claim, off the groups."""
+        living = {self.name.encode(), *self._ask([("ZRANGE", self._keys.workers, 0, -1)])[0]}
+        folds: tuple[UserFold | ItemFold, ...] = (self._users, self._items)
+        streams = [fold.stream(number) for fold in folds for number in sorted(partitions)]
+        for stream, consumers in zip(
+            streams, self._ask([("XINFO", "CONSUMERS", stream, GROUP) for stream in streams]), strict=True
+        ):
+            for consumer in consumers:
+                told = dict(zip(consumer[::2], consumer[1::2], strict=True))
+                if told[b"name"] not in living and not told[b"pending"]:
+                    self._ask([("XGROUP", "DELCONSUMER", stream, GROUP, told[b"name"])])
 
     def _claim(self, partitions: Iterable[int], *, idle: float) -> int:
         """Finish entries that were handed out and not acknowledged."""

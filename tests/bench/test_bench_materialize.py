@@ -51,7 +51,7 @@ def test_figures(tmp_path: Path) -> None:
     assert all(math.isfinite(value) for value in figures.values())
     assert figures[f"{VIEW}.rows"] == ROWS
     assert figures[f"{VIEW}.rows_compared"] == 200
-    for way in ("ours", "stock"):
+    for way in ("ours", "stock", "bulk_store"):
         assert figures[f"{VIEW}.{way}.calls"] == 2
         rate = ROWS / figures[f"{VIEW}.{way}.p50_ms"] * 1000
         assert figures[f"{VIEW}.{way}.rows_per_second"] == pytest.approx(rate, rel=1e-6)

@@ -16,7 +16,7 @@ def page(**scores: float) -> Page:
         ScoredItem(item_id, score, position, "", "", None, relevance=-score)
         for position, (item_id, score) in enumerate(scores.items(), start=1)
     )
-    ranked = RankedItems([item.item_id for item in items], items.__getitem__)
+    ranked = RankedItems(len(items), lambda: (item.item_id for item in items), items.__getitem__)
     return Page("r", "u", ranked, ServedBy("rank", 1, None, 1, 3), None, Timings(0, 0, 0, 0))
 
 

@@ -101,6 +101,13 @@ def module_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyShop]:
         yield shop
 
 
+@pytest.fixture
+def other_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyShop]:
+    """A second one like it, with the same items, models and users."""
+    with serve(tmp_path_factory) as shop:
+        yield shop
+
+
 @pytest.fixture(scope="session")
 def recommender(tiny: TinyShop) -> Iterator[Recommender]:
     """A client whose clock stands still, with generous time for a busy machine."""

@@ -83,6 +83,28 @@ def test_a_new_item_comes_up(client: Recommender, push: Callable[..., None], sma
     assert all("brand-new" in page.item_ids for page in many)
 
 
+def test_items_similar_to_a_new_one_are_those_with_a_similar_text(
+    client: Recommender, push: Callable[..., None], small_shop: Any
+) -> None:
+    assert client.similar_items("twin").unknown_items == ("twin",)
+    known = client.rank(USER, small_shop.some_items)[0]
+    push("twin", known.title, category=known.category)
+    push("other twin", known.title, category=known.category)
+    assert eventually(lambda: {"twin", "other twin"} <= set(client.recommend(USER, 1000).item_ids))
+    page = client.similar_items("twin", 5)
+    assert (len(page), page.unknown_items, page.served_by.model) == (5, (), "similar")
+    # The other has the very same text; that of the known one differs by its brand at most.
+    assert "other twin" in page.item_ids
+    assert page[0].score == page[0].relevance == pytest.approx(1, abs=1e-3)
+    assert known.item_id in client.similar_items("twin", 1000).item_ids[:5]
+    assert [item.score for item in page] == sorted((item.score for item in page), reverse=True)
+    everything = client.similar_items("twin", 1000, candidates=10_000)
+    assert "twin" not in everything.item_ids
+    assert len(everything) == len(client.recommend(USER, 1000)) - 1
+    assert page.item_ids[0] not in client.similar_items("twin", 5, exclude=[page.item_ids[0]]).item_ids
+    assert len(client.similar_items("twin", 0)) == 0
+
+
 def test_what_was_pushed_before_the_start_is_taken_up(push: Callable[..., None], small_shop: Any) -> None:
     push("earlier", "Green tea pot", price=float("nan"), category=None)
     options = {"timeout": 10.0, "clock": small_shop.as_of.timestamp}

@@ -98,6 +98,20 @@ def test_recommend_many_is_recommend_for_each(recommender: Recommender) -> None:
     assert [len(page) for page in recommender.recommend_many(["a", "b"], 0)] == [0, 0]
 
 
+def test_items_are_ranked_alike_however_they_are_given(recommender: Recommender) -> None:
+    given = ["box", "mug", "tea", "mug", "box"]
+    page = recommender.rank("mug-lover", given)
+    assert page.item_ids == ("mug", "tea", "box")
+    assert [item.item_id for item in page] == list(page.item_ids)
+    every: list[Any] = [tuple(given), iter(given), np.array(given), dict.fromkeys(given), given[::-1], [*given, "gone"]]
+    for items in every:
+        other = recommender.rank("mug-lover", items)
+        assert other.items == page.items
+        assert other.unknown_items == (("gone",) if "gone" in items else ())
+    with pytest.raises(InvalidInput, match=r"item_ids\[1\]"):
+        recommender.rank("mug-lover", ["box", ["mug"]])
+
+
 def test_rank(recommender: Recommender) -> None:
     page = recommender.rank("mug-lover", ["box", "mug", "gone", "mug", "tea", "away"])
     assert page.item_ids == ("mug", "tea", "box")

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from recsys_plugin import AsyncEventRecorder, Event, EventRecorder, EventRefused, Recorded, SpoolFull
-from recsys_plugin.errors import DeadlineExceeded, InvalidInput, StoreUnavailable
+from recsys_plugin.errors import ConfigurationError, DeadlineExceeded, InvalidInput, StoreUnavailable
 from recsys_plugin.events.event import MOST_EVENT_BYTES
 from recsys_plugin.events.keys import PARTITIONS, EventKeys
+from recsys_plugin.settings import Settings
 
 NOW = 1_700_000_000.0
 KEYS = EventKeys("recsys")
@@ -245,3 +246,9 @@ def test_from_environment(event_redis: Any, tmp_path: Path) -> None:
     with event_redis.connect() as client:
         ((_, event, _),) = written(client)
     assert event.timestamp == datetime(2011, 12, 9, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("share", ["2", "-0.1", "all"])
+def test_a_share_of_pages_that_is_none_is_refused(share: str) -> None:
+    with pytest.raises(ConfigurationError, match="RECSYS_IMPRESSIONS"):
+        Settings.from_environment({"RECSYS_IMPRESSIONS": share})

@@ -25,6 +25,19 @@ def test_forms() -> None:
     assert TritonAddress.parse("grpcs://triton:8001").credentials() is not None
 
 
+def test_several_servers_stand_side_by_side() -> None:
+    plain = TritonAddress.parse_several("grpc://first:8001,[::1]:8101,third:8201/")
+    assert [str(address) for address in plain] == ["grpc://first:8001", "grpc://[::1]:8101", "grpc://third:8201"]
+    secure = TritonAddress.parse_several("grpcs://a:1,b:2?root_certificates=/some/ca.pem")
+    assert [(address.target, address.root_certificates) for address in secure] == [
+        ("a:1", Path("/some/ca.pem")),
+        ("b:2", Path("/some/ca.pem")),
+    ]
+    for url in ("", "a:1,b:2", "grpc://a:1,", "grpc://a:1,b", "grpc://a:1,a:1", "grpc://a:1,grpc://b:1"):
+        with pytest.raises(ConfigurationError, match="Triton URL"):
+            TritonAddress.parse_several(url)
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -21,6 +21,7 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys_plugin.errors import InvalidInput
 from recsys_plugin.features.codec import decode_value, entity_key_prefix, entity_key_value
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.view_layout import ViewLayout
@@ -80,6 +81,56 @@ def test_the_newest_rows_are_those_of_a_plain_reading(
         assert all(batch.schema.names == ["item_id", "event_timestamp", "number", "text"] for batch in batches)
 
     check()
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_in_memory_and_in_duckdb_the_same_rows_are_found(
+    unit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two join keys, in every unit of time, with null times, at the ends of the interval."""
+    layout = ViewLayout("stock", "shop", {"item_id": "STRING", "shop_id": "INT64"}, {"number": "INT64"})
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+
+    @settings(max_examples=20, deadline=None)
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from(["a", "b", "ü"]), st.integers(0, 2), st.none() | st.integers(-9, 9)), max_size=20
+        ),
+        st.integers(-9, 0),
+        st.integers(0, 9),
+    )
+    def check(rows: list[tuple[str, int, int | None]], first: int, last: int) -> None:
+        path = tmp_path / "table.parquet"
+        moments = [None if row[2] is None else epoch + timedelta(milliseconds=row[2]) for row in rows]
+        columns = {
+            "item_id": pa.array([row[0] for row in rows], pa.string()),
+            "shop_id": pa.array([row[1] for row in rows], pa.int64()),
+            "event_timestamp": pa.array(moments, pa.timestamp(unit, "UTC")),
+            "number": pa.array(range(len(rows)), pa.int64()),
+        }
+        pq.write_table(pa.table(columns), path)
+        ends = [epoch + timedelta(milliseconds=each) for each in (first, last)]
+        found = []
+        for most in (1_000_000, 1):
+            monkeypatch.setattr("recsys_plugin.pipeline.materialize._GROUPED_ROWS", most)
+            with open_newest_rows(ViewSource(layout, path), *ends) as newest:
+                found.append([number for batch in newest.batches() for number in batch["number"].to_pylist()])
+        assert found[0] == found[1]
+        assert {rows[number][:2] for number in found[0]} == {
+            row[:2] for row in rows if row[2] is not None and first <= row[2] <= last
+        }
+
+    check()
+
+
+def test_a_time_column_that_holds_something_else_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"item_id": ["a"], "event_timestamp": ["today"], "number": [1], "text": [""]}), path)
+    with (
+        pytest.raises(InvalidInput, match=r"event_timestamp of .* holds string"),
+        open_newest_rows(source(path), AS_OF, AS_OF),
+    ):
+        pass
 
 
 class Server:

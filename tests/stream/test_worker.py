@@ -177,6 +177,8 @@ def test_workers_share_the_partitions_and_take_over_from_the_dead(
         first.step()
     row = live_row(stream_client, "user_session", user)
     assert row is not None
+    stream = KEYS.events(KEYS.partition(user))
+    assert [consumer["name"] for consumer in stream_client.xinfo_consumers(stream, "profiles")] == [first.name.encode()]
     first.run(until_idle=True)
     assert not stream_client.exists(*(KEYS.owner(number) for number in range(8)))
 

@@ -1,0 +1,95 @@
+"""What a request is given besides the caller's arguments, and what it keeps on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+import numpy as np
+
+from recsys_plugin.client.release import Release
+from recsys_plugin.client.results import Timings
+from recsys_plugin.errors import InvalidInput
+from recsys_plugin.features.plan import FeatureTensors
+from recsys_plugin.impressions.document import Candidates, ServedPage
+from recsys_plugin.policy.exploration import ExplorationPolicy, NoExploration
+
+__all__ = ["BEST_FIRST", "Exploration", "RequestContext"]
+
+
+@dataclass(frozen=True, slots=True)
+class Exploration:
+    """How recommended pages are chosen among the best candidates.
+
+    Args:
+        policy: chooses, and says how likely what it chose was.
+        pool: how many of the best candidates it chooses from; at least the page's length.
+        seed: with the ids of request and user it fixes the page, so that a page can be made again.
+
+    Raises:
+        InvalidInput: if the pool is empty.
+    """
+
+    policy: ExplorationPolicy = field(default_factory=NoExploration)
+    pool: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pool < 1:
+            raise InvalidInput(f"exploration: a pool of {self.pool} items is empty")
+
+    @property
+    def explores(self) -> bool:
+        """Whether a page may be another than the best."""
+        return not isinstance(self.policy, NoExploration)
+
+    def generator(self, request_id: str, user_id: str) -> np.random.Generator:
+        """The randomness of one page."""
+        digest = blake2b(f"{self.seed}:{request_id}:{user_id}".encode(), digest_size=8).digest()
+        return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+#: Pages of the best candidates, without chance.
+BEST_FIRST = Exploration()
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """What a request is given besides the caller's arguments, and how long its stages took."""
+
+    release: Release
+    request_id: str
+    now: float
+    """The request's time, unix seconds: ages of features count from here."""
+    timer: Callable[[], float]
+    """Seconds that only run forward."""
+    exploration: Exploration = BEST_FIRST
+    """How recommended pages are chosen."""
+    logs_pages: bool = False
+    """Whether what is logged of pages is kept."""
+    served: list[ServedPage] = field(init=False, default_factory=list)
+    """The pages so far, if they are logged; empty ones are not."""
+    features: Mapping[str, tuple[FeatureTensors, int]] = field(init=False, default_factory=dict)
+    """User → the tensors last read, and the user's line in them."""
+    candidates: Candidates | None = field(init=False, default=None)
+    """What the page under way was chosen from."""
+    started: float = field(init=False)
+    _stages: dict[str, float] = field(
+        init=False, default_factory=lambda: dict.fromkeys(("features", "inference", "policy"), 0.0)
+    )
+    _last: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self._last = self.timer()
+
+    def end_of(self, stage: str) -> None:
+        """Book the time since the previous stage ended."""
+        now = self.timer()
+        self._stages[stage] += now - self._last
+        self._last = now
+
+    def timings(self) -> Timings:
+        """The stages so far, in milliseconds."""
+        stages = {stage: seconds * 1000 for stage, seconds in self._stages.items()}
+        return Timings(**stages, total=(self.timer() - self.started) * 1000)

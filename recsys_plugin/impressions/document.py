@@ -1,0 +1,153 @@
+"""One page as it was served, as a JSON document: what was shown, from what it was chosen, and how likely it was.
+
+A document of 20 items takes about 900 bytes; 500 candidates with their scores add about 11 kB, a user's features 1 to
+5 kB, which is why those two are sampled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys_plugin.errors import InvalidInput
+
+__all__ = ["Candidates", "Impression", "ServedPage"]
+
+_NO_POLICY = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What a page was chosen from."""
+
+    rows: NDArray[np.int64]
+    """``[n]``; below 0 where there are fewer."""
+    scores: NDArray[np.float32]
+    """``[n]``: what the page is ordered by."""
+    order: NDArray[np.intp]
+    """``[k]``: places in ``rows``, first position first."""
+    excluded: Collection[int] = ()
+    """Rows that could not be on the page."""
+    policy: str = _NO_POLICY
+    """Name of the exploration policy."""
+    propensities: NDArray[np.float64] | None = None
+    """``[k]``: P(item at its position | the items before it); ``None`` for 1, a page that could not be otherwise."""
+    propensity_kind: str = "exact"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPage:
+    """A page with what is logged of it; nothing is computed before :meth:`encode`."""
+
+    request_id: str
+    user_id: str | None
+    served_at: float
+    """Unix seconds: the time of the request."""
+    model: str
+    version: int
+    contract: str | None
+    """Fingerprint of the feature contract."""
+    candidates: Candidates
+    item_ids: Callable[[Sequence[int]], Sequence[str]]
+    """Ids of rows."""
+    features: Mapping[str, Sequence[Any]] | None = None
+    """Tensor → one user's values in the contract's order."""
+
+    def encode(self, *, with_candidates: bool, with_features: bool) -> bytes:
+        """The document in JSON; float32 scores with the nine digits that name them exactly."""
+        chosen = self.candidates
+        document: dict[str, Any] = {
+            "request_id": self.request_id,
+            "user_id": self.user_id,
+            "served_at": round(self.served_at * 1_000_000),
+            "model": self.model,
+            "version": self.version,
+            "contract": self.contract,
+            "policy": chosen.policy,
+            "propensity_kind": chosen.propensity_kind,
+            "items": list(self.item_ids(chosen.rows[chosen.order].tolist())),
+            "scores": _plain(chosen.scores[chosen.order]),
+        }
+        if chosen.propensities is not None:
+            document["propensities"] = chosen.propensities.tolist()
+        if with_candidates:
+            able = chosen.rows >= 0
+            if chosen.excluded:
+                able &= ~np.isin(chosen.rows, np.fromiter(chosen.excluded, np.int64))
+            document["candidates"] = list(self.item_ids(chosen.rows[able].tolist()))
+            document["candidate_scores"] = _plain(chosen.scores[able])
+        if with_features and self.features is not None:
+            document["features"] = {name: _plain(values) for name, values in self.features.items()}
+        return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Impression:
+    """A page as the log has it; the item at ``items[j]`` stood at position ``j + 1``."""
+
+    request_id: str
+    user_id: str | None
+    served_at: int
+    """Microseconds since the epoch."""
+    model: str
+    version: int
+    contract: str | None
+    policy: str
+    propensity_kind: str
+    items: list[str]
+    scores: list[float]
+    propensities: list[float] = field(default_factory=list)
+    """P(item at its position | the items before it)."""
+    candidates: list[str] | None = None
+    """Everything that the page was chosen from; ``None`` where that was not sampled."""
+    candidate_scores: list[float] | None = None
+    features: dict[str, list[Any]] | None = None
+    """Tensor → values as served, in the contract's order, NaN as ``None``; ``None`` where that was not sampled."""
+
+    @classmethod
+    def decode(cls, document: bytes) -> Impression:
+        """Read what :meth:`ServedPage.encode` wrote.
+
+        Raises:
+            InvalidInput: if it is no such document; the message says why.
+        """
+        try:
+            values = json.loads(document)
+            found = cls(**values)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InvalidInput(f"impression: {error}") from error
+        if not found.propensities:
+            object.__setattr__(found, "propensities", [1.0] * len(found.items))
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        texts = (self.request_id, self.model, self.policy, self.propensity_kind, *self.items, *(self.candidates or ()))
+        if not all(isinstance(text, str) for text in texts):
+            raise InvalidInput("impression: an id or a name is no text")
+        if type(self.served_at) is not int or type(self.version) is not int:
+            raise InvalidInput("impression: served_at or version is no whole number")
+        numbers = (*self.scores, *self.propensities, *(self.candidate_scores or ()))
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            raise InvalidInput("impression: a score or propensity is no finite number")
+        lengths = {len(self.items), len(self.scores), len(self.propensities)}
+        if len(lengths) != 1 or len(self.candidates or ()) != len(self.candidate_scores or ()):
+            raise InvalidInput("impression: items, scores and propensities differ in number")
+
+
+def _plain(values: Sequence[Any] | NDArray[Any]) -> list[Any]:
+    """Values for JSON: bytes as text, NaN and infinity as ``None``, float32 with nine digits."""
+    plain = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    return [_value(value) for value in plain]
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.9g}") if math.isfinite(value) else None
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
