@@ -17,7 +17,7 @@ import pandas as pd
 from recsys_plugin.forecasting.models import MEAN, SEASONAL_NAIVE, TABLE_MODELS, Progress, forecasts
 from recsys_plugin.forecasting.series import CLASSES, DORMANT, SHORT, Sales, demand_classes, first_weeks
 
-__all__ = ["JUDGED_WEEKS", "Demand", "forecast_demand", "forecast_moments", "leaders", "squared_scales"]
+__all__ = ["JUDGED_WEEKS", "Demand", "change_scales", "forecast_demand", "forecast_moments", "leaders"]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 #: Weeks whose errors decide which model a class gets.
@@ -117,7 +117,7 @@ def leaders(table: _Array, found: _Array, classes: _Array, *, first: int = 0) ->
     Returns:
         int64 [classes, origins], positions in the models.
     """
-    scales = squared_scales(table)
+    scales = change_scales(table)
     origins = found.shape[2]
     lost = np.zeros((len(found), len(CLASSES), origins))
     for place in range(origins):
@@ -139,13 +139,16 @@ def leaders(table: _Array, found: _Array, classes: _Array, *, first: int = 0) ->
     return np.where(judged, best, _first_choice()[:, None]).astype(np.int64)
 
 
-def squared_scales(table: _Array) -> _Array:
-    """The mean squared change from week to week since the first demand, as known at each origin, float64 [S, W+1].
+def change_scales(table: _Array, power: float = 2.0) -> _Array:
+    """The mean change from week to week since the first demand, as known at each origin, float64 [S, W+1].
 
     0 where there are fewer than two weeks.
+
+    Args:
+        table: float32 [S, W], demand by week. power: of the absolute changes: 2 for RMSSE, 1 for MASE.
     """
     first = first_weeks(table)
-    steps = np.diff(table.astype(np.float64), axis=1, prepend=0.0) ** 2
+    steps = np.abs(np.diff(table.astype(np.float64), axis=1, prepend=0.0)) ** power
     steps[np.arange(table.shape[1])[None, :] <= first[:, None]] = 0.0
     total = np.concatenate([np.zeros((len(table), 1)), np.cumsum(steps, axis=1)], axis=1)
     count = np.arange(table.shape[1] + 1)[None, :] - first[:, None] - 1

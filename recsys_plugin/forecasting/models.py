@@ -82,7 +82,7 @@ TABLE_MODELS = tuple(model for model in MODELS if model.in_tables)
 
 def forecasts(
     table: _Array,
-    origins: Sequence[int],
+    origins: Sequence[int] | _Array,
     models: Sequence[WeeklyModel],
     *,
     wanted: _Array | None = None,

@@ -68,8 +68,8 @@ class Sales:
         until = int(np.searchsorted(self.times, at, side="left"))
         age = (at - 1 - self.times[:until]) // WEEK
         known = age < count
-        cell = self.series[:until][known] * count + (count - 1 - age[known])
-        table = np.bincount(cell, minlength=len(self.names) * count).astype(np.float32)
+        cell: _Array = self.series[:until][known] * count + (count - 1 - age[known])
+        table: _Array = np.bincount(cell, minlength=len(self.names) * count).astype(np.float32)
         return table.reshape(len(self.names), count)
 
 
@@ -78,7 +78,8 @@ def first_weeks(table: _Array) -> _Array:
     if not table.shape[1]:
         return np.zeros(len(table), np.int64)
     there = table > 0
-    return np.where(there.any(1), there.argmax(1), table.shape[1]).astype(np.int64)
+    first: _Array = np.where(there.any(1), there.argmax(1), table.shape[1]).astype(np.int64)
+    return first
 
 
 def demand_classes(table: _Array) -> _Array:
