@@ -82,7 +82,7 @@ def test_rows_are_sorted_and_say_what_they_should(dataset: Dataset, built: Path)
     # The category's forecast stands beside each of its items, and nothing beside an item without one.
     named = dataset.frame("items", ["item_id", "category"]).set_index("item_id")["category"]
     of = categories[categories["event_timestamp"] == pd.Timestamp(NOW)].set_index("category")["purchases_next_7d"]
-    wanted = newest.index.map(named).map(of).to_numpy(np.float32)
+    wanted = of.reindex(named.reindex(newest.index)).to_numpy(np.float32)
     assert np.array_equal(newest["category_purchases_next_7d"].to_numpy(np.float32), wanted, equal_nan=True)
     assert len(of) == named.dropna().nunique()
     assert synthetic.NEVER_BOUGHT not in newest.index
