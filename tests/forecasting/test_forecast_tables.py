@@ -22,7 +22,7 @@ from recsys_plugin.forecasting.tables import build_forecast_tables, fit_timing, 
 from recsys_plugin.pipeline.feature_tables import FORECAST_TABLES
 from recsys_plugin.settings import Settings
 
-NOW = datetime(2025, 5, 1, tzinfo=UTC)
+NOW = datetime(2025, 5, 2, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_rows_are_sorted_and_say_what_they_should(dataset: Dataset, built: Path)
     assert set(items["model"]) <= {"none", *(model.name for model in TABLE_MODELS)}
     # Two months of about as many visits each week: next week is as the weeks before it were.
     bought = dataset.frame("events", event_types=["purchase"])
-    lately = bought["timestamp"].between(pd.Timestamp("2025-04-03", tz="UTC"), pd.Timestamp(NOW))
+    lately = bought["timestamp"].between(pd.Timestamp("2025-04-04", tz="UTC"), pd.Timestamp(NOW))
     newest = items[items["event_timestamp"] == pd.Timestamp(NOW)].set_index("item_id")
     assert newest["purchases_next_7d"].sum() == pytest.approx(lately.sum() / 4, rel=0.25)
     # The category's forecast stands beside each of its items, and nothing beside an item without one.
@@ -126,7 +126,7 @@ def test_without_purchases_or_with_too_few_days_the_tables_are_empty(
 
 def test_who_has_been_away_for_a_year_has_no_row(tmp_path: Path) -> None:
     shop = tmp_path / "shop"
-    synthetic.write_tables(shop, users=20, items=20)
+    synthetic.write_tables(shop, users=20, items=40)
     events = pq.read_table(shop / "events.parquet").to_pandas()
     away = events["user_id"] == "user-003"
     events.loc[away, "timestamp"] -= pd.Timedelta(days=500)
@@ -140,6 +140,6 @@ def test_who_has_been_away_for_a_year_has_no_row(tmp_path: Path) -> None:
 
 def test_moments_that_the_tables_do_not_know(dataset: Dataset) -> None:
     assert valid_moment(dataset) == pd.Timestamp(NOW)
-    for moment in (datetime(2025, 5, 2, tzinfo=UTC), dataset.first_event, datetime(2020, 1, 1, tzinfo=UTC)):
+    for moment in (datetime(2025, 5, 3, tzinfo=UTC), dataset.first_event, datetime(2020, 1, 1, tzinfo=UTC)):
         with pytest.raises(InvalidInput, match="the tables know events from 2025-03-01"):
             valid_moment(dataset, moment)
