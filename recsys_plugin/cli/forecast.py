@@ -44,10 +44,10 @@ def forecast(as_of: str | None, backtest: bool, weeks: int, force: bool, as_json
     if backtest:
         _backtest(settings, moment, weeks, as_json)
         return
-    from recsys_plugin.pipeline import steps
+    from recsys_plugin.pipeline.forecasts import forecast as make
 
     with reporter() as progress:
-        done = steps.forecast(settings, progress, as_of=moment, force=force)
+        done = make(settings, progress, as_of=moment, force=force)
     if as_json:
         emit_json({"current": done.current, **done.info})
     said = "forecasts are current" if done.current else f"{sum(done.info['rows'].values()):,} rows of forecasts"

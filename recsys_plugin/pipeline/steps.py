@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from recsys_plugin.pipeline.feature_tables import (
     FORECAST_TABLES,
     build_feature_tables,
 )
+from recsys_plugin.pipeline.forecasts import make_forecasts
 from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_text, source_digest
 from recsys_plugin.runtime.services import Services, public_url
 from recsys_plugin.settings import Settings
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, and a step that is current d
     from recsys_plugin.training.run import TrainingRun
     from recsys_plugin.training.tracking import Tracker
 
-__all__ = ["PROJECT", "apply", "export", "forecast", "materialize", "select", "train"]
+__all__ = ["PROJECT", "apply", "export", "materialize", "select", "train"]
 
 #: Told what is under way, how much is done, and of how much.
 Progress = Callable[[str, int, int], None]
@@ -83,16 +83,6 @@ def _tables_step(settings: Settings, dataset: Dataset) -> Step:
     )
 
 
-def _forecast_step(settings: Settings, dataset: Dataset, as_of: datetime) -> Step:
-    folder = settings.feature_repo / "data"
-    return Step(
-        "forecast_tables",
-        inputs={"data": dict(dataset.sha256), "as_of": as_of.isoformat()},
-        outputs=[folder / f"{name}.parquet" for name in FORECAST_TABLES],
-        sources=("forecasting", "aggregation/arrays", "pipeline/feature_tables"),
-    )
-
-
 def _apply_step(settings: Settings, tables: StepResult) -> Step:
     return Step(
         "apply",
@@ -117,7 +107,7 @@ def apply(settings: Settings, progress: Progress, *, force: bool = False) -> Ste
             return {"rows": build_feature_tables(folder, dataset, progress=progress)}
 
         made = workspace.run(_tables_step(settings, dataset), tables, force=force)
-        forecasts = _forecast(settings, dataset, workspace, dataset.as_of, progress, force=force)
+        forecasts = make_forecasts(settings, dataset, workspace, dataset.as_of, progress, force=force)
         with Services(settings).ensure_redis() as redis_url:
 
             def feast_apply() -> Mapping[str, Any]:
@@ -132,41 +122,6 @@ def apply(settings: Settings, progress: Progress, *, force: bool = False) -> Ste
             done = workspace.run(_apply_step(settings, made), feast_apply, force=force)
             _publish_schema(settings, redis_url)
     return done
-
-
-def forecast(
-    settings: Settings, progress: Progress, *, as_of: datetime | None = None, force: bool = False
-) -> StepResult:
-    """Make the forecast tables anew as of a moment, the data's own now if None; `recsys materialize` serves them.
-
-    What is trained stays valid: models learn from the weeks of the past, whose rows do not change.
-
-    Raises:
-        InvalidInput: if the tables know nothing of that moment.
-    """
-    from recsys_plugin.forecasting.tables import valid_moment
-
-    dataset = load_dataset(settings)
-    settings.require_feature_repo()
-    moment = valid_moment(dataset, as_of).to_pydatetime()
-    workspace = Workspace(settings.state)
-    with workspace.lock():
-        return _forecast(settings, dataset, workspace, moment, progress, force=force)
-
-
-def _forecast(
-    settings: Settings, dataset: Dataset, workspace: Workspace, as_of: datetime, progress: Progress, *, force: bool
-) -> StepResult:
-    def action() -> Mapping[str, Any]:
-        import pandas as pd
-
-        from recsys_plugin.forecasting.tables import build_forecast_tables
-
-        folder = settings.feature_repo / "data"
-        rows = build_forecast_tables(folder, dataset, as_of=pd.Timestamp(as_of), progress=progress)
-        return {"as_of": as_of.isoformat(), "rows": rows}
-
-    return workspace.run(_forecast_step(settings, dataset, as_of), action, force=force)
 
 
 def _require_applied(settings: Settings, dataset: Dataset, workspace: Workspace) -> StepResult:
