@@ -100,7 +100,7 @@ def forecasts(
         progress: told series done and series in all.
 
     Returns:
-        float32 [models, S, origins], at least 0.
+        float32 [models, S, origins], at least 0; NaN where a model has no forecast.
     """
     lines = len(table)
     asked = np.asarray(origins, np.int64)
@@ -155,7 +155,8 @@ def _naive(name: str, table: _Array, sums: _Array, asked: _Array, fallback: _Arr
         last: _Array = padded[:, asked + _YEAR - 1]
         return last
     if name == YEAR_NAIVE:
-        year: _Array = padded[:, asked]
+        # There is no forecast before there is a year to look back to.
+        year: _Array = np.where(asked >= _YEAR, padded[:, asked], np.nan)
         return year
     if name == MEAN:
         return fallback
