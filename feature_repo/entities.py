@@ -7,3 +7,8 @@ user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING, d
 
 # A thing that the shop can show and sell.
 item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.STRING, description="A product of the shop.")
+
+# A group of items, as the catalogue names it: what a buyer of stock plans by.
+category = Entity(
+    name="category", join_keys=["category"], value_type=ValueType.STRING, description="A category of the catalogue."
+)

@@ -2,10 +2,17 @@
 
 from datetime import timedelta
 
-from entities import item
+from entities import category, item
 from feast import FeatureView, Field
 from feast.types import Array, Float32, Int64, String, UnixTimestamp
-from sources import item_activity_push, item_catalogue_table, item_embedding_table, item_statistics_table
+from sources import (
+    category_demand_forecast_table,
+    item_activity_push,
+    item_catalogue_table,
+    item_demand_forecast_table,
+    item_embedding_table,
+    item_statistics_table,
+)
 
 # Pages show titles and prices, rules filter on category and brand, and new items have nothing else to go by.
 item_catalogue = FeatureView(
@@ -82,4 +89,40 @@ item_embedding = FeatureView(
     source=item_embedding_table,
     tags={"team": "recommendation", "freshness": "batch"},
     description="Item vectors of the item tower and of the text encoder.",
+)
+
+# What sells next week is not what sold last month: seasons end, new items catch on. A forecast of an earlier week says
+# nothing, so it expires.
+item_demand_forecast = FeatureView(
+    name="item_demand_forecast",
+    entities=[item],
+    ttl=timedelta(days=14),
+    schema=[
+        Field(name="purchases_next_7d", dtype=Float32, description="Order lines expected in the coming 7 days."),
+        Field(
+            name="category_purchases_next_7d",
+            dtype=Float32,
+            description="Order lines of the item's category expected in the coming 7 days.",
+        ),
+        Field(name="demand_class", dtype=String, description="Smooth, erratic, intermittent, lumpy, short, dormant."),
+        Field(name="model", dtype=String, description="What made the forecast; none for a dormant one."),
+    ],
+    source=item_demand_forecast_table,
+    tags={"team": "recommendation", "freshness": "daily"},
+    description="Demand of the coming week: what will sell.",
+)
+
+# Stock and pages are planned by category, where there is more to forecast from than a single item's sales.
+category_demand_forecast = FeatureView(
+    name="category_demand_forecast",
+    entities=[category],
+    ttl=timedelta(days=14),
+    schema=[
+        Field(name="purchases_next_7d", dtype=Float32, description="Order lines expected in the coming 7 days."),
+        Field(name="demand_class", dtype=String, description="Smooth, erratic, intermittent, lumpy, short, dormant."),
+        Field(name="model", dtype=String, description="What made the forecast; none for a dormant one."),
+    ],
+    source=category_demand_forecast_table,
+    tags={"team": "recommendation", "freshness": "daily"},
+    description="Demand of the coming week by category.",
 )

@@ -1,11 +1,12 @@
 """What each model version reads. A served model's feature contract is derived from its service, in this order."""
 
 from feast import FeatureService
-from item_views import item_activity, item_catalogue, item_embedding, item_statistics
+from item_views import item_activity, item_catalogue, item_demand_forecast, item_embedding, item_statistics
 from user_views import (
     user_activity,
     user_embedding,
     user_profile,
+    user_purchase_forecast,
     user_recent_items,
     user_session,
     user_statistics,
@@ -15,7 +16,7 @@ from user_views import (
 # The ranking models read everything about the user at request time; items travel inside the models.
 ranking_v1 = FeatureService(
     name="ranking_v1",
-    features=[user_profile, user_statistics, user_recent_items, user_session, user_text],
+    features=[user_profile, user_statistics, user_recent_items, user_session, user_text, user_purchase_forecast],
     tags={"team": "recommendation"},
     description="User features of the two-tower and CTR models, version 1.",
 )
@@ -23,7 +24,7 @@ ranking_v1 = FeatureService(
 # The catalogue snapshot that export builds into the models.
 item_snapshot_v1 = FeatureService(
     name="item_snapshot_v1",
-    features=[item_catalogue, item_statistics],
+    features=[item_catalogue, item_statistics, item_demand_forecast],
     tags={"team": "recommendation"},
     description="Item features built into the exported models, version 1.",
 )

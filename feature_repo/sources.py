@@ -56,3 +56,8 @@ user_recent_items_push = PushSource(name="user_recent_items_push", batch_source=
 user_session_push = PushSource(name="user_session_push", batch_source=user_session_table)
 user_activity_push = PushSource(name="user_activity_push", batch_source=user_activity_table)
 item_activity_push = PushSource(name="item_activity_push", batch_source=item_activity_table)
+
+# What the coming week brings, forecast once a week for training and every day of the last week; see `recsys forecast`.
+item_demand_forecast_table = _table("item_demand_forecast", "Purchases of each item expected in the coming 7 days.")
+category_demand_forecast_table = _table("category_demand_forecast", "Purchases of each category expected in 7 days.")
+user_purchase_forecast_table = _table("user_purchase_forecast", "When each user is expected to buy next.")

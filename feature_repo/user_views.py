@@ -14,6 +14,7 @@ from sources import (
     user_activity_push,
     user_embedding_table,
     user_profile_table,
+    user_purchase_forecast_table,
     user_recent_items_push,
     user_session_push,
     user_statistics_table,
@@ -248,4 +249,34 @@ user_embedding = FeatureView(
     source=user_embedding_table,
     tags={"team": "recommendation", "freshness": "batch"},
     description="User vectors: similar users, and retrieval when the user tower is away.",
+)
+
+# Who is about to buy wants other things than who has only just bought, or has left for good.
+user_purchase_forecast = FeatureView(
+    name="user_purchase_forecast",
+    entities=[user],
+    ttl=timedelta(days=14),
+    schema=[
+        Field(
+            name="purchase_probability_7d",
+            dtype=Float32,
+            tags=COUNT,
+            description="The chance of a purchase in the coming 7 days.",
+        ),
+        Field(
+            name="days_to_next_purchase",
+            dtype=Float32,
+            tags={"default": "365"},
+            description="Median of the days until the next purchase, at most 365.",
+        ),
+        Field(
+            name="active_probability",
+            dtype=Float32,
+            tags=COUNT,
+            description="The chance that the user buys again at all.",
+        ),
+    ],
+    source=user_purchase_forecast_table,
+    tags={"team": "recommendation", "freshness": "daily"},
+    description="When the user buys next.",
 )

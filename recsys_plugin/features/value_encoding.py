@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from recsys_plugin.errors import InvalidInput
@@ -34,8 +35,12 @@ WIRE_TYPES = {
 LIST_ELEMENT = bytes([1 << 3 | DELIMITED])
 
 
+@lru_cache(maxsize=1 << 16)
 def encode_varint(number: int) -> bytes:
-    """A number of 0 to 2**64 - 1, seven bits to a byte, the lowest first."""
+    """A number of 0 to 2**64 - 1, seven bits to a byte, the lowest first.
+
+    Remembered, because a row that is written again holds nearly the same codes and times as before.
+    """
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)

@@ -23,7 +23,15 @@ from recsys_plugin.data.partitions import partitions
 from recsys_plugin.data.schema import TABLES
 from recsys_plugin.data.store import Dataset
 
-__all__ = ["EMBEDDING_SCHEMAS", "FEATURE_TABLES", "PART_ROWS", "build_feature_tables", "write_table", "write_tables"]
+__all__ = [
+    "EMBEDDING_SCHEMAS",
+    "FEATURE_TABLES",
+    "FORECAST_TABLES",
+    "PART_ROWS",
+    "build_feature_tables",
+    "write_table",
+    "write_tables",
+]
 
 _EVENT_TIME = ("event_timestamp", pa.timestamp("us", tz="UTC"))
 _VECTOR = pa.list_(pa.float32())
@@ -35,10 +43,14 @@ EMBEDDING_SCHEMAS = {
     "item_embedding": pa.schema([("item_id", pa.string()), _EVENT_TIME, ("vector", _VECTOR), ("text_vector", _VECTOR)]),
 }
 
+#: Tables that :mod:`recsys_plugin.forecasting` makes, a step of its own: they are made anew every day.
+FORECAST_TABLES = ("item_demand_forecast", "category_demand_forecast", "user_purchase_forecast")
+
 #: Every table behind a feature view.
 FEATURE_TABLES = (
     "user_profile", "user_statistics", "user_recent_items", "user_session", "user_activity", "user_text",
     "user_embedding", "item_catalogue", "item_statistics", "item_activity", "item_embedding",
+    *FORECAST_TABLES,
 )  # fmt: skip
 
 #: Events that are aggregated at a time: about 1 GiB of memory, whatever the size of the data.
@@ -119,7 +131,7 @@ def build_feature_tables(
     part_rows: int = PART_ROWS,
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> dict[str, int]:
-    """Write all tables of :data:`FEATURE_TABLES` to ``folder``.
+    """Write all tables of :data:`FEATURE_TABLES` but the forecasts to ``folder``.
 
     Events are read and aggregated in parts, all of a user's (or item's) events in one, so that memory depends on
     ``part_rows`` and on the events of the busiest user, not on how many events there are.

@@ -15,7 +15,13 @@ from recsys_plugin.data.store import Dataset, load_dataset, sha256_of
 from recsys_plugin.errors import ConfigurationError, ServiceUnavailable, StoreUnavailable
 from recsys_plugin.export.options import ExportOptions
 from recsys_plugin.features.connection import RedisAddress
-from recsys_plugin.pipeline.feature_tables import EMBEDDING_SCHEMAS, FEATURE_TABLES, build_feature_tables
+from recsys_plugin.pipeline.feature_tables import (
+    EMBEDDING_SCHEMAS,
+    FEATURE_TABLES,
+    FORECAST_TABLES,
+    build_feature_tables,
+)
+from recsys_plugin.pipeline.forecasts import make_forecasts
 from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_text, source_digest
 from recsys_plugin.runtime.services import Services, public_url
 from recsys_plugin.settings import Settings
@@ -77,7 +83,7 @@ def _tables_step(settings: Settings, dataset: Dataset) -> Step:
     return Step(
         "feature_tables",
         inputs=_data_inputs(dataset),
-        outputs=[folder / f"{name}.parquet" for name in FEATURE_TABLES],
+        outputs=[folder / f"{name}.parquet" for name in FEATURE_TABLES if name not in FORECAST_TABLES],
         sources=("aggregation", "events/event", "pipeline/feature_tables"),
     )
 
@@ -87,7 +93,8 @@ def _apply_step(settings: Settings, tables: StepResult) -> Step:
         "apply",
         inputs={"repository": _repository_digest(settings), "tables": tables.fingerprint},
         outputs=[settings.feature_repo / "data" / "registry.db", _schema_path(settings)],
-        sources=("pipeline/feast_repository",),
+        # How forecasts are made is part of what models learn from; which day the newest are of is not.
+        sources=("pipeline/feast_repository", "forecasting"),
     )
 
 
@@ -105,6 +112,7 @@ def apply(settings: Settings, progress: Progress, *, force: bool = False) -> Ste
             return {"rows": build_feature_tables(folder, dataset, progress=progress)}
 
         made = workspace.run(_tables_step(settings, dataset), tables, force=force)
+        forecasts = make_forecasts(settings, dataset, workspace, dataset.as_of, progress, force=force)
         with Services(settings).ensure_redis() as redis_url:
 
             def feast_apply() -> Mapping[str, Any]:
@@ -114,7 +122,7 @@ def apply(settings: Settings, progress: Progress, *, force: bool = False) -> Ste
                 apply_repository(settings, redis_url)
                 schema = feature_schema(open_store(settings, redis_url))
                 atomic_text(_schema_path(settings), json.dumps(schema, sort_keys=True))
-                return {"features": len(schema), "rows": dict(made.info["rows"])}
+                return {"features": len(schema), "rows": {**made.info["rows"], **forecasts.info["rows"]}}
 
             done = workspace.run(_apply_step(settings, made), feast_apply, force=force)
             _publish_schema(settings, redis_url)
@@ -186,7 +194,7 @@ def train(
                 *(folder / name for name in ("text", "frames", "two_tower", "ranker", "report.json", "report.html")),
                 *(settings.feature_repo / "data" / f"{name}.parquet" for name in EMBEDDING_SCHEMAS),
             ],
-            sources=("training", "training/zoo", "aggregation", "events/event", "pipeline"),
+            sources=("training", "training/zoo", "aggregation", "events/event", "pipeline", "forecasting"),
         )
 
         def action() -> Mapping[str, Any]:

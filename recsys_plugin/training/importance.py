@@ -20,7 +20,7 @@ from recsys_plugin.training.artefacts import TrainedModels
 from recsys_plugin.training.candidates import candidate_rows
 from recsys_plugin.training.evaluation import rank_candidates, score_candidates
 from recsys_plugin.training.frames import Split
-from recsys_plugin.training.inputs import ItemInputs
+from recsys_plugin.training.inputs import ITEM_NUMBER_GROUPS, ItemInputs
 from recsys_plugin.training.metrics import ranking_metrics
 from recsys_plugin.training.packing import UserTensors
 from recsys_plugin.training.ranker import HEADS
@@ -165,7 +165,7 @@ def _item_parts(items: ItemInputs) -> list[str]:
     parts = ["texts"] if items.modalities.has_text.any() else []
     if items.modalities.has_image.any():
         parts.append("images")
-    return [*parts, *_CODES, "statistics and price"]
+    return [*parts, *_CODES, *ITEM_NUMBER_GROUPS]
 
 
 def _shuffled_items(towers: TwoTower, items: ItemInputs, part: str, order: _Array) -> tuple[TwoTower, ItemInputs]:
@@ -179,9 +179,12 @@ def _shuffled_items(towers: TwoTower, items: ItemInputs, part: str, order: _Arra
     if part == "images":
         fusion.images, fusion.has_image = fusion.images[where], fusion.has_image[where]
         return shuffled, items
-    if part == "statistics and price":
-        item.numbers = item.numbers[where]
-        return shuffled, dataclasses.replace(items, numbers=items.numbers[order])
+    if part in ITEM_NUMBER_GROUPS:
+        columns = list(ITEM_NUMBER_GROUPS[part])
+        numbers = items.numbers.copy()
+        numbers[:, columns] = numbers[order][:, columns]
+        item.numbers = torch.from_numpy(numbers)
+        return shuffled, dataclasses.replace(items, numbers=numbers)
     column = _CODES.index(part)
     codes = items.codes.copy()
     codes[:, column] = codes[order, column]

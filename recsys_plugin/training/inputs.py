@@ -16,7 +16,16 @@ from recsys_plugin.training.modalities import ItemModalities, compact_along
 from recsys_plugin.training.neighbours import Neighbours, no_neighbours
 from recsys_plugin.training.packing import UserTensors
 
-__all__ = ["ITEM_NUMBERS", "ItemInputs", "Lists", "UserInputs", "Vocabulary", "item_inputs", "unsold_items"]
+__all__ = [
+    "ITEM_NUMBERS",
+    "ITEM_NUMBER_GROUPS",
+    "ItemInputs",
+    "Lists",
+    "UserInputs",
+    "Vocabulary",
+    "item_inputs",
+    "unsold_items",
+]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _DAY = 86_400.0
@@ -155,7 +164,7 @@ class ItemInputs:
     Attributes:
         modalities: vectors of texts by source and of images, with their masks.
         codes: int64 [N, 3], vocabulary codes of category, subcategory and brand.
-        numbers: float32 [N, numbers], scaled statistics and price, with a flag for an unknown price.
+        numbers: float32 [N, numbers], scaled statistics, forecast demand and price, with a flag for an unknown price.
         neighbours: what is bought by those who bought each item, by the purchases before the snapshot.
     """
 
@@ -173,8 +182,18 @@ _COUNTS = (
 )  # fmt: skip
 _TIMES = ("item_statistics__first_sold_at", "item_statistics__last_sold_at")
 _SHARES = ("item_statistics__buyers_30d", "item_statistics__purchases_7d")
+_FORECAST = "item_demand_forecast__purchases_next_7d"
+_CATEGORY_FORECAST = "item_demand_forecast__category_purchases_next_7d"
+#: Of the forecast demand: how much, against the last month, of the whole shop's, and of the item's category.
+_FORECASTS = 4
+_STATISTICS = len(_COUNTS) + 2 * len(_TIMES) + len(_SHARES)
 #: How many numbers the models know of an item; the last two are its price, ``log1p``, and whether that is unknown.
-ITEM_NUMBERS = len(_COUNTS) + 2 * len(_TIMES) + len(_SHARES) + 2
+ITEM_NUMBERS = _STATISTICS + _FORECASTS + 2
+#: Which of these numbers tell of what.
+ITEM_NUMBER_GROUPS = {
+    "statistics and price": (*range(_STATISTICS), ITEM_NUMBERS - 2, ITEM_NUMBERS - 1),
+    "demand forecast": tuple(range(_STATISTICS, _STATISTICS + _FORECASTS)),
+}
 
 
 def item_inputs(
@@ -207,11 +226,24 @@ def item_inputs(
         sold = frame[name].fillna(0.0).to_numpy(np.float64)
         # In thousandths of all sales, since the shop itself grows and shrinks with the seasons.
         columns.append(np.log1p(1000.0 * sold / max(sold.sum(), 1.0)))
+    columns += _forecast_columns(frame)
     price = frame["item_catalogue__price"].to_numpy(np.float64)
     columns += [np.log1p(np.nan_to_num(price, nan=0.0)), np.isnan(price).astype(float)]
     numbers = np.stack(columns, axis=1).astype(np.float32)
     found = neighbours or no_neighbours(len(frame))
     return ItemInputs(modalities, codes.astype(np.int64), numbers, found), dict(vocabularies)
+
+
+def _forecast_columns(frame: pd.DataFrame) -> list[_Array]:
+    """What the forecasts say of each item, float64 [N] each; an item without a forecast is expected not to sell."""
+    expected, category = (frame[name].fillna(0.0).to_numpy(np.float64) for name in (_FORECAST, _CATEGORY_FORECAST))
+    month = frame["item_statistics__purchases_30d"].fillna(0.0).to_numpy(np.float64)
+    return [
+        np.log1p(expected) / 3.0,
+        np.log1p(expected) - np.log1p(month * 7.0 / 30.0),
+        np.log1p(1000.0 * expected / max(expected.sum(), 1.0)),
+        np.log1p(category) / 3.0,
+    ]
 
 
 def unsold_items(
@@ -251,7 +283,7 @@ def unsold_items(
         {
             "event_timestamp": never,
             **dict(zip(_TEXTS, texts.T, strict=True)),
-            **dict.fromkeys(_COUNTS, np.nan),
+            **dict.fromkeys((*_COUNTS, _FORECAST, _CATEGORY_FORECAST), np.nan),
             **dict.fromkeys(_TIMES, never),
             "item_catalogue__price": np.asarray(prices, np.float64),
         }

@@ -106,11 +106,11 @@ def test_online_features_of_items_are_what_the_codec_reads(
 
 def test_every_definition_says_why(materialized: FeatureStore) -> None:
     views = materialized.list_feature_views()
-    assert len(views) == 9
+    assert len(views) == 14
     for view in views:
         assert view.description.endswith(".")
         assert view.ttl
-        assert view.tags["freshness"] in ("batch", "live")
+        assert view.tags["freshness"] in ("batch", "daily", "live")
         assert all(field.description.endswith(".") for field in view.features)
     live = {view.name for view in views if view.stream_source is not None}
     assert live == {view.name for view in views if view.tags["freshness"] == "live"}

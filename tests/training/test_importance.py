@@ -68,7 +68,7 @@ def test_what_the_ranker_reads_matters(trained: tuple[TrainedModels, Split]) -> 
     assert all(torch.equal(value, before[name]) for name, value in models.towers.state_dict().items())
     groups = found["groups"]
     assert isinstance(groups, dict)
-    assert set(groups["item features"]) >= {"texts", "category", "brand", "statistics and price"}
+    assert set(groups["item features"]) >= {"texts", "category", "brand", "statistics and price", "demand forecast"}
     assert "images" not in groups["item features"]
     drops = {name: group["ndcg@20"]["mean"] for kind in groups.values() for name, group in kind.items()}
     assert all(math.isfinite(value) for value in drops.values())
