@@ -2,7 +2,7 @@
 
 The population stability index (Siddiqi 2006, "Credit Risk Scorecards") of shares p and q is Σ (p - q) ln(p / q), taken
 to be stable below 0.1 and shifted from 0.25 on. Its logarithm has no value for an empty bin, whose share counts as
-:data:`LEAST_SHARE` instead. Without any drift the PSI of two samples is not 0 either: divided by 1/n + 1/m it follows
+:data:`LEAST_SHARE` instead, or as half a line of a small sample. Without any drift the PSI of two samples is not 0 either: divided by 1/n + 1/m it follows
 a χ² distribution with one degree of freedom less than there are bins (Yurdakul 2018), which says how much of a
 PSI may be the noise of small samples.
 """
@@ -18,11 +18,19 @@ import numpy as np
 
 from recsys_plugin.errors import InvalidInput
 
-__all__ = ["LEAST_SHARE", "Bins", "Sample", "jensen_shannon", "population_stability_index", "psi_noise"]
+__all__ = [
+    "LEAST_SHARE",
+    "Bins",
+    "Sample",
+    "jensen_shannon",
+    "least_share",
+    "population_stability_index",
+    "psi_noise",
+]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
-#: What an empty bin counts as in a PSI.
+#: What an empty bin counts as in a PSI, at least.
 LEAST_SHARE = 1e-4
 #: A PSI above this quantile of its noise is more than noise.
 _CONFIDENCE = 0.999
@@ -159,8 +167,17 @@ def _paired(one: Sequence[float] | _Array, other: Sequence[float] | _Array) -> t
     return first, second
 
 
-def population_stability_index(one: Sequence[float] | _Array, other: Sequence[float] | _Array) -> float:
+def least_share(one: int, other: int) -> float:
+    """What an empty bin counts as between samples of so many lines: half a line of the smaller, at least 0.0001."""
+    return max(LEAST_SHARE, 0.5 / max(min(one, other), 1))
+
+
+def population_stability_index(
+    one: Sequence[float] | _Array, other: Sequence[float] | _Array, *, least: float = LEAST_SHARE
+) -> float:
     """PSI of two lists of shares [bins]: 0 for equal ones, symmetric, finite; NaN if one of them is not known.
+
+    ``least`` is what smaller shares count as, see :func:`least_share`.
 
     Raises:
         InvalidInput: if they differ in length.
@@ -168,7 +185,7 @@ def population_stability_index(one: Sequence[float] | _Array, other: Sequence[fl
     first, second = _paired(one, other)
     if np.isnan(first).any() or np.isnan(second).any():
         return math.nan
-    first, second = np.maximum(first, LEAST_SHARE), np.maximum(second, LEAST_SHARE)
+    first, second = np.maximum(first, least), np.maximum(second, least)
     return float(((first - second) * (np.log(first) - np.log(second))).sum())
 
 

@@ -14,7 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys_plugin.checks.distributions import Bins, Sample, jensen_shannon, population_stability_index, psi_noise
+from recsys_plugin.checks.distributions import (
+    Bins,
+    Sample,
+    jensen_shannon,
+    least_share,
+    population_stability_index,
+    psi_noise,
+)
 from recsys_plugin.checks.features import PackedUsers, feature_samples
 from recsys_plugin.checks.reference import POSITIONS, calibration_of, score_shares
 from recsys_plugin.errors import CheckFailed, InvalidInput
@@ -96,7 +103,7 @@ def _moved(bins: Bins, then: _Array, now: _Array, lines_then: int, lines_now: in
     used = int(((then > 0) | (now > 0)).sum())
     noise = psi_noise(used, lines_then, lines_now)
     return {
-        "psi": _number(population_stability_index(then, now)),
+        "psi": _number(population_stability_index(then, now, least=least_share(lines_then, lines_now))),
         "psi_noise": _number(noise),
         "jensen_shannon": _number(jensen_shannon(then, now)),
         "missing_then": _number(then[-1]),

@@ -170,7 +170,7 @@ def exported_model(state: Path, repository: Path, version: int) -> ServedModel |
     contract = FeatureContract.from_json(json.loads(record.read_text(encoding="utf-8"))["contract"])
     for constant in onnx.load(graph / "model.onnx").graph.initializer:
         if constant.name.endswith("all_item_ids"):
-            ids = [item.decode() for item in numpy_helper.to_array(constant).reshape(-1).tolist()]
+            ids = [str(item) for item in numpy_helper.to_array(constant).reshape(-1)]
             return ServedModel(contract, pd.Index(ids, dtype=object))
     raise StepFailed(f"{graph} does not say which items it holds; run `recsys export` again")
 

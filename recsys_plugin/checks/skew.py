@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from recsys_plugin.aggregation.arrays import microseconds
 from recsys_plugin.aggregation.live import LIVE_USER_VIEWS
-from recsys_plugin.checks.distributions import Bins, Sample, population_stability_index, psi_noise
+from recsys_plugin.checks.distributions import Bins, Sample, least_share, population_stability_index, psi_noise
 from recsys_plugin.checks.features import PackedUsers, columns_of, missing_lines, sample_of
 from recsys_plugin.errors import CheckFailed
 from recsys_plugin.features.codec import decode_timestamp
@@ -178,7 +178,7 @@ def _skew(parts: Sequence[tuple[FeatureSpec, _Array, _Array, pd.DataFrame]]) -> 
     samples: list[Sample] = [sample_of(spec, columns, moments) for columns in (one, other)]
     bins = Bins.of(samples[1])
     shares = [bins.shares(sample) for sample in samples]
-    psi = population_stability_index(*shares)
+    psi = population_stability_index(*shares, least=least_share(len(one), len(other)))
     used = int(((shares[0] > 0) | (shares[1] > 0)).sum())
     return FeatureSkew(
         feature=spec.reference,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
@@ -65,7 +66,9 @@ def _svg(figure: Figure, said: str) -> Markup:
     """The drawing, sized by the page; ``said`` is what a screen reader says of it."""
     buffer = io.StringIO()
     # Parts are named by hashes, which must not be those of another figure on the same page.
-    with matplotlib.rc_context({"svg.hashsalt": said}):
+    with matplotlib.rc_context({"svg.hashsalt": said}), warnings.catch_warnings():
+        # Text stays text, so the reader's fonts show it, not the one that matplotlib measures it by.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]

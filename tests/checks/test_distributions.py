@@ -14,6 +14,7 @@ from recsys_plugin.checks.distributions import (
     Bins,
     Sample,
     jensen_shannon,
+    least_share,
     population_stability_index,
     psi_noise,
 )
@@ -41,8 +42,10 @@ def texts(values: list[str]) -> Sample:
 @given(_counts)
 def test_psi_is_zero_for_equal_symmetric_and_finite(counts: tuple[list[int], list[int]]) -> None:
     one, other = map(shares, counts)
-    assert population_stability_index(one, one) == 0.0
+    least = least_share(sum(counts[0]), sum(counts[1]))
+    assert population_stability_index(one, one, least=least) == population_stability_index(one, one) == 0.0
     there, back = population_stability_index(one, other), population_stability_index(other, one)
+    assert 0.0 <= population_stability_index(one, other, least=least) <= there + 1e-12
     assert there == pytest.approx(back)
     assert math.isfinite(there)
     assert there >= 0.0
