@@ -45,8 +45,10 @@ def columns_of(contract: FeatureContract, spec: FeatureSpec, users: PackedUsers)
 
 def _present(spec: FeatureSpec, columns: _Array) -> _Array:
     """Where a value is not the contract's default, which stands in for what is missing and pads lists; bool [n, w]."""
-    there = np.asarray(columns != spec.default)
-    return there & ~np.isnan(columns) if columns.dtype.kind == "f" else there
+    there = np.not_equal(columns, spec.default)
+    if columns.dtype.kind == "f":
+        there = there & ~np.isnan(columns)
+    return np.asarray(there, bool)
 
 
 def missing_lines(spec: FeatureSpec, columns: _Array) -> _Array:
@@ -54,8 +56,7 @@ def missing_lines(spec: FeatureSpec, columns: _Array) -> _Array:
 
     A stored value that equals the default, such as a count of 0, is the same to the model, and so it is here.
     """
-    lines: _Array = ~_present(spec, columns).any(axis=1)
-    return lines
+    return np.asarray(~_present(spec, columns).any(axis=1), bool)
 
 
 def sample_of(spec: FeatureSpec, columns: _Array, moments: _Array) -> Sample:

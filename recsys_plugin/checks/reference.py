@@ -123,8 +123,8 @@ def score_shares(scores: Mapping[str, Any], counts: Sequence[int] | _Array) -> _
     positions = np.array(scores["positions"], np.float64)
     positions[:, -1] = 0.0  # users without so many candidates
     weight = np.asarray(counts, np.float64)[: len(positions)]
-    found: _Array = weight @ positions[: len(weight)]
-    return found / found.sum()
+    found = weight @ positions[: len(weight)]
+    return np.asarray(found / found.sum(), np.float64)
 
 
 def calibration_of(predicted: _Array, observed: _Array) -> dict[str, Any]:
