@@ -2,9 +2,9 @@
 
 The population stability index (Siddiqi 2006, "Credit Risk Scorecards") of shares p and q is Σ (p - q) ln(p / q), taken
 to be stable below 0.1 and shifted from 0.25 on. Its logarithm has no value for an empty bin, whose share counts as
-:data:`LEAST_SHARE` instead, or as half a line of a small sample. Without any drift the PSI of two samples is not 0 either: divided by 1/n + 1/m it follows
-a χ² distribution with one degree of freedom less than there are bins (Yurdakul 2018), which says how much of a
-PSI may be the noise of small samples.
+:data:`LEAST_SHARE` instead, or as half a line of a small sample. Without any drift the PSI of two samples is not 0
+either: divided by 1/n + 1/m it follows a χ² distribution with one degree of freedom less than there are bins
+(Yurdakul 2018), which says how much of a PSI may be the noise of small samples.
 """
 
 from __future__ import annotations

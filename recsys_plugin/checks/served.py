@@ -125,14 +125,14 @@ def served_users(
         drawn[np.random.default_rng(seed).choice(len(frame), most, replace=False)] = True
         leave_out("beyond the sample", pd.Series(~drawn, frame.index))
     found = []
-    for version, lines in frame.groupby("version", sort=True):
+    for _, lines in frame.groupby("version", sort=True):
         entities = pd.DataFrame(
             {
                 "user_id": lines["user_id"].to_numpy(object),
                 "event_timestamp": pd.DatetimeIndex(lines["served_at"]).as_unit("us"),
             }
         )
-        number = int(str(version))
+        number = int(lines["version"].iloc[0])  # a column with nulls holds fractions
         found.append(ServedUsers(number, entities, _unpacked(models[number].contract, lines["features"].tolist())))
     return found, skipped
 

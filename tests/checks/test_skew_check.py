@@ -355,6 +355,13 @@ def test_logs_that_cannot_be_read_are_named(checked: Checked, tmp_path: Path) ->
     other = pages.set_column(5, "contract", pa.array(["another"] * _USERS))
     _, skipped = served_users(other, {checked.version: checked.model}, most=1000, seed=0)
     assert skipped == {"they were served with another contract": _USERS}
+    # A fallback has no version.
+    versions = pa.array([None] * 3 + [checked.version] * (_USERS - 3), pa.int64())
+    groups, skipped = served_users(
+        pages.set_column(4, "version", versions), {checked.version: checked.model}, most=1000, seed=0
+    )
+    assert [group.version for group in groups] == [checked.version]
+    assert skipped == {"their model version is not on disk any more": 3}
     groups, skipped = served_users(pages, {checked.version: checked.model}, most=7, seed=0)
     assert len(groups[0].entities) == 7
     assert skipped == {"beyond the sample": _USERS - 7}
