@@ -63,6 +63,7 @@ class ExportMaterial:
         candidates: how many candidates a recommendation ranks.
         options: how models are laid out and weights stored. measured: real users and what they bought, on whom a
             lower precision is measured; without them there is no other than fp32.
+        reference: what the models were trained on, as JSON values, for ``recsys check drift``.
     """
 
     models: TrainedModels
@@ -73,6 +74,7 @@ class ExportMaterial:
     candidates: int
     options: ExportOptions = field(default_factory=ExportOptions)
     measured: Split | None = None
+    reference: Mapping[str, Any] | None = None
 
     @property
     def titles(self) -> list[str]:
@@ -165,6 +167,9 @@ def export_repository(
         atomic_text(folder / "known_answers.json", json.dumps(answers))
         atomic_text(folder / "manifest.json", json.dumps(manifest, indent=2))
         _keep_manifest(folder / "manifests", version, manifest, exported_versions(repository))
+        if material.reference is not None:
+            reference = {"version": version, **material.reference}
+            _keep_manifest(folder / "references", version, reference, exported_versions(repository))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return manifest
@@ -176,7 +181,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _keep_manifest(folder: Path, version: int, manifest: Mapping[str, Any], kept: list[int]) -> None:
-    """Write a version's manifest beside those of the other versions on disk."""
+    """Write a version's document beside those of the other versions on disk."""
     for path in folder.glob("*.json"):
         if int(path.stem) not in kept:
             path.unlink()

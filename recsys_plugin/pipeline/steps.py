@@ -292,6 +292,7 @@ def export(
         selected = _selected(settings, trained)
 
         def action() -> Mapping[str, Any]:
+            from recsys_plugin.checks.reference import training_reference
             from recsys_plugin.export.export import ExportMaterial, export_repository
             from recsys_plugin.training.packing import first_users
             from recsys_plugin.training.shop_encoder import name_in_use
@@ -310,6 +311,7 @@ def export(
                 candidates=options.candidates,
                 options=chosen,
                 measured=run.frames().test,
+                reference=training_reference(run, selected, users=len(dataset.table("users", ["user_id"]))),
             )
             return export_repository(settings.model_repository, settings.state, material, progress=progress)
 
@@ -322,7 +324,7 @@ def export(
                 "options": asdict(chosen),
             },
             outputs=[settings.state / "export" / name for name in ("known_answers.json", "manifest.json")],
-            sources=("export",),
+            sources=("export", "checks/reference", "checks/distributions", "checks/features"),
         )
         return workspace.run(step, action, force=force or not _exported_files_exist(settings))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
@@ -16,7 +17,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-__all__ = ["curve_figure", "histogram_figure", "importance_figure", "reliability_figure", "segment_figure"]
+__all__ = [
+    "curve_figure",
+    "histogram_figure",
+    "importance_figure",
+    "reliability_figure",
+    "segment_figure",
+    "shares_figure",
+]
 
 #: Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5f6b7a")
@@ -58,7 +66,9 @@ def _svg(figure: Figure, said: str) -> Markup:
     """The drawing, sized by the page; ``said`` is what a screen reader says of it."""
     buffer = io.StringIO()
     # Parts are named by hashes, which must not be those of another figure on the same page.
-    with matplotlib.rc_context({"svg.hashsalt": said}):
+    with matplotlib.rc_context({"svg.hashsalt": said}), warnings.catch_warnings():
+        # Text stays text, so the reader's fonts show it, not the one that matplotlib measures it by.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]
@@ -178,6 +188,32 @@ def segment_figure(segments: Sequence[str], systems: Mapping[str, Sequence[float
         axes.set_xlabel(across)
         figure.legend(loc="outside upper left", ncols=2, fontsize=9)
         return _svg(figure, f"{across} by segment: {', '.join(systems)}")
+
+
+def shares_figure(bins: Sequence[str], shares: Mapping[str, Sequence[float]]) -> Markup:
+    """Bars of shares side by side, bin by bin from top to bottom.
+
+    Args:
+        bins: what each bin holds. shares: by series, one share for each bin.
+    """
+    drawn = [number for number in range(len(bins)) if any(values[number] for values in shares.values())]
+    names = [bins[number] if len(bins[number]) <= 24 else f"{bins[number][:23]}…" for number in drawn]
+    places = -np.arange(len(drawn), dtype=np.float64)
+    thickness = 0.8 / len(shares)
+    with _axes(max(1.6, 1.0 + 0.24 * len(drawn))) as (figure, axes):
+        for number, (colour, (name, values)) in enumerate(zip(_cycle(), shares.items(), strict=False)):
+            axes.barh(
+                places - thickness * (number - (len(shares) - 1) / 2),
+                [100.0 * values[place] for place in drawn],
+                height=thickness,
+                color=colour,
+                label=name,
+            )
+        axes.set_yticks(places, names, fontsize=9)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("per cent")
+        figure.legend(loc="outside upper left", ncols=2, fontsize=9)
+        return _svg(figure, f"Shares of {', '.join(shares)} by bin: {', '.join(names[:12])}")
 
 
 def _logarithmic(axes: Axes, which: str) -> None:
