@@ -95,7 +95,8 @@ def _since(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:
     return {name: count - before.get(name, 0) for name, count in now.items() if count > before.get(name, 0)}
 
 
-_TAKEN = ("applied", "duplicate", "items_told")
+#: What is counted and is no dead letter.
+_TAKEN = ("applied", "duplicate", "items_told", "unknown_users")
 
 
 def _dead(done: dict[str, int]) -> int:
@@ -106,6 +107,8 @@ def _told(done: dict[str, int]) -> str:
     parts = [f"{done.get('applied', 0):,} events taken in"]
     if done.get("duplicate"):
         parts.append(f"{done['duplicate']:,} duplicates")
+    if done.get("unknown_users"):
+        parts.append(f"{done['unknown_users']:,} users seen for the first time")
     if dead := _dead(done):
         reasons = ", ".join(f"{name} {count:,}" for name, count in sorted(done.items()) if name not in _TAKEN)
         parts.append(f"{dead:,} dead letters ({reasons})")

@@ -130,6 +130,8 @@ class UserFold:
             acts = UserActs.decode((member, float(score)) for member, score in zip(flat, flat, strict=True))
             if not acts.acts:
                 acts = self._stored(user_id, stored, transaction)
+                if not acts.acts:
+                    transaction.outcomes["unknown_users"] += 1
             self._users[user_id] = acts
         while len(self._users) > max(_MOST_USERS, len(user_ids)):
             self._users.popitem(last=False)

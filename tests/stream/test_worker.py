@@ -92,6 +92,7 @@ def test_live_rows_equal_history_whatever_the_order(
     impressions = sum(event.event_type == "impression" for event in late[:100])
     assert int(counts[b"duplicate"]) == 100 - impressions
     assert int(counts[b"applied"]) == 600 + impressions
+    assert int(counts[b"unknown_users"]) == 10
 
 
 def test_two_events_in_the_same_moment_both_count(stream_address: RedisAddress, stream_client: Any) -> None:
