@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "recsys_plugin.cli.pipeline:train",
     "report": "recsys_plugin.cli.report:report",
     "select": "recsys_plugin.cli.select:select",
+    "retrain": "recsys_plugin.cli.retrain:retrain",
     "materialize": "recsys_plugin.cli.pipeline:materialize",
     "export": "recsys_plugin.cli.pipeline:export",
     "up": "recsys_plugin.cli.servers:up",
