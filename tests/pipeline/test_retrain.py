@@ -1,0 +1,129 @@
+"""Retraining on a shop that lives on: what is new is learned, what is better serves, and what is worse is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from live_archive import archive_events, visits
+from shops import CommandLine, Shop
+from synthetic import NEVER_BOUGHT
+
+from recsys_plugin.data.store import load_dataset
+from recsys_plugin.errors import ConfigurationError, InvalidInput
+from recsys_plugin.pipeline import steps
+from recsys_plugin.pipeline.retrain import Refused, RetrainOptions, retrain
+
+#: The shop's events end before this; its live ones lie in the 20 days that follow.
+START, NOW = datetime(2025, 5, 3, tzinfo=UTC), datetime(2025, 5, 24, tzinfo=UTC)
+NEWCOMER = "user-who-is-new"
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+def copy_of(shop: Shop, home: Path) -> CommandLine:
+    """The trained and exported shop in a home of its own, without servers."""
+    command = CommandLine.in_new_home(home)
+    shutil.rmtree(command.settings.model_repository)
+    shutil.copytree(shop.settings.model_repository, command.settings.model_repository, copy_function=os.link)
+    for name in ("tables", "training", "steps", "export"):
+        shutil.copytree(shop.settings.state / name, command.settings.state / name)
+    return command
+
+
+@pytest.fixture(scope="module")
+def lively(small_shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+    """A copy with servers: an item that never sold sells a lot to everybody, the newcomer included."""
+    command = copy_of(small_shop, tmp_path_factory.mktemp("lively"))
+    users = [*small_shop.some_users[:-1], NEWCOMER]
+    live = visits(users, [NEVER_BOUGHT, "item-005", "item-010"], start=START, days=20, each=4, seed=3)
+    archive_events(command.settings.state, "a", live)
+    try:
+        command.run("apply")
+        command.run("up")
+        yield command
+    finally:
+        command.run("down")
+
+
+def test_what_is_new_is_learned_and_promoted(lively: CommandLine) -> None:
+    said = lively.run("retrain", "--policy", "better", "--json")
+    found: dict[str, Any] = json.loads(said.stdout)
+    assert found["merged"]["new_users"] == 1
+    assert (found["serving"], found["version"], found["promoted"], found["verdict"]) == (1, 2, True, "better")
+    assert found["started_from"] == {"two-tower": 1, "split_mlp": 1}
+    assert found["cold"] == {}
+    served = found["comparison"]["as served"]["ndcg@20"]
+    assert 0 < served["low"] <= served["difference"] <= served["high"]
+    assert "version 2 serves: better than version 1" in said.stderr
+    # It serves, and to somebody whom the old version had never met it shows what began to sell.
+    listed = json.loads(lively.run("models", "list", "--json").stdout)["versions"]
+    assert [version["version"] for version in listed if version["serves"]] == [2]
+    page = json.loads(lively.run("recommend", NEWCOMER, "--json").stdout)
+    assert NEVER_BOUGHT in [item["item_id"] for item in page["items"]][:5]
+    # Nothing new: nothing is done.
+    again = lively.run("retrain", "--policy", "better", "--json")
+    assert json.loads(again.stdout)["version"] == 2
+    report = json.loads((lively.settings.state / "retraining" / "report.json").read_text())
+    assert (report["version"], report["promoted"]) == (2, True)
+
+
+def anti_taste(events: pd.DataFrame, items: list[str]) -> list[dict[str, Any]]:
+    """Days on which everybody buys what he never bought, once, then days on which all buy what they always bought."""
+    generator = np.random.default_rng(5)
+    bought = events[events["event_type"] == "purchase"]
+    rows: list[dict[str, Any]] = []
+    for user, own in bought.groupby("user_id", observed=True)["item_id"]:
+        strange = generator.choice(sorted(set(items) - set(own)), 12, replace=False)
+        usual = own.value_counts().index[:3]
+        for number, item in enumerate([*strange, *usual]):
+            days = generator.uniform(0, 13) if number < len(strange) else generator.uniform(15, 20)
+            rows.append(
+                {
+                    "user_id": user,
+                    "item_id": str(item),
+                    "event_type": "purchase",
+                    "timestamp": START + timedelta(days=float(days)),
+                    "event_id": f"strange-{user}-{number}",
+                }
+            )
+    return rows
+
+
+def test_worse_models_are_refused_and_change_nothing(small_shop: Shop, tmp_path: Path) -> None:
+    command = copy_of(small_shop, tmp_path / "home")
+    settings = command.settings
+    dataset = load_dataset(settings)
+    # The newest event of a live shop decides which days are judged.
+    strange = anti_taste(dataset.frame("events"), small_shop.some_items)
+    archive_events(settings.state, "a", strange)
+    before = {path: path.stat().st_mtime_ns for name in ("training", "export") for path in (settings.state / name).rglob("*")}
+    with pytest.raises(Refused, match="the new models are worse than version 1: NDCG@20") as caught:
+        retrain(settings, RetrainOptions(policy="better", cold=True), no_progress, now=NOW)
+    assert caught.value.exit_code == 3
+    found = caught.value.found
+    assert (found.verdict, found.version, found.promoted) == ("worse", None, False)
+    assert found.cold == {"two-tower": "asked for", "split_mlp": "asked for"}
+    assert found.comparison["as served"]["ndcg@20"]["difference"] < -0.01
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert steps.serving_version(settings) == 1
+    assert json.loads((settings.state / "retraining" / "report.json").read_text())["verdict"] == "worse"
+
+
+def test_options_and_homes_that_make_no_sense(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no policy 'perhaps'; there are never, better, always"):
+        RetrainOptions(policy="perhaps")
+    with pytest.raises(InvalidInput, match="the margin is 2"):
+        RetrainOptions(margin=2.0)
+    with pytest.raises(ConfigurationError, match="no tables in"):
+        retrain(CommandLine.in_new_home(tmp_path / "home").settings, RetrainOptions(), no_progress, now=NOW)
