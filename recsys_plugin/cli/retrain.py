@@ -16,7 +16,7 @@ from recsys_plugin.settings import Settings
 if TYPE_CHECKING:
     from recsys_plugin.pipeline.retrain import Retrained
 
-__all__ = ["comparison_table", "retrain"]
+__all__ = ["comparison_table", "refresh", "retrain"]
 
 
 @click.command()
@@ -116,3 +116,46 @@ def comparison_table(found: Retrained) -> Table:
                 f"{each['users']:,}",
             )
     return table
+
+
+@click.command()
+@click.option("--no-merge", is_flag=True, help="Leave the tables as they are; archived live events are not added.")
+@click.option(
+    "--catalogue", is_flag=True, help="Also export the same weights over the present catalogue, as a new version."
+)
+@click.option("--force", is_flag=True, help="Compute every vector, not only what has changed.")
+@json_option
+def refresh(no_merge: bool, catalogue: bool, force: bool, as_json: bool) -> None:
+    """Bring features and vectors up to date with the serving models, without training.
+
+    Vectors are computed for users and items with new events or other texts, profiles or prices; the others keep theirs.
+    The views go into Redis. Prices and statistics inside the models stay until a version is exported (--catalogue).
+
+    \b
+    Examples:
+      recsys refresh
+      recsys refresh --catalogue && recsys models load && recsys models promote
+      recsys refresh --json | jq .users
+    """
+    from recsys_plugin.pipeline import refresh as step
+
+    with reporter() as progress:
+        made = step.refresh(
+            Settings.from_environment(),
+            progress,
+            now=datetime.now(UTC),
+            merge=not no_merge,
+            catalogue=catalogue,
+            force=force,
+        )
+    if as_json:
+        emit_json(made)
+    said = (
+        f"{made['added']:,} live events added; vectors of {made['users']:,} of {made['all_users']:,} users and "
+        f"{made['items']:,} of {made['all_items']:,} items computed by version {made['serving']}, "
+        f"{made['texts']:,} texts encoded"
+    )
+    if made["version"] is None:
+        finish(said)
+    else:
+        finish(f"{said}; version {made['version']} exported", then="recsys models load && recsys models promote")

@@ -194,7 +194,7 @@ class _Candidate:
         if self.kept is not None and self.kept.contract == run.models_at(name, -2).contract:
             self._progress("comparison with the serving version", 0, 1)
             try:
-                old = self.kept.models_on(frames, -2, run.item_ids, run.modalities())
+                old = self.kept.models_on(frames.snapshots[-2], frames.neighbours[-2], run.item_ids, run.modalities())
             except WeightsMisfit as misfit:
                 reasons["comparison"] = f"version {self.kept.version} cannot be run on the present catalogue: {misfit}"
             else:

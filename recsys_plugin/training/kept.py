@@ -29,9 +29,9 @@ from recsys_plugin.training.artefacts import (
 )
 from recsys_plugin.training.carry import WeightsMisfit, carried, code_rows, item_code_rows, item_rows
 from recsys_plugin.training.ctr import ranker_folder
-from recsys_plugin.training.frames import Frames
 from recsys_plugin.training.inputs import ItemInputs, UserInputs, Vocabulary, item_inputs
 from recsys_plugin.training.modalities import ItemModalities, TextAxes, compact_along
+from recsys_plugin.training.neighbours import Neighbours
 from recsys_plugin.training.ranker import CandidateRanker, Ranker
 from recsys_plugin.training.two_tower import TwoTower
 from recsys_plugin.training.zoo.model import CtrModel
@@ -205,19 +205,20 @@ class KeptModels:
         )
 
     def models_on(
-        self, frames: Frames, position: int, item_ids: pd.Index[str], modalities: ItemModalities
+        self, snapshot: pd.DataFrame, neighbours: Neighbours, item_ids: pd.Index[str], modalities: ItemModalities
     ) -> TrainedModels:
         """The kept models on another catalogue's snapshot, as they would serve it: a new item has no id embedding.
 
         Args:
-            frames: gives the snapshots. position: of the moment. item_ids: the catalogue. modalities: of its items.
+            snapshot: item features, one row per item of the catalogue. neighbours: what is bought together then.
+            item_ids: the catalogue in row order. modalities: of its items.
 
         Raises:
             WeightsMisfit: if they do not fit.
         """
         vocabularies = self.item_vocabularies()
         known = self.modalities_on(modalities)
-        items, _ = item_inputs(frames.snapshots[position], known, vocabularies, neighbours=frames.neighbours[position])
+        items, _ = item_inputs(snapshot, known, vocabularies, neighbours=neighbours)
         contract = self.contract
         towers = new_two_tower(UserInputs(contract, self.user_vocabularies()), items, code_sizes(vocabularies))
         self._fill(towers, item_ids, vocabularies, blank_new=True)

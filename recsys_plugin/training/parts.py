@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,22 +52,24 @@ from recsys_plugin.training.zoo.shop import ShopColumns
 
 __all__ = ["encode_catalogue", "fit_ctr_model", "fit_ranker", "fit_two_tower"]
 
+_Array = np.ndarray[Any, np.dtype[Any]]
 
-def encode_catalogue(run: TrainingRun, folder: Path) -> Mapping[str, Any]:
-    """Encode all texts: the catalogue's for search, by source for the towers, the users' own as a feature table."""
-    mode = run.options.fine_tuning.mode
-    encoder, tokenizer = load_encoder(name_in_use(run.folder, run.options.encoder, mode))
+
+def encode_catalogue(
+    run: TrainingRun, folder: Path, encode: Callable[[Sequence[str]], _Array] | None = None
+) -> Mapping[str, Any]:
+    """Encode all texts: the catalogue's for search, by source for the towers, the users' own as a feature table.
+
+    Args:
+        run: the run. folder: takes the vectors.
+        encode: texts to unit vectors float32 [texts, D]; the run's encoder if None.
+    """
     texts = item_texts(run.items)
     written = run.dataset.frame("texts")
     lists = source_texts(run.items, written, before=pd.Timestamp(run.dataset.validation_start))
     by_source = [text for source in lists.values() for each in source for text in each]
     own = own_texts(written, pd.Timestamp(run.dataset.first_event))
-    vectors = encode_texts(
-        encoder,
-        tokenizer,
-        [*texts, *by_source, *own["text"]],
-        progress=lambda done, total: run.progress("texts", done, total),
-    )
+    vectors = (encode or partial(_encoded, run))([*texts, *by_source, *own["text"]])
     np.save(folder / "items.npy", vectors[: len(texts)], allow_pickle=False)
     pooled, present = pool_sources(lists, vectors[len(texts) : len(texts) + len(by_source)], len(run.items))
     axes = run.text_axes()
@@ -89,6 +92,12 @@ def encode_catalogue(run: TrainingRun, folder: Path) -> Mapping[str, Any]:
         "items_with_image": int(has_image.sum()),
         "texts_of_users": len(own),
     }
+
+
+def _encoded(run: TrainingRun, texts: Sequence[str]) -> _Array:
+    mode = run.options.fine_tuning.mode
+    encoder, tokenizer = load_encoder(name_in_use(run.folder, run.options.encoder, mode))
+    return encode_texts(encoder, tokenizer, texts, progress=lambda done, total: run.progress("texts", done, total))
 
 
 def fit_two_tower(run: TrainingRun, folder: Path) -> Mapping[str, Any]:

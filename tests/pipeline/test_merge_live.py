@@ -36,7 +36,9 @@ def settings(tmp_path: Path) -> Settings:
 
 def test_each_event_counts_once_and_the_splits_move_on(settings: Settings) -> None:
     before = load_dataset(settings)
-    live = visits(["user-001", "somebody-new"], ["item-001", "not-in-the-catalogue"], start=START, days=15, each=6, seed=1)
+    live = visits(
+        ["user-001", "somebody-new"], ["item-001", "not-in-the-catalogue"], start=START, days=15, each=6, seed=1
+    )
     later = {**live[0], "event_id": "later", "item_id": "item-002", "timestamp": NOW + timedelta(minutes=1)}
     archive_events(settings.state, "first", [*live, later])
     archive_events(settings.state, "again", live[:7])
@@ -74,7 +76,15 @@ def test_the_tables_win_over_the_archive(settings: Settings) -> None:
     archive_events(
         settings.state,
         "a",
-        [{"user_id": "x", "item_id": held["item_id"], "event_type": "click", "timestamp": START, "event_id": held["event_id"]}],
+        [
+            {
+                "user_id": "x",
+                "item_id": held["item_id"],
+                "event_type": "click",
+                "timestamp": START,
+                "event_id": held["event_id"],
+            }
+        ],
     )
     merged = merge_live_events(settings, now=NOW)
     assert (merged.added, merged.repeated, merged.dataset.sha256) == (0, 1, dataset.sha256)

@@ -107,7 +107,9 @@ def test_worse_models_are_refused_and_change_nothing(small_shop: Shop, tmp_path:
     # The newest event of a live shop decides which days are judged.
     strange = anti_taste(dataset.frame("events"), small_shop.some_items)
     archive_events(settings.state, "a", strange)
-    before = {path: path.stat().st_mtime_ns for name in ("training", "export") for path in (settings.state / name).rglob("*")}
+    before = {
+        path: path.stat().st_mtime_ns for name in ("training", "export") for path in (settings.state / name).rglob("*")
+    }
     with pytest.raises(Refused, match="the new models are worse than version 1: NDCG@20") as caught:
         retrain(settings, RetrainOptions(policy="better", cold=True), no_progress, now=NOW)
     assert caught.value.exit_code == 3
