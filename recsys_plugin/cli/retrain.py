@@ -63,9 +63,6 @@ def retrain(policy: str, margin: float, no_merge: bool, cold: bool, force: bool,
         _show(refused.found, as_json)
         raise
     _show(found, as_json)
-    if found.version is None:
-        finish(f"nothing new since the models were refused ({found.verdict})")
-        return
     said = "serves" if found.promoted else "is exported and does not serve"
     finish(
         f"version {found.version} {said}{' (nothing new)' if found.current else ''}: {_verdict(found)}",

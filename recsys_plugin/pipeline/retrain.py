@@ -138,7 +138,10 @@ def retrain(settings: Settings, options: RetrainOptions, progress: Progress, *, 
         sources=("training", "training/zoo", "pipeline", "aggregation"),
     )
     if not options.force and (done := workspace.current(asked)):
-        return _remembered(done, merged)
+        found = _remembered(done, merged)
+        if found.version is None:
+            raise Refused(_refusal(found, options.margin), found)
+        return found
     kept = _kept(settings, serving)
     chosen, cold = _options(trained, kept, options.cold, serving)
     candidate = _Candidate(settings, dataset, chosen, kept, progress)

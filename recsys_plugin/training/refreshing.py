@@ -167,16 +167,18 @@ def _joined(run: TrainingRun, models: TrainedModels, users: pd.Series[str], as_o
 def _marks(dataset: Dataset, entity: str) -> dict[str, int]:
     """A number for everything known of each user or item: his events, his row, and the texts about him."""
     key = f"{entity}_id"
-    table = dataset.frame(f"{entity}s").set_index(key, drop=False)
-    content = table.map(str) if len(table.columns) else table
-    total = pd.Series(pd.util.hash_pandas_object(content, index=False).to_numpy(np.uint64), table.index)
+    table = dataset.frame(f"{entity}s")
+    ids: pd.Index[str] = pd.Index(table[key])
+    total = pd.util.hash_pandas_object(table.map(str), index=False).to_numpy(np.uint64).copy()
+
+    def count(names: pd.Series[str], told: pd.Series[str]) -> None:
+        # A sum, so that the order in which things came does not matter; it wraps around.
+        rows = ids.get_indexer(pd.Index(names.astype(object)))
+        np.add.at(total, rows[rows >= 0], pd.util.hash_array(told.to_numpy(object))[rows >= 0])
+
     for piece in dataset.event_frames([key, "timestamp", "event_id"]):
-        # A sum, so that the order in which events came does not matter.
-        hashed = pd.util.hash_pandas_object(piece["event_id"].astype(object), index=False)
-        total = total.add(hashed.groupby(piece[key].astype(object).to_numpy()).sum(), fill_value=0).astype(np.uint64)
+        count(piece[key], piece["event_id"])
     texts = dataset.frame("texts")
     texts = texts[texts["entity"] == entity]
-    if len(texts):
-        hashed = pd.util.hash_pandas_object(texts["source"] + "\0" + texts["text"], index=False)
-        total = total.add(hashed.groupby(texts["entity_id"].to_numpy()).sum(), fill_value=0).astype(np.uint64)
-    return {str(name): int(value) for name, value in total.items()}
+    count(texts["entity_id"], texts["source"] + "\0" + texts["text"])
+    return dict(zip(ids, total.tolist(), strict=True))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +13,8 @@ import pandas as pd
 import pytest
 from live_archive import archive_events, visits
 from shops import CommandLine, Shop
-from synthetic import NEVER_BOUGHT
+from synthetic import NEVER_BOUGHT, NEVER_SEEN
+from trained_copy import copy_of
 
 from recsys_plugin.data.store import load_dataset
 from recsys_plugin.errors import ConfigurationError, InvalidInput
@@ -31,22 +30,13 @@ def no_progress(what: str, done: int, total: int) -> None:
     """Nobody watches."""
 
 
-def copy_of(shop: Shop, home: Path) -> CommandLine:
-    """The trained and exported shop in a home of its own, without servers."""
-    command = CommandLine.in_new_home(home)
-    shutil.rmtree(command.settings.model_repository)
-    shutil.copytree(shop.settings.model_repository, command.settings.model_repository, copy_function=os.link)
-    for name in ("tables", "training", "steps", "export"):
-        shutil.copytree(shop.settings.state / name, command.settings.state / name)
-    return command
-
-
 @pytest.fixture(scope="module")
 def lively(small_shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
     """A copy with servers: an item that never sold sells a lot to everybody, the newcomer included."""
-    command = copy_of(small_shop, tmp_path_factory.mktemp("lively"))
-    users = [*small_shop.some_users[:-1], NEWCOMER]
+    command = copy_of(small_shop, tmp_path_factory.mktemp("lively") / "home")
+    users = [user for user in small_shop.some_users if user != NEVER_SEEN]
     live = visits(users, [NEVER_BOUGHT, "item-005", "item-010"], start=START, days=20, each=4, seed=3)
+    live += visits([NEWCOMER], [NEVER_BOUGHT], start=START, days=20, each=3, seed=4)
     archive_events(command.settings.state, "a", live)
     try:
         command.run("apply")
@@ -57,6 +47,7 @@ def lively(small_shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def test_what_is_new_is_learned_and_promoted(lively: CommandLine) -> None:
+    before = page_of(lively, NEVER_SEEN)
     said = lively.run("retrain", "--policy", "better", "--json")
     found: dict[str, Any] = json.loads(said.stdout)
     assert found["merged"]["new_users"] == 1
@@ -66,16 +57,24 @@ def test_what_is_new_is_learned_and_promoted(lively: CommandLine) -> None:
     served = found["comparison"]["as served"]["ndcg@20"]
     assert 0 < served["low"] <= served["difference"] <= served["high"]
     assert "version 2 serves: better than version 1" in said.stderr
-    # It serves, and to somebody whom the old version had never met it shows what began to sell.
+    # It serves, and shows what began to sell, to somebody of whom nothing is known and to the newcomer who bought it.
     listed = json.loads(lively.run("models", "list", "--json").stdout)["versions"]
     assert [version["version"] for version in listed if version["serves"]] == [2]
-    page = json.loads(lively.run("recommend", NEWCOMER, "--json").stdout)
-    assert NEVER_BOUGHT in [item["item_id"] for item in page["items"]][:5]
+    after = page_of(lively, NEVER_SEEN)
+    assert NEVER_BOUGHT not in before, before
+    assert NEVER_BOUGHT in after, after
+    assert NEVER_BOUGHT in page_of(lively, NEWCOMER)[:5]
     # Nothing new: nothing is done.
     again = lively.run("retrain", "--policy", "better", "--json")
     assert json.loads(again.stdout)["version"] == 2
     report = json.loads((lively.settings.state / "retraining" / "report.json").read_text())
     assert (report["version"], report["promoted"]) == (2, True)
+
+
+def page_of(command: CommandLine, user: str) -> list[str]:
+    """What a user is shown, best first."""
+    page = json.loads(command.run("recommend", user, "--json").stdout)
+    return [item["item_id"] for item in page["items"]]
 
 
 def anti_taste(events: pd.DataFrame, items: list[str]) -> list[dict[str, Any]]:
@@ -120,6 +119,10 @@ def test_worse_models_are_refused_and_change_nothing(small_shop: Shop, tmp_path:
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert steps.serving_version(settings) == 1
     assert json.loads((settings.state / "retraining" / "report.json").read_text())["verdict"] == "worse"
+    # Asked again, nothing being new, it is refused again, and at once.
+    with pytest.raises(Refused, match="the new models are worse") as again:
+        retrain(settings, RetrainOptions(policy="better", cold=True), no_progress, now=NOW)
+    assert again.value.found.current
 
 
 def test_options_and_homes_that_make_no_sense(tmp_path: Path) -> None:
