@@ -29,13 +29,16 @@ if TYPE_CHECKING:  # importing torch takes seconds, and a step that is current d
 __all__ = [
     "LIVE_STATE",
     "PROJECT",
+    "TRAIN_STEP",
     "apply",
     "export",
     "materialize",
+    "require_applied",
     "require_feature_tables",
     "select",
     "serving_version",
     "train",
+    "training_run",
 ]
 
 #: Told what is under way, how much is done, and of how much.
