@@ -15,6 +15,8 @@ COMMANDS = {
     "report": "recsys_plugin.cli.report:report",
     "select": "recsys_plugin.cli.select:select",
     "forecast": "recsys_plugin.cli.forecast:forecast",
+    "retrain": "recsys_plugin.cli.retrain:retrain",
+    "refresh": "recsys_plugin.cli.retrain:refresh",
     "materialize": "recsys_plugin.cli.pipeline:materialize",
     "export": "recsys_plugin.cli.pipeline:export",
     "up": "recsys_plugin.cli.servers:up",

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recsys_plugin.cli._output import console, emit_json, finish, json_option, progress_bar
+from recsys_plugin.cli._output import console, emit_json, finish, json_option, progress_bar, reporter
 from recsys_plugin.settings import Settings
 
 if TYPE_CHECKING:
+    from recsys_plugin.data.merge import Merged
     from recsys_plugin.data.store import Dataset
 
-__all__ = ["data"]
+__all__ = ["data", "merged_counts", "merged_line"]
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _ANY = click.Path(exists=True, path_type=Path)
@@ -27,15 +28,25 @@ Examples:
   recsys data --source online_retail             UCI Online Retail II, from RECSYS_DATA or downloaded
   recsys data --source online_retail --data FILE the same from a file
   recsys data --from shop/                       your own users, items, events and texts
+  recsys data --merge-live                       add what `recsys events archive` has kept, each event once
   recsys data --schema                           what those files must hold"""
 )
 @click.option("--source", type=click.Choice(["complete_journey", "online_retail"]), help="A public data set.")
 @click.option("--from", "folder", type=_FOLDER, help="A folder of your own tables, Parquet or CSV.")
 @click.option("--data", "path", type=_ANY, help="File, or folder with data sets, for --source; default RECSYS_DATA.")
 @click.option("--schema", is_flag=True, help="Show the tables and their rules, and do nothing else.")
+@click.option("--merge-live", is_flag=True, help="Add the archived live events to the tables that there are.")
 @click.option("--force", is_flag=True, help="Read and write again even if nothing changed.")
 @json_option
-def data(source: str | None, folder: Path | None, path: Path | None, schema: bool, force: bool, as_json: bool) -> None:
+def data(
+    source: str | None,
+    folder: Path | None,
+    path: Path | None,
+    schema: bool,
+    merge_live: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Turn tables of users, items and events into validated tables for the steps that follow.
 
     Without --source or --from it takes complete_journey. Whatever is malformed is refused with file, column, row and
@@ -46,6 +57,11 @@ def data(source: str | None, folder: Path | None, path: Path | None, schema: boo
         return
     if folder is not None and (source is not None or path is not None):
         raise click.UsageError("--from excludes --source and --data")
+    if merge_live:
+        if force or any(given is not None for given in (source, folder, path)):
+            raise click.UsageError("--merge-live adds to the tables that there are; give it alone")
+        _merge_live(as_json)
+        return
     from recsys_plugin.data.prepare import prepare
 
     with progress_bar() as progress:
@@ -71,6 +87,32 @@ def data(source: str | None, folder: Path | None, path: Path | None, schema: boo
         finish(f"the tables in {dataset.folder} are current", then="recsys apply")
     else:
         finish(f"wrote {len(dataset.counts)} tables to {dataset.folder}", then="recsys apply")
+
+
+def _merge_live(as_json: bool) -> None:
+    from recsys_plugin.data.merge import merge_live_events
+
+    with reporter() as progress:
+        merged = merge_live_events(Settings.from_environment(), now=datetime.now(UTC), progress=progress)
+    if as_json:
+        emit_json({**merged_counts(merged), "dataset": merged.dataset.manifest()})
+    _show(merged.dataset)
+    finish(merged_line(merged), then="recsys retrain")
+
+
+def merged_counts(merged: Merged) -> dict[str, Any]:
+    """The counts of a merge as plain JSON values."""
+    names = ("added", "repeated", "unknown_items", "unknown_item_ids", "ahead", "new_users")
+    return {name: getattr(merged, name) for name in names}
+
+
+def merged_line(merged: Merged) -> str:
+    """A merge in one line."""
+    said = f"{merged.added:,} live events added, {merged.repeated:,} were there; {merged.new_users:,} new users"
+    if merged.unknown_items:
+        some = ", ".join(merged.unknown_item_ids)
+        said += f"; {merged.unknown_items:,} left out, their items are not in the catalogue ({some})"
+    return said + (f"; {merged.ahead:,} left for later, their time has not come" if merged.ahead else "")
 
 
 def _show(dataset: Dataset) -> None:

@@ -18,12 +18,12 @@ from recsys_plugin.data.tables import ValidTables, validate_tables
 from recsys_plugin.errors import ConfigurationError, InvalidInput
 from recsys_plugin.settings import Settings
 
-__all__ = ["DEFAULT_SOURCE", "Prepared", "prepare", "prepare_data"]
+__all__ = ["DEFAULT_SOURCE", "LIVE_FOR", "Prepared", "prepare", "prepare_data"]
 
 DEFAULT_SOURCE = "complete_journey"
 
 #: A shop's own data whose last event is older than this is history: time stands still at its last event.
-_LIVE_FOR = timedelta(days=7)
+LIVE_FOR = timedelta(days=7)
 _HELD_OUT = 0.1
 #: Folders for events that are too many for memory; what a killed run left is removed by the next.
 _SCRATCH = ".events-unsorted-"
@@ -134,7 +134,7 @@ def _current(settings: Settings, fingerprint: str) -> Dataset | None:
 
 def _describe(found: SourceTables, source: str, valid: ValidTables, fingerprint: str, now: datetime) -> Description:
     first, last = valid.events.first, valid.events.last
-    historical = last < now - _LIVE_FOR if found.historical is None else found.historical
+    historical = last < now - LIVE_FOR if found.historical is None else found.historical
     span = last - first
     test_start = found.test_start or last - span * _HELD_OUT
     notes = [*found.notes, *valid.notes]

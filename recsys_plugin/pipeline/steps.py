@@ -28,10 +28,24 @@ from recsys_plugin.settings import Settings
 from recsys_plugin.training.options import TrackingOptions, TrainingOptions
 
 if TYPE_CHECKING:  # importing torch takes seconds, and a step that is current does not need it
+    from recsys_plugin.training.kept import KeptModels
     from recsys_plugin.training.run import TrainingRun
     from recsys_plugin.training.tracking import Tracker
 
-__all__ = ["LIVE_STATE", "PROJECT", "apply", "export", "materialize", "require_feature_tables", "select", "train"]
+__all__ = [
+    "LIVE_STATE",
+    "PROJECT",
+    "TRAIN_STEP",
+    "apply",
+    "export",
+    "materialize",
+    "require_applied",
+    "require_feature_tables",
+    "select",
+    "serving_version",
+    "train",
+    "training_run",
+]
 
 #: Told what is under way, how much is done, and of how much.
 Progress = Callable[[str, int, int], None]
@@ -137,11 +151,11 @@ def require_feature_tables(settings: Settings, dataset: Dataset) -> Path:
     """
     workspace = Workspace(settings.state)
     with workspace.lock():
-        _require_applied(settings, dataset, workspace)
+        require_applied(settings, dataset, workspace)
     return settings.feature_repo / "data"
 
 
-def _require_applied(settings: Settings, dataset: Dataset, workspace: Workspace) -> StepResult:
+def require_applied(settings: Settings, dataset: Dataset, workspace: Workspace) -> StepResult:
     """The record of the ``apply`` that fits the present tables and definitions, without which features are stale."""
     _repository_digest(settings)  # says so if there is no repository at all
     tables = workspace.current(_tables_step(settings, dataset))
@@ -153,15 +167,22 @@ def _require_applied(settings: Settings, dataset: Dataset, workspace: Workspace)
     return applied
 
 
-def _training_run(
+def training_run(
     settings: Settings,
     dataset: Dataset,
     options: TrainingOptions,
     progress: Progress,
     *,
     tracker: Tracker | None = None,
+    kept: KeptModels | None = None,
+    state: Path | None = None,
 ) -> TrainingRun:
-    """Open Feast and torch for a training run; neither needs a Redis that runs."""
+    """Open Feast and torch for a training run; neither needs a Redis that runs.
+
+    Args:
+        settings: the home. dataset: its tables. options: how to train. progress: told what is under way.
+        tracker: told curves. kept: what to go on from. state: where it leaves things; the state folder if None.
+    """
     from recsys_plugin.pipeline.feast_repository import open_store
     from recsys_plugin.training.run import TrainingRun, use_threads
 
@@ -169,8 +190,25 @@ def _training_run(
     use_threads()
     store = open_store(settings, Services(settings).redis_url)
     return TrainingRun(
-        settings.state, settings.feature_repo / "data", dataset, store, options, progress, tracker=tracker
+        state or settings.state,
+        settings.feature_repo / "data",
+        dataset,
+        store,
+        options,
+        progress,
+        tracker=tracker,
+        kept=kept,
     )
+
+
+def serving_version(settings: Settings) -> int | None:
+    """The exported version that was promoted, else the newest on disk; None if there is none."""
+    from recsys_plugin.export.install import exported_versions, promotion_path
+
+    on_disk = exported_versions(settings.model_repository)
+    path = promotion_path(settings.state)
+    promoted = json.loads(path.read_text(encoding="utf-8"))["version"] if path.exists() else None
+    return promoted if promoted in on_disk else max(on_disk, default=None)
 
 
 def train(
@@ -180,12 +218,18 @@ def train(
     *,
     force: bool = False,
     tracking: TrackingOptions | None = None,
+    kept: KeptModels | None = None,
 ) -> StepResult:
-    """Train and evaluate; the parts that are current are reused. ``tracking`` None keeps curves on disk only."""
+    """Train and evaluate; the parts that are current are reused.
+
+    Args:
+        tracking: where curves are shown; None keeps them on disk only.
+        kept: what :mod:`recsys_plugin.pipeline.retrain` went on from, if this is about its models.
+    """
     dataset = load_dataset(settings)
     workspace = Workspace(settings.state)
     with workspace.lock():
-        applied = _require_applied(settings, dataset, workspace)
+        applied = require_applied(settings, dataset, workspace)
         folder = settings.state / "training"
         step = Step(
             TRAIN_STEP,
@@ -203,7 +247,7 @@ def train(
 
             chosen = tracking or TrackingOptions()
             with open_tracker(chosen.tracker, folder / "runs", chosen.run) as tracker:
-                run = _training_run(settings, dataset, options, progress, tracker=tracker)
+                run = training_run(settings, dataset, options, progress, tracker=tracker, kept=kept)
                 report = Training(run, settings.state, applied=applied.fingerprint).run(force=force).info
             return {**report, "applied": applied.fingerprint, "options": asdict(options)}
 
@@ -276,7 +320,7 @@ def export(
     dataset = load_dataset(settings)
     workspace = Workspace(settings.state)
     with workspace.lock():
-        applied = _require_applied(settings, dataset, workspace)
+        applied = require_applied(settings, dataset, workspace)
         trained = workspace.finished(TRAIN_STEP)
         if trained is None:
             raise ConfigurationError("nothing is trained; run `recsys train`")
@@ -294,12 +338,14 @@ def export(
         def action() -> Mapping[str, Any]:
             from recsys_plugin.checks.reference import training_reference
             from recsys_plugin.export.export import ExportMaterial, export_repository
+            from recsys_plugin.export.install import exported_versions
+            from recsys_plugin.training.kept import keep_models, kept_folder
             from recsys_plugin.training.packing import first_users
             from recsys_plugin.training.shop_encoder import name_in_use
 
             fine_tuned = trained.info["options"]["fine_tuning"]["mode"]
             as_trained = replace(options, leave_out=tuple(trained.info["options"]["leave_out"]))
-            run = _training_run(settings, dataset, as_trained, progress)
+            run = training_run(settings, dataset, as_trained, progress)
             items = dataset.frame("items", ["item_id", "title", "category", "subcategory", "brand", "price"])
             models = run.models(selected)
             material = ExportMaterial(
@@ -313,7 +359,19 @@ def export(
                 measured=run.frames().test,
                 reference=training_reference(run, selected, users=len(dataset.table("users", ["user_id"]))),
             )
-            return export_repository(settings.model_repository, settings.state, material, progress=progress)
+            made = export_repository(settings.model_repository, settings.state, material, progress=progress)
+            keep_models(
+                kept_folder(settings.state),
+                made["version"],
+                models,
+                run.modalities(),
+                encoder=encoder,
+                fine_tuning=fine_tuned,
+                leave_out=as_trained.leave_out,
+                further=[run.models().ranker] if selected != "split_mlp" else [],
+                others=exported_versions(settings.model_repository),
+            )
+            return made
 
         step = Step(
             "export",
@@ -324,7 +382,7 @@ def export(
                 "options": asdict(chosen),
             },
             outputs=[settings.state / "export" / name for name in ("known_answers.json", "manifest.json")],
-            sources=("export", "checks/reference", "checks/distributions", "checks/features"),
+            sources=("export", "checks/reference", "checks/distributions", "checks/features", "training/kept"),
         )
         return workspace.run(step, action, force=force or not _exported_files_exist(settings))
 
@@ -358,7 +416,7 @@ def materialize(settings: Settings, progress: Progress, *, as_of: Any = None, fo
     key = f"recsys:materialized:{PROJECT}"
     result: dict[str, str] = {}
     with workspace.lock(), contextlib.ExitStack() as stack:
-        _require_applied(settings, dataset, workspace)
+        require_applied(settings, dataset, workspace)
         redis_url = stack.enter_context(Services(settings).ensure_redis())
         address = RedisAddress.parse(redis_url)
         client = address.connect(timeout=5.0)

@@ -124,6 +124,12 @@ class ModelVersions:
             self._promote(redis, wanted)
         return self._one(wanted)
 
+    def pin(self, version: int) -> None:
+        """Let a version go on serving whatever is exported; only Redis is asked."""
+        with self._redis() as redis:
+            redis.set(self._key, version)
+        atomic_text(promotion_path(self._services.settings.state), json.dumps({"version": version}))
+
     def rollback(self) -> ModelVersion:
         """Let the version serve that did before.
 

@@ -23,6 +23,7 @@ from recsys_plugin.training.zoo.registry import load_model
 from recsys_plugin.training.zoo.shop import FrameRanker
 
 __all__ = [
+    "CATALOGUE_BUFFERS",
     "TrainedModels",
     "code_sizes",
     "new_ranker",
@@ -30,6 +31,8 @@ __all__ = [
     "read_models",
     "read_ranker",
     "read_two_tower",
+    "read_vocabularies",
+    "started_from",
     "write_ranker",
     "write_two_tower",
 ]
@@ -78,29 +81,43 @@ def _vocabularies_json(vocabularies: Mapping[str, Vocabulary]) -> dict[str, list
     return {name: list(vocabulary.values) for name, vocabulary in vocabularies.items()}
 
 
-def _vocabularies(document: Mapping[str, list[str]]) -> dict[str, Vocabulary]:
+def read_vocabularies(document: Mapping[str, list[str]]) -> dict[str, Vocabulary]:
+    """Vocabularies as JSON holds them."""
     return {name: Vocabulary(tuple(values)) for name, values in document.items()}
 
 
 #: Buffers that are the catalogue, not weights: they are set again from the newest snapshot.
-_CATALOGUE_BUFFERS = (
+CATALOGUE_BUFFERS = (
     "item.codes", "item.numbers",
     "item.fusion.texts", "item.fusion.has_text", "item.fusion.images", "item.fusion.has_image",
 )  # fmt: skip
 
 
 def write_two_tower(
-    folder: Path, towers: TwoTower, contract: FeatureContract, item_vocabularies: Mapping[str, Vocabulary]
+    folder: Path,
+    towers: TwoTower,
+    contract: FeatureContract,
+    item_vocabularies: Mapping[str, Vocabulary],
+    *,
+    started_from: int | None = None,
 ) -> None:
-    """Write the towers and the vocabularies they were trained with."""
-    weights = {name: value for name, value in towers.state_dict().items() if name not in _CATALOGUE_BUFFERS}
+    """Write the towers and the vocabularies they were trained with; ``started_from`` is the version they began as."""
+    weights = {name: value for name, value in towers.state_dict().items() if name not in CATALOGUE_BUFFERS}
     save_file(weights, folder / "two_tower.safetensors")
     document = {
         "contract": json.loads(contract.to_json()),
         "user_vocabularies": _vocabularies_json(towers.user.inputs.vocabularies),
         "item_vocabularies": _vocabularies_json(item_vocabularies),
+        "started_from": started_from,
     }
     (folder / "two_tower.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+
+
+def started_from(folder: Path) -> int | None:
+    """The version whose weights a two-tower began with; None for random ones."""
+    document = json.loads((folder / "two_tower.json").read_text(encoding="utf-8"))
+    version: int | None = document["started_from"]
+    return version
 
 
 def write_ranker(folder: Path, ranker: CandidateRanker, heads: tuple[str, ...]) -> None:
@@ -132,13 +149,13 @@ def read_two_tower(
     """Read the towers onto a catalogue snapshot (same items, newer statistics)."""
     document = json.loads((folder / "two_tower.json").read_text(encoding="utf-8"))
     contract = FeatureContract.from_json(json.dumps(document["contract"]))
-    item_vocabularies = _vocabularies(document["item_vocabularies"])
+    item_vocabularies = read_vocabularies(document["item_vocabularies"])
     items, _ = item_inputs(snapshot, modalities, item_vocabularies, neighbours=neighbours)
-    inputs = UserInputs(contract, _vocabularies(document["user_vocabularies"]))
+    inputs = UserInputs(contract, read_vocabularies(document["user_vocabularies"]))
     towers = new_two_tower(inputs, items, code_sizes(item_vocabularies))
     weights = load_file(folder / "two_tower.safetensors")
     missing, unexpected = towers.load_state_dict(weights, strict=False)
-    if unexpected or set(missing) != set(_CATALOGUE_BUFFERS):
+    if unexpected or set(missing) != set(CATALOGUE_BUFFERS):
         raise StepFailed(f"{folder}: the two-tower's weights do not fit its code; run `recsys train` again")
     return towers.eval(), contract, items, item_vocabularies
 

@@ -26,7 +26,7 @@ from recsys_plugin.training.packing import UserTensors
 from recsys_plugin.training.ranker import HEADS, CandidateRanker, Ranker, TrainingLists
 from recsys_plugin.training.two_tower import TwoTower
 from recsys_plugin.training.zoo.metrics import binary_metrics, list_ndcg_values
-from recsys_plugin.training.zoo.model import NO_STATISTICS, Calibration, CtrOptions, Fitted, Progress
+from recsys_plugin.training.zoo.model import NO_STATISTICS, Calibration, CtrModel, CtrOptions, Fitted, Progress
 from recsys_plugin.training.zoo.registry import new_model
 from recsys_plugin.training.zoo.shop import FrameRanker, ShopColumns, lists_frame
 
@@ -174,14 +174,20 @@ def offered_candidates(
 
 
 def train_frame_ranker(
-    name: str, material: RankerMaterial, validation: Offered, seed: int, tell: Progress
+    name: str,
+    material: RankerMaterial,
+    validation: Offered,
+    seed: int,
+    tell: Progress,
+    *,
+    start: CtrModel | None = None,
 ) -> tuple[FrameRanker, Fitted]:
     """Train one member of the zoo and calibrate it on the whole validation.
 
     Args:
         name: one of :data:`~recsys_plugin.training.zoo.registry.FRAME_MODELS`.
         material: what to learn from. validation: stops early and calibrates. seed: of the training.
-        tell: told what is under way.
+        tell: told what is under way. start: a model for the same columns to go on from.
     """
     model = new_model(name)
     numbers = material.items.numbers.shape[1]
@@ -203,7 +209,7 @@ def train_frame_ranker(
             lines, np.zeros(len(lines), np.int64), few.rows, few.labels, (few.rows >= 0).astype(np.float32)
         )
         held = lists_frame(shop, every, few.users, material.towers, [few.items])
-    fitted = model.fit(train, held, SHOP_OPTIONS[name], seed, tell)
+    fitted = model.fit(train, held, SHOP_OPTIONS[name], seed, tell, start=start)
     ranker = FrameRanker(model, material.inputs, numbers, material.sizes, size).eval()
     calibrate(ranker, material.towers, validation)
     return ranker, fitted

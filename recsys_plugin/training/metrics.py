@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from recsys_plugin.training.contexts import Contexts
 
-__all__ = ["BlockScores", "item_knn_scores", "ranking_metrics", "top_rows"]
+__all__ = ["BlockScores", "item_knn_scores", "ranking_metrics", "ranking_values", "top_rows"]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 #: Scores of a block of users over the whole catalogue: user positions [b] -> float32 [b, items].
@@ -40,22 +40,27 @@ def ranking_metrics(ranked: _Array, truth: Contexts, *, k: int = 20) -> dict[str
     Returns:
         ``recall@k`` = hits / min(k, |truth|); ``ndcg@k`` with binary gains against the ideal order; ``users``.
     """
+    values = ranking_values(ranked, truth, k=k)
+    known = ~np.isnan(values[f"recall@{k}"])
+    return {
+        **{name: float(each[known].mean()) if known.any() else float("nan") for name, each in values.items()},
+        "users": int(known.sum()),
+    }
+
+
+def ranking_values(ranked: _Array, truth: Contexts, *, k: int = 20) -> dict[str, _Array]:
+    """What :func:`ranking_metrics` takes the means of: float64 [users], NaN for users without a positive."""
     discounts = 1.0 / np.log2(np.arange(2, k + 2))
-    recalls: list[float] = []
-    gains: list[float] = []
+    recalls, gains = (np.full(len(truth), np.nan) for _ in range(2))
     for index in range(len(truth)):
         wanted = truth.positives(index)
         if not len(wanted):
             continue
         hits = np.isin(ranked[index, :k], wanted)
         ideal = min(k, len(wanted))
-        recalls.append(hits.sum() / ideal)
-        gains.append((hits * discounts[: len(hits)]).sum() / discounts[:ideal].sum())
-    return {
-        f"recall@{k}": float(np.mean(recalls)) if recalls else float("nan"),
-        f"ndcg@{k}": float(np.mean(gains)) if gains else float("nan"),
-        "users": len(recalls),
-    }
+        recalls[index] = hits.sum() / ideal
+        gains[index] = (hits * discounts[: len(hits)]).sum() / discounts[:ideal].sum()
+    return {f"recall@{k}": recalls, f"ndcg@{k}": gains}
 
 
 def item_knn_scores(matrix: sp.csr_matrix, *, shrinkage: float = 50.0, neighbours: int | None = None) -> BlockScores:

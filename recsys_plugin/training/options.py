@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from recsys_plugin.errors import InvalidInput
 
@@ -16,6 +18,8 @@ __all__ = [
     "TrackingOptions",
     "TrainingOptions",
     "TwoTowerOptions",
+    "WarmStart",
+    "training_options_of",
 ]
 
 #: What a training run may be made to do without, to measure what it is worth.
@@ -113,6 +117,21 @@ class TrackingOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class WarmStart:
+    """Training that goes on from the weights of an exported version.
+
+    Attributes:
+        version: which. digest: SHA-256 of what was kept of it.
+        share: of the steps and passes of a training from nothing. rate: of its learning rate.
+    """
+
+    version: int
+    digest: str
+    share: float = 0.4
+    rate: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingOptions:
     """What may be chosen about a training run.
 
@@ -124,6 +143,7 @@ class TrainingOptions:
         weeks: of item snapshots before the validation. seed: of the draws.
         leave_out: of :data:`LEAVE_OUT`. ctr_models: of :data:`CTR_MODELS`.
         fine_tuning: of the encoder. two_tower, ranker: how these are trained.
+        warm_start: what to go on from; None to begin with random weights.
 
     Raises:
         InvalidInput: if something is left out that there is not.
@@ -141,7 +161,24 @@ class TrainingOptions:
     fine_tuning: FineTuningOptions = field(default_factory=FineTuningOptions)
     two_tower: TwoTowerOptions = field(default_factory=TwoTowerOptions)
     ranker: RankerOptions = field(default_factory=RankerOptions)
+    warm_start: WarmStart | None = None
 
     def __post_init__(self) -> None:
         if unknown := set(self.leave_out) - set(LEAVE_OUT):
             raise InvalidInput(f"cannot leave out {', '.join(sorted(unknown))}; only {', '.join(LEAVE_OUT)}")
+
+
+def training_options_of(document: Mapping[str, Any]) -> TrainingOptions:
+    """Options as JSON holds them."""
+    warm = document["warm_start"]
+    return TrainingOptions(
+        **{
+            **document,
+            "leave_out": tuple(document["leave_out"]),
+            "ctr_models": tuple(document["ctr_models"]),
+            "fine_tuning": FineTuningOptions(**document["fine_tuning"]),
+            "two_tower": TwoTowerOptions(**document["two_tower"]),
+            "ranker": RankerOptions(**document["ranker"]),
+            "warm_start": None if warm is None else WarmStart(**warm),
+        }
+    )

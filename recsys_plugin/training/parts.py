@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import torch
 
-from recsys_plugin.aggregation.arrays import moment_column
-from recsys_plugin.pipeline.feast_repository import RANKING_SERVICE, contract_of, point_in_time_blocks
+from recsys_plugin.pipeline.feast_repository import contract_of
 from recsys_plugin.pipeline.feature_tables import write_table
 from recsys_plugin.training.artefacts import (
     TrainedModels,
     code_sizes,
     new_ranker,
     new_two_tower,
-    read_two_tower,
+    started_from,
     write_ranker,
     write_two_tower,
 )
+from recsys_plugin.training.carry import WeightsMisfit, extended
 from recsys_plugin.training.ctr import (
     calibrate,
     judge_ranker,
@@ -31,48 +30,58 @@ from recsys_plugin.training.ctr import (
     train_frame_ranker,
 )
 from recsys_plugin.training.evaluation import ranker_metrics
-from recsys_plugin.training.inputs import UserInputs, item_inputs
+from recsys_plugin.training.frames import Frames
+from recsys_plugin.training.inputs import ItemInputs, UserInputs, Vocabulary, item_inputs
+from recsys_plugin.training.kept import KeptModels
 from recsys_plugin.training.modalities import (
     ItemModalities,
+    compact_along,
     compact_texts,
     image_vectors,
     pool_sources,
     source_texts,
     write_modalities,
 )
-from recsys_plugin.training.packing import pack_frame
 from recsys_plugin.training.ranker import CandidateRanker, train_ranker
 from recsys_plugin.training.run import TrainingRun
 from recsys_plugin.training.shop_encoder import name_in_use
 from recsys_plugin.training.text import encode_texts, item_texts, load_encoder
-from recsys_plugin.training.two_tower import train_two_tower
+from recsys_plugin.training.two_tower import TwoTower, train_two_tower
 from recsys_plugin.training.user_texts import narrow, own_texts, user_text_table
+from recsys_plugin.training.zoo.shop import ShopColumns
 
-__all__ = ["encode_catalogue", "fit_ctr_model", "fit_ranker", "fit_two_tower", "write_vectors"]
+__all__ = ["encode_catalogue", "fit_ctr_model", "fit_ranker", "fit_two_tower"]
+
+_Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def encode_catalogue(run: TrainingRun, folder: Path) -> Mapping[str, Any]:
-    """Encode all texts: the catalogue's for search, by source for the towers, the users' own as a feature table."""
-    mode = run.options.fine_tuning.mode
-    encoder, tokenizer = load_encoder(name_in_use(run.folder, run.options.encoder, mode))
+def encode_catalogue(
+    run: TrainingRun, folder: Path, encode: Callable[[Sequence[str]], _Array] | None = None
+) -> Mapping[str, Any]:
+    """Encode all texts: the catalogue's for search, by source for the towers, the users' own as a feature table.
+
+    Args:
+        run: the run. folder: takes the vectors.
+        encode: texts to unit vectors float32 [texts, D]; the run's encoder if None.
+    """
     texts = item_texts(run.items)
     written = run.dataset.frame("texts")
     lists = source_texts(run.items, written, before=pd.Timestamp(run.dataset.validation_start))
     by_source = [text for source in lists.values() for each in source for text in each]
     own = own_texts(written, pd.Timestamp(run.dataset.first_event))
-    vectors = encode_texts(
-        encoder,
-        tokenizer,
-        [*texts, *by_source, *own["text"]],
-        progress=lambda done, total: run.progress("texts", done, total),
-    )
+    vectors = (encode or partial(_encoded, run))([*texts, *by_source, *own["text"]])
     np.save(folder / "items.npy", vectors[: len(texts)], allow_pickle=False)
     pooled, present = pool_sources(lists, vectors[len(texts) : len(texts) + len(by_source)], len(run.items))
-    directions = narrow(vectors[: len(texts)])
+    axes = run.text_axes()
+    # Weights that were learned along other axes would mean nothing.
+    directions = narrow(vectors[: len(texts)]) if axes is None else axes.directions
     spoken = user_text_table(own, vectors[len(texts) + len(by_source) :], directions)
     write_table(spoken, run.feature_data / "user_text.parquet")
     images, has_image = image_vectors(run.items["image_vector"], len(run.items))
-    compact, axes = compact_texts(pooled, present, directions)
+    if axes is None:
+        compact, axes = compact_texts(pooled, present, directions)
+    else:
+        compact = compact_along(pooled, present, axes)
     modalities = ItemModalities(tuple(lists), pooled, present, images, has_image, compact, axes)
     write_modalities(folder / "modalities.safetensors", modalities)
     return {
@@ -85,24 +94,82 @@ def encode_catalogue(run: TrainingRun, folder: Path) -> Mapping[str, Any]:
     }
 
 
+def _encoded(run: TrainingRun, texts: Sequence[str]) -> _Array:
+    mode = run.options.fine_tuning.mode
+    encoder, tokenizer = load_encoder(name_in_use(run.folder, run.options.encoder, mode))
+    return encode_texts(encoder, tokenizer, texts, progress=lambda done, total: run.progress("texts", done, total))
+
+
 def fit_two_tower(run: TrainingRun, folder: Path) -> Mapping[str, Any]:
     """Train the two-tower on the acts of the training time."""
     frames, contract = run.frames(), contract_of(run.store)
     items, vocabularies = item_inputs(frames.snapshots[-3], run.modalities(), neighbours=frames.neighbours[-3])
     torch.manual_seed(run.options.two_tower.seed)
     inputs = UserInputs.fit(contract, frames.train.users)
+    options, start, reason = run.options.two_tower, None, None
     towers = new_two_tower(inputs, items, code_sizes(vocabularies))
+    if run.warm is not None:
+        try:
+            towers, items, vocabularies = _warm_towers(run, frames, inputs, vocabularies)
+            options, start = run.two_tower_options(), run.warm.version
+        except WeightsMisfit as misfit:
+            reason = f"the two-tower of version {run.warm.version} does not fit: {misfit}"
     with run.curves(folder) as curves:
         loss = train_two_tower(
             towers,
             frames.train.contexts,
             frames.train.users,
-            run.options.two_tower,
+            options,
             progress=run.told("two-tower", curves),
         )
-    write_two_tower(folder, towers, contract, vocabularies)
+    write_two_tower(folder, towers, contract, vocabularies, started_from=start)
     parameters = sum(parameter.numel() for parameter in towers.parameters())
-    return {"loss": loss, "parameters": parameters, "examples": len(frames.train.contexts.rows)}
+    return {
+        "loss": loss,
+        "parameters": parameters,
+        "examples": len(frames.train.contexts.rows),
+        "steps": options.steps,
+        **_begun(start, reason),
+    }
+
+
+def _begun(start: int | None, reason: str | None) -> dict[str, Any]:
+    """What a part tells of the weights that it began with: a version or None, and why a warm start was not possible."""
+    return {"started_from": start, "cold": reason}
+
+
+def _warm_towers(
+    run: TrainingRun, frames: Frames, inputs: UserInputs, vocabularies: Mapping[str, Vocabulary]
+) -> tuple[TwoTower, ItemInputs, dict[str, Vocabulary]]:
+    """The two-tower with the kept weights, its vocabularies widened by what is new in the data.
+
+    Raises:
+        WeightsMisfit: if the weights do not fit.
+    """
+    kept = run.warm
+    assert kept is not None
+    if kept.contract != inputs.contract:
+        raise WeightsMisfit("it takes other features")
+    if kept.sources != run.modalities().sources:
+        raise WeightsMisfit(f"it knows the texts {', '.join(kept.sources)}; now there are others")
+    users = {name: extended(old, inputs.vocabularies[name]) for name, old in kept.user_vocabularies().items()}
+    wider = {name: extended(old, vocabularies[name]) for name, old in kept.item_vocabularies().items()}
+    items, _ = item_inputs(frames.snapshots[-3], run.modalities(), wider, neighbours=frames.neighbours[-3])
+    towers = new_two_tower(UserInputs(inputs.contract, users), items, code_sizes(wider))
+    kept.load_towers(towers, run.item_ids, wider)
+    return towers, items, wider
+
+
+def _warm_from(run: TrainingRun) -> KeptModels:
+    """What a CTR model may go on from: weights over the vectors of the two-tower that went on from the same version.
+
+    Raises:
+        WeightsMisfit: if the two-tower began anew.
+    """
+    kept = run.warm
+    if kept is None or started_from(run.folder / "two_tower") != kept.version:
+        raise WeightsMisfit("the two-tower began anew, and so its vectors mean something else")
+    return kept
 
 
 def fit_ranker(run: TrainingRun, folder: Path) -> Mapping[str, Any]:
@@ -115,6 +182,15 @@ def fit_ranker(run: TrainingRun, folder: Path) -> Mapping[str, Any]:
     heads = tuple(frames.outcomes)
     models = TrainedModels(material.contract, run.item_ids, towers, ranker, items, heads, material.vocabularies)
 
+    chosen, start, reason = options.ranker, None, None
+    if run.warm is not None:
+        try:
+            _warm_from(run).load_ranker(ranker, material.vocabularies)
+            chosen, start = run.ranker_options(), run.warm.version
+        except WeightsMisfit as misfit:
+            reason = f"the ranker of version {run.warm.version} does not fit: {misfit}"
+    ranker.scale.fill_(1.0)  # the loss is about logits that are not calibrated
+    ranker.offset.fill_(0.0)
     segments = run.segments(frames.validation, frames.moments[-3])
 
     def validate(epoch: int) -> float:
@@ -131,7 +207,7 @@ def fit_ranker(run: TrainingRun, folder: Path) -> Mapping[str, Any]:
             material.users,
             towers,
             material.snapshots,
-            options.ranker,
+            chosen,
             progress=run.told("ranker", curves),
             validate=validate if len(frames.validation.contexts) else None,
         )
@@ -141,6 +217,7 @@ def fit_ranker(run: TrainingRun, folder: Path) -> Mapping[str, Any]:
     labels = np.nan_to_num(lists.labels)
     return {
         **outcome,
+        **_begun(start, reason),
         "lists": len(lists.context),
         "positives": int(labels.sum()),
         **_judged(run, ranker, heads),
@@ -153,13 +230,21 @@ def fit_ctr_model(run: TrainingRun, name: str, folder: Path) -> Mapping[str, Any
     """Train one further member of the zoo, by its name on the command line, on the same lists."""
     material = ranker_material(run.frames(), run.folder / "two_tower", run.modalities(), run.options)
     started = run.clock()
+    earlier, reason = None, None
+    if run.warm is not None:
+        try:
+            shop = ShopColumns(material.inputs, material.items.numbers.shape[1], material.sizes, len(run.item_ids))
+            earlier = _warm_from(run).ctr_model_on(name, shop, run.item_ids)
+        except WeightsMisfit as misfit:
+            reason = f"{name} of version {run.warm.version} does not fit: {misfit}"
     ranker, fitted = train_frame_ranker(
-        name, material, run.offered("validation")[1], run.options.ranker.seed, run.progress
+        name, material, run.offered("validation")[1], run.options.ranker.seed, run.progress, start=earlier
     )
     seconds = run.clock() - started
     write_ranker(folder, ranker, fitted.heads)
     return {
         "epochs": list(fitted.epochs),
+        **_begun(run.warm.version if run.warm and earlier else None, reason),
         "validation_loss": list(fitted.validation),
         **_judged(run, ranker, fitted.heads),
         "parameters": ranker.model.parameters,
@@ -175,51 +260,3 @@ def _judged(run: TrainingRun, ranker: CandidateRanker, heads: tuple[str, ...]) -
         found[split] = judge_ranker(ranker, *run.offered(split), heads)
         run.progress(f"{ranker.name}, {split}", 1, 1)
     return found
-
-
-def write_vectors(run: TrainingRun) -> Mapping[str, Any]:
-    """Write the tables of user and item vectors as of now."""
-    frames = run.frames()
-    towers, contract, _, _ = read_two_tower(
-        run.folder / "two_tower", frames.snapshots[-1], run.modalities(), frames.neighbours[-1]
-    )
-    as_of = pd.Timestamp(run.dataset.as_of)
-    users = run.dataset.frame("users", ["user_id"])
-    asked = pd.DataFrame({"user_id": users["user_id"].to_numpy(object), "event_timestamp": as_of.as_unit("us")})
-    blocks = point_in_time_blocks(
-        run.store,
-        asked,
-        RANKING_SERVICE,
-        progress=lambda done, total: run.progress("user vectors", done, total),
-    )
-    user_vectors = np.empty((len(asked), towers.item_vectors()[1].shape[1]), np.float32)
-    for rows, frame in blocks:
-        user_vectors[rows] = towers.user_vectors(pack_frame(contract, frame, run.item_ids))
-    _write_vector_table(
-        run.feature_data / "user_embedding.parquet", "user_id", asked["user_id"], as_of, {"vector": user_vectors}
-    )
-    _write_vector_table(
-        run.feature_data / "item_embedding.parquet",
-        "item_id",
-        pd.Series(run.item_ids),
-        as_of,
-        {"vector": towers.item_vectors()[1], "text_vector": run.text_vectors()},
-    )
-    return {"users": len(users), "items": len(run.item_ids)}
-
-
-def _write_vector_table(
-    path: Path,
-    key: str,
-    ids: pd.Series[str],
-    as_of: datetime,
-    vectors: Mapping[str, np.ndarray[Any, np.dtype[np.float32]]],
-) -> None:
-    columns = {
-        key: pa.array(ids, pa.string()),
-        "event_timestamp": moment_column(np.full(len(ids), pd.Timestamp(as_of).value // 1000)),
-    }
-    for name, matrix in vectors.items():
-        offsets = pa.array(np.arange(len(matrix) + 1, dtype=np.int32) * matrix.shape[1])
-        columns[name] = pa.ListArray.from_arrays(offsets, pa.array(matrix.ravel()))
-    write_table(pa.table(columns), path)

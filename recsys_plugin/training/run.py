@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ from recsys_plugin.training.ctr import (
     ranker_folder,
 )
 from recsys_plugin.training.frames import Frames, Split, catalogue_index, read_frames
+from recsys_plugin.training.kept import KeptModels
 from recsys_plugin.training.modalities import (
     ItemModalities,
+    TextAxes,
     read_modalities,
 )
-from recsys_plugin.training.options import TrainingOptions
+from recsys_plugin.training.options import RankerOptions, TrainingOptions, TwoTowerOptions
 from recsys_plugin.training.segments import Segments
 from recsys_plugin.training.tracking import CurveLog, NoTracker, Tracker, Trackers, loss_curve
 from recsys_plugin.training.two_tower import TwoTower
@@ -56,6 +59,7 @@ class TrainingRun:
         dataset: canonical tables. store: Feast's store, applied.
         options: what may be chosen. progress: told what is under way.
         tracker: told settings, curves and figures; it is not closed here. clock: seconds since 1970.
+        kept: weights of the exported version whose text axes stay, and which a warm start goes on from.
     """
 
     def __init__(
@@ -69,7 +73,9 @@ class TrainingRun:
         *,
         tracker: Tracker | None = None,
         clock: Callable[[], float] = time.time,
+        kept: KeptModels | None = None,
     ) -> None:
+        self.kept = kept
         self.tracker, self.clock = tracker or NoTracker(), clock
         self.folder = state / "training"
         self.feature_data = feature_data
@@ -99,6 +105,34 @@ class TrainingRun:
             self.modalities(),
             frames.neighbours[position],
         )
+
+    @property
+    def warm(self) -> KeptModels | None:
+        """What training goes on from; None if it begins with random weights."""
+        return self.kept if self.options.warm_start is not None else None
+
+    def text_axes(self) -> TextAxes | None:
+        """The axes of compact text vectors that models know already; None if they are to be found anew."""
+        kept = self.kept
+        same = kept is not None and kept.encoder == self.options.encoder
+        frozen = kept is not None and {kept.fine_tuning, self.options.fine_tuning.mode} == {"frozen"}
+        return kept.axes if kept is not None and same and frozen else None
+
+    def two_tower_options(self) -> TwoTowerOptions:
+        """As chosen, or the fewer and smaller steps of a warm start."""
+        chosen, warm = self.options.two_tower, self.options.warm_start
+        if warm is None:
+            return chosen
+        steps = max(1, round(warm.share * chosen.steps))
+        return replace(chosen, steps=steps, learning_rate=warm.rate * chosen.learning_rate)
+
+    def ranker_options(self) -> RankerOptions:
+        """As chosen, or the fewer passes and smaller steps of a warm start."""
+        chosen, warm = self.options.ranker, self.options.warm_start
+        if warm is None:
+            return chosen
+        epochs = max(1, round(warm.share * chosen.epochs))
+        return replace(chosen, epochs=epochs, learning_rate=warm.rate * chosen.learning_rate)
 
     def text_vectors(self) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Unit vectors of the catalogue's texts, float32 [N, dimensions], in row order."""

@@ -6,6 +6,7 @@ import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic
 from recsys_plugin.report.html import write_report
 from recsys_plugin.training.frames import build_frames
 from recsys_plugin.training.options import CTR_MODELS
-from recsys_plugin.training.parts import encode_catalogue, fit_ctr_model, fit_ranker, fit_two_tower, write_vectors
+from recsys_plugin.training.parts import encode_catalogue, fit_ctr_model, fit_ranker, fit_two_tower
 from recsys_plugin.training.reporting import training_report
 from recsys_plugin.training.run import TrainingRun
 from recsys_plugin.training.shop_encoder import fine_tune_on_shop
+from recsys_plugin.training.vectors import write_vectors
 
 __all__ = ["Training"]
 
@@ -38,12 +40,49 @@ class Training:
         self._workspace = Workspace(state)
 
     def run(self, *, force: bool = False) -> StepResult:
-        """Run every part that is not current and return the report's result."""
+        """Run every part that is not current, vectors and report included, and return the report's result."""
+        encoder, members, towers = self.fit(force=force)
+        vectors = Step(
+            "train.vectors",
+            inputs={"towers": towers.fingerprint},
+            outputs=[self._run.feature_data / f"{name}.parquet" for name in ("user_embedding", "item_embedding")],
+            sources=("training/vectors",),
+        )
+        self._workspace.run(vectors, functools.partial(write_vectors, self._run), force=force)
+        report = Step(
+            "train.report",
+            inputs={"ctr_models": {name: member.fingerprint for name, member in members.items()}},
+            outputs=[self._run.folder / "report.json"],
+            sources=(
+                "training/evaluation",
+                "training/metrics",
+                "training/segments",
+                "training/importance",
+                "training/reporting",
+            ),
+        )
+        done = self._workspace.run(
+            report,
+            lambda: training_report(
+                self._run,
+                {name: member.info for name, member in members.items()},
+                fine_tuning=encoder.info if encoder else None,
+            ),
+            force=force,
+        )
+        page = Step("train.html", {"report": done.fingerprint}, [self._run.folder / "report.html"], ("report",))
+        self._workspace.run(page, self._write_page, force=force or not done.current)
+        return done
+
+    def fit(self, *, force: bool = False) -> tuple[StepResult | None, dict[str, StepResult], StepResult]:
+        """Run what makes models: the fine-tuned encoder if any, the CTR models by name, and the two-tower."""
         options = self._run.options
         self._run.tracker.parameters(asdict(options))
         torch.use_deterministic_algorithms(True)
         contract = contract_of(self._run.store)
         encoder = self._fine_tuned(force=force)
+        axes = self._run.text_axes()
+        warm = None if options.warm_start is None else asdict(options.warm_start)
         text = self._part(
             "text",
             functools.partial(encode_catalogue, self._run),
@@ -55,6 +94,7 @@ class Training:
                 "fine_tuned": encoder.fingerprint if encoder else None,
                 # Its module is the client's as well, whose other lines change nothing here.
                 "item_text": item_text("title", "category", "brand"),
+                "axes": None if axes is None else sha256(axes.directions.tobytes() + axes.centre.tobytes()).hexdigest(),
             },
             ("training/text", "training/modalities", "training/user_texts"),
             tables=("user_text",),
@@ -104,8 +144,17 @@ class Training:
                 "frames": frames.fingerprint,
                 "options": asdict(options.two_tower),
                 "leave_out": options.leave_out,
+                "warm_start": warm,
             },
-            ("training/two_tower", "training/history", "training/inputs", "training/artefacts", "training/parts"),
+            (
+                "training/two_tower",
+                "training/history",
+                "training/inputs",
+                "training/artefacts",
+                "training/carry",
+                "training/kept",
+                "training/parts",
+            ),
             force=force,
         )
         ranker = self._part(
@@ -128,37 +177,7 @@ class Training:
                     ("training/zoo", "training/ctr", "training/parts"),
                     force=force,
                 )
-        vectors = Step(
-            "train.vectors",
-            inputs={"towers": towers.fingerprint},
-            outputs=[self._run.feature_data / f"{name}.parquet" for name in ("user_embedding", "item_embedding")],
-            sources=("training/parts",),
-        )
-        self._workspace.run(vectors, functools.partial(write_vectors, self._run), force=force)
-        report = Step(
-            "train.report",
-            inputs={"ctr_models": {name: member.fingerprint for name, member in members.items()}},
-            outputs=[self._run.folder / "report.json"],
-            sources=(
-                "training/evaluation",
-                "training/metrics",
-                "training/segments",
-                "training/importance",
-                "training/reporting",
-            ),
-        )
-        done = self._workspace.run(
-            report,
-            lambda: training_report(
-                self._run,
-                {name: member.info for name, member in members.items()},
-                fine_tuning=encoder.info if encoder else None,
-            ),
-            force=force,
-        )
-        page = Step("train.html", {"report": done.fingerprint}, [self._run.folder / "report.html"], ("report",))
-        self._workspace.run(page, self._write_page, force=force or not done.current)
-        return done
+        return encoder, members, towers
 
     def _part(
         self,

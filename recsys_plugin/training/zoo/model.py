@@ -188,11 +188,20 @@ class CtrModel(ABC):
         self.calibration = Calibration.none(0)
 
     @abstractmethod
-    def fit(self, train: CtrFrame, validation: CtrFrame, options: CtrOptions, seed: int, tell: Progress) -> Fitted:
+    def fit(
+        self,
+        train: CtrFrame,
+        validation: CtrFrame,
+        options: CtrOptions,
+        seed: int,
+        tell: Progress,
+        *,
+        start: CtrModel | None = None,
+    ) -> Fitted:
         """Learn from ``train``, stop early and calibrate on ``validation``; the same seed gives the same model.
 
         A head with one class in ``train`` is not trained and answers NaN. An empty ``validation`` means a fixed
-        number of passes and no calibration.
+        number of passes and no calibration. ``start``, a model of the same kind and layout, is where learning begins.
 
         Raises:
             InvalidInput: if no head can be learned, or the frames have different columns.
@@ -201,6 +210,17 @@ class CtrModel(ABC):
     @abstractmethod
     def logits(self, frame: CtrFrame) -> _Array:
         """Uncalibrated logits float32 [n, H]; NaN for heads that were not trained."""
+
+    @abstractmethod
+    def onto(self, layout: dict[str, Any], rows: Sequence[_Array]) -> CtrModel:
+        """The same model for frames of another layout, whose codes mean other values.
+
+        Args:
+            layout: of those frames. rows: for each code column int64 [its new size], the old code of each new one.
+
+        Raises:
+            WeightsMisfit: if it differs in more than the codes.
+        """
 
     @property
     @abstractmethod

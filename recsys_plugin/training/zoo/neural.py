@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys_plugin.errors import InvalidInput
+from recsys_plugin.training.carry import carried
 from recsys_plugin.training.zoo.frame import CtrFrame
 from recsys_plugin.training.zoo.model import (
     CtrModel,
@@ -52,7 +54,16 @@ class NeuralModel(CtrModel):
     def build(self, layout: Mapping[str, Any], options: CtrOptions) -> CtrNetwork:
         """An untrained network for a frame's layout."""
 
-    def fit(self, train: CtrFrame, validation: CtrFrame, options: CtrOptions, seed: int, tell: Progress) -> Fitted:
+    def fit(
+        self,
+        train: CtrFrame,
+        validation: CtrFrame,
+        options: CtrOptions,
+        seed: int,
+        tell: Progress,
+        *,
+        start: CtrModel | None = None,
+    ) -> Fitted:
         """Train with Adam on the weighted log loss of the known labels; see :meth:`CtrModel.fit`."""
         self._begin(train, validation)
         if self.needs_history and train.history is None:
@@ -62,7 +73,8 @@ class NeuralModel(CtrModel):
         epochs: list[int] = []
         first: list[float] = []
         for number in range(options.copies):
-            network, kept, losses = self._train(train, validation, seed + 7919 * number, number, tell)
+            first_weights = start.networks[number].state_dict() if isinstance(start, NeuralModel) else None
+            network, kept, losses = self._train(train, validation, seed + 7919 * number, number, tell, first_weights)
             self.networks.append(network)
             epochs.append(kept)
             first = first or losses
@@ -70,7 +82,13 @@ class NeuralModel(CtrModel):
         return Fitted(self.heads, tuple(epochs), tuple(first), self.calibration.calibrated)
 
     def _train(
-        self, train: CtrFrame, validation: CtrFrame, seed: int, number: int, tell: Progress
+        self,
+        train: CtrFrame,
+        validation: CtrFrame,
+        seed: int,
+        number: int,
+        tell: Progress,
+        first_weights: Mapping[str, Tensor] | None,
     ) -> tuple[CtrNetwork, int, list[float]]:
         options = self.options
         generator = np.random.default_rng(seed)
@@ -78,6 +96,8 @@ class NeuralModel(CtrModel):
         network = self.build(self.layout, options)
         columns = _tensors(train)
         network.set_scales(columns["numbers"])
+        if first_weights is not None:
+            network.load_state_dict(first_weights)  # with their scales, which they were learned for
         labels, weights = torch.from_numpy(train.labels), torch.from_numpy(train.weights)
         trained = torch.tensor([head in self.heads for head in train.heads])
         tables = [p for name, p in network.named_parameters() if p.ndim == 2 and _is_table(network, name)]
@@ -118,6 +138,18 @@ class NeuralModel(CtrModel):
             network.load_state_dict(best[2])
         return network.eval(), (best[1] if best else options.epochs - 1) + 1, losses
 
+    def onto(self, layout: dict[str, Any], rows: Sequence[_Array]) -> CtrModel:
+        """See :meth:`CtrModel.onto`; tables are known by their names."""
+        moved = type(self)()
+        moved.options, moved.heads, moved.calibration = self.options, self.heads, self.calibration
+        moved.layout = layout
+        moved.networks = nn.ModuleList(self.build(layout, self.options) for _ in self.networks)
+        fresh = moved.networks.state_dict()
+        places = {name: rows[column] for name in fresh if (column := _code_column(name, len(rows))) is not None}
+        moved.networks.load_state_dict(carried(self.networks.state_dict(), fresh, places))
+        moved.networks.eval()
+        return moved
+
     def logits(self, frame: CtrFrame) -> _Array:
         """Logits float32 [n, H], the mean of the copies; NaN for heads that were not trained."""
         check_layout(self.layout, frame)
@@ -151,6 +183,14 @@ class NeuralModel(CtrModel):
 def _is_table(network: nn.Module, name: str) -> bool:
     owner = network.get_submodule(name.rpartition(".")[0])
     return isinstance(owner, nn.Embedding)
+
+
+def _code_column(name: str, columns: int) -> int | None:
+    """The code column of a table; the items of a history are coded as those of the last column."""
+    found = re.search(r"(?:^|\.)(?:tables|codes)\.(\d+)\.weight$", name)
+    if found:
+        return int(found[1])
+    return columns - 1 if re.search(r"^\d+\.items\.weight$", name) else None
 
 
 def _tensors(frame: CtrFrame) -> dict[str, Tensor]:

@@ -21,7 +21,15 @@ from recsys_plugin.training.zoo.frame import CtrFrame, History
 from recsys_plugin.training.zoo.model import CtrModel
 from recsys_plugin.training.zoo.neural import NeuralModel
 
-__all__ = ["CandidateColumns", "FrameCandidates", "FrameRanker", "FrameTables", "ShopColumns", "lists_frame"]
+__all__ = [
+    "CandidateColumns",
+    "FrameCandidates",
+    "FrameRanker",
+    "FrameTables",
+    "ShopColumns",
+    "lists_frame",
+    "shop_layout",
+]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _EVENT_TYPES = 6
@@ -189,6 +197,16 @@ class FrameRanker(CandidateRanker):
     def frame(self, columns: CandidateColumns) -> CtrFrame:
         """Columns as a frame without labels."""
         return _frame(self.shop, columns, np.full((len(columns.numbers), len(HEADS)), np.nan, np.float32))
+
+
+def shop_layout(shop: ShopColumns) -> dict[str, Any]:
+    """:meth:`CtrFrame.layout` of the frames that ``shop`` makes."""
+    none = np.empty((0, len(HEADS)), np.float32)
+    names = CandidateColumns.__dataclass_fields__
+    widths = {"numbers": len(shop.number_names), "codes": len(shop.code_names), "items": 0, "types": 0, "ages": 0}
+    columns = {name: torch.zeros((0, widths[name]) if name in widths else (0,)) for name in names}
+    whole = {name: columns[name].long() for name in ("codes", "items", "types", "target")}
+    return _frame(shop, CandidateColumns(**{**columns, **whole}), none).layout()
 
 
 def _frame(

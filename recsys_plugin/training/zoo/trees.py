@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import lightgbm
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from recsys_plugin.training.carry import WeightsMisfit
 from recsys_plugin.training.zoo.frame import CtrFrame
 from recsys_plugin.training.zoo.model import CtrModel, CtrOptions, Fitted, Progress, check_layout
 
@@ -20,6 +22,8 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 _FOLDS = 5
 #: Of the validation losses, which are kept: every tenth, since there is one for each tree.
 _EVERY = 10
+#: What of a leaf's value stays when trees are fitted again to new examples.
+_KEPT_LEAF = 0.7
 #: Numbers are rounded to multiples of 2^-12: what differs by rounding alone must not part at a split.
 GRID = 4096.0
 
@@ -69,8 +73,20 @@ class GradientBoostedTrees(CtrModel):
         self.boosters: dict[str, lightgbm.Booster] = {}
         self.statistics: dict[str, TargetStatistics] = {}
 
-    def fit(self, train: CtrFrame, validation: CtrFrame, options: CtrOptions, seed: int, tell: Progress) -> Fitted:
-        """See :meth:`CtrModel.fit`; ``options.epochs`` are boosting rounds."""
+    def fit(
+        self,
+        train: CtrFrame,
+        validation: CtrFrame,
+        options: CtrOptions,
+        seed: int,
+        tell: Progress,
+        *,
+        start: CtrModel | None = None,
+    ) -> Fitted:
+        """See :meth:`CtrModel.fit`; ``options.epochs`` are boosting rounds.
+
+        The trees of ``start`` keep their splits and their number, and their leaves move towards the new examples.
+        """
         self._begin(train, validation)
         self.boosters, self.statistics = {}, {}
         rounds: list[int] = []
@@ -78,7 +94,8 @@ class GradientBoostedTrees(CtrModel):
         for position, head in enumerate(train.heads):
             if head in self.heads:
                 tell(self.name, position, len(train.heads))
-                kept, history = self._fit_head(train, validation, position, options, seed)
+                earlier = start.boosters.get(head) if isinstance(start, GradientBoostedTrees) else None
+                kept, history = self._fit_head(train, validation, position, options, seed, earlier)
                 rounds.append(kept)
                 losses = losses or history
         tell(self.name, len(train.heads), len(train.heads))
@@ -86,7 +103,13 @@ class GradientBoostedTrees(CtrModel):
         return Fitted(self.heads, tuple(rounds), tuple(losses), self.calibration.calibrated)
 
     def _fit_head(
-        self, train: CtrFrame, validation: CtrFrame, position: int, options: CtrOptions, seed: int
+        self,
+        train: CtrFrame,
+        validation: CtrFrame,
+        position: int,
+        options: CtrOptions,
+        seed: int,
+        earlier: lightgbm.Booster | None,
     ) -> tuple[int, list[float]]:
         head = train.heads[position]
         generator = np.random.default_rng(seed + position)
@@ -102,6 +125,11 @@ class GradientBoostedTrees(CtrModel):
         for number in range(_FOLDS):
             encoded[fold == number] = statistics(fold != number).apply(codes[fold == number])
         self.statistics[head] = statistics(np.ones(len(known), bool))
+        if earlier is not None:
+            matrix = _matrix(train.numbers[known], encoded)
+            again = earlier.refit(matrix, labels, weight=weights, decay_rate=_KEPT_LEAF, verbose=-1)
+            self.boosters[head] = lightgbm.Booster(model_str=_float32_thresholds(again.model_to_string()))
+            return again.num_trees(), []
         data = lightgbm.Dataset(_matrix(train.numbers[known], encoded), labels, weight=weights)
         told = ~np.isnan(validation.labels[:, position]) & (validation.weights > 0)
         callbacks: list[Any] = []
@@ -145,6 +173,19 @@ class GradientBoostedTrees(CtrModel):
     def matrix(self, frame: CtrFrame, head: str) -> _Array:
         """What a head's trees split on: float32 [n, D + K]."""
         return _matrix(frame.numbers, self.statistics[head].apply(frame.codes))
+
+    def onto(self, layout: dict[str, Any], rows: Sequence[_Array]) -> CtrModel:
+        """See :meth:`CtrModel.onto`; the trees split on numbers and statistics, which need no change."""
+        if layout["number_names"] != self.layout["number_names"] or layout["code_names"] != self.layout["code_names"]:
+            raise WeightsMisfit("the trees were grown on other columns")
+        moved = GradientBoostedTrees()
+        moved.layout, moved.heads, moved.calibration = layout, self.heads, self.calibration
+        moved.boosters = dict(self.boosters)
+        moved.statistics = {
+            head: TargetStatistics(tuple(table[where] for table, where in zip(known.tables, rows, strict=True)))
+            for head, known in self.statistics.items()
+        }
+        return moved
 
     def logits(self, frame: CtrFrame) -> _Array:
         """Raw scores float32 [n, H]; NaN for heads that were not trained."""

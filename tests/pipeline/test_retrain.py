@@ -1,0 +1,107 @@
+"""Retraining on a shop that lives on: what is new is learned, what is better serves, and what is worse is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live_archive import archive_events, visits
+from shops import CommandLine, Shop
+from synthetic import NEVER_BOUGHT, NEVER_SEEN
+from trained_copy import copy_of
+
+from recsys_plugin.errors import ConfigurationError, InvalidInput
+from recsys_plugin.pipeline import steps
+from recsys_plugin.pipeline.retrain import Refused, RetrainOptions, retrain
+
+#: The shop's events end before this; its live ones lie in the 20 days that follow.
+START, NOW = datetime(2025, 5, 3, tzinfo=UTC), datetime(2025, 5, 24, tzinfo=UTC)
+NEWCOMER = "user-who-is-new"
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+@pytest.fixture(scope="module")
+def lively(small_shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+    """A copy with servers: an item that never sold sells a lot to everybody, the newcomer included."""
+    command = copy_of(small_shop, tmp_path_factory.mktemp("lively") / "home")
+    users = [user for user in small_shop.some_users if user != NEVER_SEEN]
+    live = visits(users, [NEVER_BOUGHT, "item-005", "item-010"], start=START, days=20, each=4, seed=3)
+    live += visits([NEWCOMER], [NEVER_BOUGHT], start=START, days=20, each=3, seed=4)
+    archive_events(command.settings.state, "a", live)
+    try:
+        command.run("apply")
+        command.run("up")
+        yield command
+    finally:
+        command.run("down")
+
+
+def test_what_is_new_is_learned_and_promoted(lively: CommandLine) -> None:
+    said = lively.run("retrain", "--policy", "better", "--json")
+    found: dict[str, Any] = json.loads(said.stdout)
+    assert found["merged"]["new_users"] == 1
+    assert (found["serving"], found["version"], found["promoted"], found["verdict"]) == (1, 2, True, "better")
+    assert found["started_from"] == {"two-tower": 1, "split_mlp": 1}
+    assert found["cold"] == {}
+    served = found["comparison"]["as served"]["ndcg@20"]
+    assert 0 < served["low"] <= served["difference"] <= served["high"]
+    assert "version 2 serves: better than version 1" in said.stderr
+    # It serves, and shows what began to sell to somebody whom the old version had never met.
+    listed = json.loads(lively.run("models", "list", "--json").stdout)["versions"]
+    assert [version["version"] for version in listed if version["serves"]] == [2]
+    assert NEVER_BOUGHT in page_of(lively, NEWCOMER)[:5]
+    # Nothing new: nothing is done.
+    again = lively.run("retrain", "--policy", "better", "--json")
+    assert json.loads(again.stdout)["version"] == 2
+    report = json.loads((lively.settings.state / "retraining" / "report.json").read_text())
+    assert (report["version"], report["promoted"]) == (2, True)
+
+
+def page_of(command: CommandLine, user: str) -> list[str]:
+    """What a user is shown, best first."""
+    page = json.loads(command.run("recommend", user, "--json").stdout)
+    return [item["item_id"] for item in page["items"]]
+
+
+def test_worse_models_are_refused_and_change_nothing(small_shop: Shop, tmp_path: Path) -> None:
+    command = copy_of(small_shop, tmp_path / "home")
+    settings = command.settings
+    # A training that learns nothing: its rate is a billionth of what it should be, and it stops after a step.
+    record = settings.state / "steps" / "train.json"
+    trained = json.loads(record.read_text(encoding="utf-8"))
+    trained["info"]["options"]["two_tower"] |= {"steps": 1, "learning_rate": 1e-12}
+    trained["info"]["options"]["ranker"] |= {"epochs": 1, "learning_rate": 1e-12}
+    record.write_text(json.dumps(trained), encoding="utf-8")
+    before = {
+        path: path.stat().st_mtime_ns for name in ("training", "export") for path in (settings.state / name).rglob("*")
+    }
+    with pytest.raises(Refused, match="the new models are worse than version 1: NDCG@20") as caught:
+        retrain(settings, RetrainOptions(policy="better", cold=True), no_progress, now=NOW)
+    assert caught.value.exit_code == 3
+    found = caught.value.found
+    assert (found.verdict, found.version, found.promoted) == ("worse", None, False)
+    assert found.cold == {"two-tower": "asked for", "split_mlp": "asked for"}
+    assert found.comparison["as served"]["ndcg@20"]["difference"] < -0.01
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert steps.serving_version(settings) == 1
+    assert json.loads((settings.state / "retraining" / "report.json").read_text())["verdict"] == "worse"
+    # Asked again, nothing being new, it is refused again, and at once.
+    with pytest.raises(Refused, match="the new models are worse") as again:
+        retrain(settings, RetrainOptions(policy="better", cold=True), no_progress, now=NOW)
+    assert again.value.found.current
+
+
+def test_options_and_homes_that_make_no_sense(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no policy 'perhaps'; there are never, better, always"):
+        RetrainOptions(policy="perhaps")
+    with pytest.raises(InvalidInput, match="the margin is 2"):
+        RetrainOptions(margin=2.0)
+    with pytest.raises(ConfigurationError, match="no tables in"):
+        retrain(CommandLine.in_new_home(tmp_path / "home").settings, RetrainOptions(), no_progress, now=NOW)
