@@ -45,7 +45,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     groups = []
     for item in items:
-        names = getattr(item, "fixturenames", ())
+        # Some tests ask for a shop by a parameter; all of those of an export are of the small one.
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        names = {*getattr(item, "fixturenames", ()), *(value for value in parameters if isinstance(value, str))}
+        if item.path.parent.name == "export":
+            names.add("small_shop")
         group = next((name for name in ("shop", "small_shop") if name in names), str(item.path))
         item.add_marker(pytest.mark.xdist_group(group))
         groups.append(("shop", "small_shop", str(item.path)).index(group))
