@@ -19,7 +19,7 @@ from recsys_plugin.cli._output import console, emit_json, finish, json_option, r
 from recsys_plugin.cli.ask import open_recommender, print_page
 from recsys_plugin.cli.pipeline import metrics_table, training_flags, training_options
 from recsys_plugin.client import Page, Recommender
-from recsys_plugin.pipeline import steps
+from recsys_plugin.pipeline import online, steps
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings
 
@@ -89,7 +89,7 @@ def demo(
     console.print(metrics_table(report))
     console.print(f"  labels {report['labels']}", style="dim", soft_wrap=True)
     with _step("materialize"), reporter() as progress:
-        steps.materialize(settings, progress)
+        online.materialize(settings, progress)
     with _step("export"), reporter() as progress:
         steps.export(settings, options, progress)
     services = Services(settings)

@@ -13,7 +13,7 @@ from rich.table import Table
 from recsys_plugin.cli._output import console, emit_json, finish, json_option, reporter
 from recsys_plugin.cli.select import models_table
 from recsys_plugin.export.options import GRAPHS, PRECISIONS, TARGETS, ExportOptions
-from recsys_plugin.pipeline import steps
+from recsys_plugin.pipeline import online, steps
 from recsys_plugin.settings import Settings
 from recsys_plugin.training.options import (
     CTR_MODELS,
@@ -209,10 +209,10 @@ def materialize(force: bool, as_json: bool) -> None:
       recsys materialize
     """
     with reporter() as progress:
-        views = steps.materialize(Settings.from_environment(), progress, force=force)
+        views = online.materialize(Settings.from_environment(), progress, force=force)
     if as_json:
         emit_json(views)
-    states = [state for name, state in views.items() if name != steps.LIVE_STATE]
+    states = [state for name, state in views.items() if name != online.LIVE_STATE]
     made = states.count("materialised")
     finish(
         f"{made} of {len(states)} views materialised, the others were current" if made else "all views are current",

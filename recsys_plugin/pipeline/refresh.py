@@ -11,7 +11,7 @@ from recsys_plugin.data.merge import merge_live_events
 from recsys_plugin.data.store import load_dataset
 from recsys_plugin.errors import ConfigurationError, StepFailed
 from recsys_plugin.export.options import ExportOptions
-from recsys_plugin.pipeline import steps
+from recsys_plugin.pipeline import online, steps
 from recsys_plugin.pipeline.workspace import Workspace
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.runtime.versions import ModelVersions
@@ -113,6 +113,6 @@ def refresh(
         **asdict(made),
         "added": merged.added if merged is not None else 0,
         "serving": serving,
-        "views": steps.materialize(settings, progress),
+        "views": online.materialize(settings, progress),
         "version": exported,
     }

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from recsys_plugin.data.merge import Merged, merge_live_events
 from recsys_plugin.data.store import Dataset, load_dataset
 from recsys_plugin.errors import CheckFailed, ConfigurationError, InvalidInput
-from recsys_plugin.pipeline import steps
+from recsys_plugin.pipeline import online, steps
 from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_folder, atomic_text
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.runtime.versions import ModelVersions
@@ -251,7 +251,7 @@ def _exported(
             versions.pin(found.serving)
     version = int(steps.export(settings, candidate.options, progress).info["version"])
     if serves:
-        steps.materialize(settings, progress)
+        online.materialize(settings, progress)
         versions.load(lambda text: progress(text, 0, 0))
         versions.promote(version)
     return replace(found, version=version, promoted=serves)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recsys_plugin.data.store import Dataset, load_dataset, sha256_of
-from recsys_plugin.errors import ConfigurationError, ServiceUnavailable, StoreUnavailable
+from recsys_plugin.data.store import Dataset, load_dataset
+from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.export.options import ExportOptions
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.pipeline.feature_tables import (
@@ -22,8 +20,8 @@ from recsys_plugin.pipeline.feature_tables import (
     build_feature_tables,
 )
 from recsys_plugin.pipeline.forecasts import make_forecasts
-from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_text, source_digest
-from recsys_plugin.runtime.services import Services, public_url
+from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_text
+from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings
 from recsys_plugin.training.options import TrackingOptions, TrainingOptions
 
@@ -33,12 +31,12 @@ if TYPE_CHECKING:  # importing torch takes seconds, and a step that is current d
     from recsys_plugin.training.tracking import Tracker
 
 __all__ = [
-    "LIVE_STATE",
     "PROJECT",
     "TRAIN_STEP",
     "apply",
     "export",
-    "materialize",
+    "publish_schema",
+    "repository_digest",
     "require_applied",
     "require_feature_tables",
     "select",
@@ -53,20 +51,12 @@ Progress = Callable[[str, int, int], None]
 #: Feast's project, and with it the tail of every key in Redis.
 PROJECT = "recsys"
 
-#: The modules that what is written to Redis depends on.
-_WRITING = ("ahead", "codec", "encoding", "value_encoding", "view_layout", "write_lanes", "writer")
-
 #: The record of a whole training run, and those that become false when the embedding tables are lost.
 TRAIN_STEP = "train"
 VECTOR_STEPS = ("train.text", "train.vectors", TRAIN_STEP)
 
 
-#: The acts that `recsys stream` goes on from; kept up to date like a view, and as old as these tables.
-LIVE_STATE = "live_state"
-_LIVE_TABLES = ("user_recent_items", "item_activity")
-
-
-def _repository_digest(settings: Settings) -> str:
+def repository_digest(settings: Settings) -> str:
     """SHA-256 over the definitions in the Feast repository, and where it stands: sources hold absolute paths."""
     digest = hashlib.sha256(str(settings.require_feature_repo()).encode())
     for path in sorted([*settings.feature_repo.glob("*.py"), settings.feature_repo / "feature_store.yaml"]):
@@ -83,7 +73,7 @@ def _schema_path(settings: Settings) -> Path:
     return settings.state / "feature_schema.json"
 
 
-def _publish_schema(settings: Settings, redis_url: str) -> None:
+def publish_schema(settings: Settings, redis_url: str) -> None:
     """Tell serving clients the type of every feature, for them to compare their contracts with."""
     client = RedisAddress.parse(redis_url).connect(timeout=5.0)
     try:
@@ -105,7 +95,7 @@ def _tables_step(settings: Settings, dataset: Dataset) -> Step:
 def _apply_step(settings: Settings, tables: StepResult) -> Step:
     return Step(
         "apply",
-        inputs={"repository": _repository_digest(settings), "tables": tables.fingerprint},
+        inputs={"repository": repository_digest(settings), "tables": tables.fingerprint},
         outputs=[settings.feature_repo / "data" / "registry.db", _schema_path(settings)],
         # How forecasts are made is part of what models learn from; which day the newest are of is not.
         sources=("pipeline/feast_repository", "forecasting"),
@@ -115,7 +105,7 @@ def _apply_step(settings: Settings, tables: StepResult) -> Step:
 def apply(settings: Settings, progress: Progress, *, force: bool = False) -> StepResult:
     """Compute the feature tables, run ``feast apply``, and tell Redis the types of all features."""
     dataset = load_dataset(settings)
-    _repository_digest(settings)  # refuses a folder without a repository before anything is written there
+    repository_digest(settings)  # refuses a folder without a repository before anything is written there
     workspace = Workspace(settings.state)
     folder = settings.feature_repo / "data"
     with workspace.lock():
@@ -139,7 +129,7 @@ def apply(settings: Settings, progress: Progress, *, force: bool = False) -> Ste
                 return {"features": len(schema), "rows": {**made.info["rows"], **forecasts.info["rows"]}}
 
             done = workspace.run(_apply_step(settings, made), feast_apply, force=force)
-            _publish_schema(settings, redis_url)
+            publish_schema(settings, redis_url)
     return done
 
 
@@ -157,7 +147,7 @@ def require_feature_tables(settings: Settings, dataset: Dataset) -> Path:
 
 def require_applied(settings: Settings, dataset: Dataset, workspace: Workspace) -> StepResult:
     """The record of the ``apply`` that fits the present tables and definitions, without which features are stale."""
-    _repository_digest(settings)  # says so if there is no repository at all
+    repository_digest(settings)  # says so if there is no repository at all
     tables = workspace.current(_tables_step(settings, dataset))
     applied = workspace.current(_apply_step(settings, tables)) if tables else None
     if applied is None:
@@ -394,100 +384,3 @@ def _exported_files_exist(settings: Settings) -> bool:
         return True
     files = json.loads(path.read_text(encoding="utf-8"))["sha256"]
     return all((settings.model_repository / name).exists() for name in files)
-
-
-def materialize(settings: Settings, progress: Progress, *, as_of: Any = None, force: bool = False) -> dict[str, str]:
-    """Materialise every view that the online store does not hold as of now; the store itself remembers what it holds.
-
-    An interrupted view goes on near where it stopped (:mod:`recsys_plugin.pipeline.materialize`). Feast's registry
-    records what was materialised, as after ``feast materialize``.
-
-    What the event stream goes on from is written too (:mod:`recsys_plugin.pipeline.live_state`), but not into a
-    cluster, where there is no stream.
-
-    Returns:
-        For each view, and for ``live_state``, ``"current"`` or ``"materialised"``.
-    """
-    import redis
-
-    dataset = load_dataset(settings)
-    moment = as_of or dataset.as_of
-    workspace = Workspace(settings.state)
-    key = f"recsys:materialized:{PROJECT}"
-    result: dict[str, str] = {}
-    with workspace.lock(), contextlib.ExitStack() as stack:
-        require_applied(settings, dataset, workspace)
-        redis_url = stack.enter_context(Services(settings).ensure_redis())
-        address = RedisAddress.parse(redis_url)
-        client = address.connect(timeout=5.0)
-        stack.callback(client.close)
-        try:
-            held = _text_hash(client, key)
-            wanted = {name: _view_state(settings, name, moment.isoformat()) for name in FEATURE_TABLES}
-            stale = [name for name in FEATURE_TABLES if force or held.get(name) != wanted[name]]
-            result = {name: "current" for name in FEATURE_TABLES if name not in stale}
-            if stale:
-                from recsys_plugin.features.writer import BulkWriter
-                from recsys_plugin.pipeline.feast_repository import open_store
-                from recsys_plugin.pipeline.materialize import Cursor, materialize_view
-
-                progress("opening Feast", 0, 0)
-                store = open_store(settings, redis_url)
-                writer = BulkWriter(address, expiry_seconds=getattr(store.config.online_store, "key_ttl_seconds", None))
-                stack.callback(writer.close)
-                for name in stale:
-                    cursor = Cursor(
-                        client,
-                        f"recsys:materializing:{PROJECT}",
-                        name,
-                        wanted[name],
-                        kept=address.kind != "redis_cluster",
-                    )
-                    if held.get(name) == wanted[name]:
-                        cursor.remove()  # forced: from the beginning
-                    client.hdel(key, name)  # until it is whole, the store does not count as holding it
-                    told = partial(progress, f"view {name}")
-                    materialize_view(store, name, writer, cursor, as_of=moment, progress=told)
-                    client.hset(key, name, wanted[name])
-                    cursor.remove()
-                    result[name] = "materialised"
-            state = _live_state(settings, moment.isoformat())
-            result[LIVE_STATE] = "current"
-            if address.kind != "redis_cluster" and (force or held.get(LIVE_STATE) != state):
-                from recsys_plugin.events.keys import EventKeys
-                from recsys_plugin.pipeline.live_state import seed_live_state
-
-                seed_live_state(dataset, client, EventKeys(PROJECT), as_of=moment, progress=progress)
-                client.hset(key, LIVE_STATE, state)
-                result[LIVE_STATE] = "materialised"
-            _publish_schema(settings, redis_url)
-        except (redis.RedisError, ServiceUnavailable) as error:
-            raise StoreUnavailable(
-                f"Redis at {public_url(redis_url)} failed while views were materialised: {error}. "
-                "What was done is kept; run `recsys materialize` again"
-            ) from error
-    return result
-
-
-def _live_state(settings: Settings, moment: str) -> str:
-    """What the acts that the stream goes on from depend on."""
-    tables = [sha256_of(settings.feature_repo / "data" / f"{name}.parquet") for name in _LIVE_TABLES]
-    described = json.dumps([tables, moment, source_digest("pipeline/live_state", "aggregation", "stream")])
-    return hashlib.sha256(described.encode()).hexdigest()
-
-
-def _text_hash(client: Any, key: str) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in client.hgetall(key).items()}
-
-
-def _view_state(settings: Settings, view: str, moment: str) -> str:
-    """What a view's rows depend on: its table, its definition and the moment."""
-    described = json.dumps(
-        [
-            sha256_of(settings.feature_repo / "data" / f"{view}.parquet"),
-            _repository_digest(settings),
-            moment,
-            source_digest("pipeline/materialize", *(f"features/{name}" for name in _WRITING)),
-        ]
-    )
-    return hashlib.sha256(described.encode()).hexdigest()

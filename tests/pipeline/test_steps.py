@@ -23,7 +23,7 @@ from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.features.codec import decode_value
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.plan import ReadPlan
-from recsys_plugin.pipeline import steps
+from recsys_plugin.pipeline import online, steps
 from recsys_plugin.pipeline.feast_repository import contract_of, open_store
 from recsys_plugin.pipeline.feature_tables import FEATURE_TABLES
 from recsys_plugin.runtime.services import Services
@@ -164,8 +164,8 @@ def test_materialize_repeats_only_stale_views_and_takes_corrections(applied: Com
         return value
 
     def materialize(**options: bool) -> set[str]:
-        states = steps.materialize(settings, no_progress, **options)
-        assert states.keys() == {*FEATURE_TABLES, steps.LIVE_STATE}
+        states = online.materialize(settings, no_progress, **options)
+        assert states.keys() == {*FEATURE_TABLES, online.LIVE_STATE}
         return {name for name, state in states.items() if state == "materialised"}
 
     with services.ensure_redis() as url, RedisAddress.parse(url).connect(5) as client:
@@ -190,7 +190,7 @@ def test_materialize_repeats_only_stale_views_and_takes_corrections(applied: Com
             assert materialize() == {view}
             assert spend(client, key, plan) == pytest.approx(before + 1000.0, abs=0.01)
             client.hset(key, "_ts:user_statistics", stamp)
-            assert materialize(force=True) == {*FEATURE_TABLES, steps.LIVE_STATE}
+            assert materialize(force=True) == {*FEATURE_TABLES, online.LIVE_STATE}
             assert spend(client, key, plan) == before
         finally:
             table.write_bytes(original)
@@ -213,7 +213,7 @@ def test_other_tables_make_every_later_step_refuse(applied: CommandLine, tmp_pat
     with pytest.raises(ConfigurationError, match="is not applied to the present tables"):
         steps.train(settings, OPTIONS, no_progress)
     with pytest.raises(ConfigurationError, match="is not applied to the present tables"):
-        steps.materialize(settings, no_progress)
+        online.materialize(settings, no_progress)
     assert "is not applied to the present tables" in applied.run("export", expect=2).stderr
     steps.apply(settings, no_progress)
     with pytest.raises(ConfigurationError, match="trained on other tables or features; run `recsys train` again"):
