@@ -41,7 +41,7 @@ def small_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """When tests run side by side, those that share a trained shop run in one process, and the longest begin first."""
-    if getattr(config.option, "dist", "no") != "loadgroup":
+    if not getattr(config.option, "loadgroup", False):  # pytest-xdist sets it in the processes that run tests
         return
     groups = []
     for item in items:
