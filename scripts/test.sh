@@ -27,5 +27,4 @@ for folder in tests tests/*/; do
   if compgen -G "$folder/*.py" >/dev/null; then .venv/bin/mypy "$folder"/*.py; fi
 done
 if [ "$#" -gt 0 ]; then exec .venv/bin/pytest "$@"; fi
-# Two at a time; tests that share a trained shop stay together (tests/conftest.py).
-exec .venv/bin/pytest --numprocesses=2 --dist=loadgroup --durations=15
+exec .venv/bin/python scripts/run_tests.py --durations=15

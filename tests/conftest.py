@@ -39,19 +39,27 @@ def small_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         yield made
 
 
+#: Folders whose tests run beside those of the trained shop when the suite runs in two parts.
+_FIRST_PART = ("training", "quality", "forecasting", "off_policy", "simulation", "trials", "data", "report")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--part 1`` and ``--part 2`` are the whole suite, to be run side by side (scripts/run_tests.py)."""
+    parser.addoption("--part", choices=("1", "2"), help="Run half of the suite; 1 has the tests of the real shop.")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """When tests run side by side, those that share a trained shop run in one process, and the longest begin first."""
-    if not getattr(config.option, "loadgroup", False):  # pytest-xdist sets it in the processes that run tests
+    """Leave out the other part."""
+    part = config.getoption("--part")
+    if part is None:
         return
-    groups = []
+    chosen: list[pytest.Item] = []
+    others: list[pytest.Item] = []
     for item in items:
-        # Some tests ask for a shop by a parameter; all of those of an export are of the small one.
+        # Some tests ask for the shop by a parameter.
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        names = {*getattr(item, "fixturenames", ()), *(value for value in parameters if isinstance(value, str))}
-        if item.path.parent.name == "export":
-            names.add("small_shop")
-        group = next((name for name in ("shop", "small_shop") if name in names), str(item.path))
-        item.add_marker(pytest.mark.xdist_group(group))
-        groups.append(("shop", "small_shop", str(item.path)).index(group))
-    order = sorted(range(len(items)), key=groups.__getitem__)
-    items[:] = [items[position] for position in order]
+        names = (*getattr(item, "fixturenames", ()), *(value for value in parameters if isinstance(value, str)))
+        first = "shop" in names or item.path.parent.name in _FIRST_PART
+        (chosen if first == (part == "1") else others).append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = chosen
