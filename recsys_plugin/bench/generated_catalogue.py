@@ -40,8 +40,8 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 NOW = 1_750_000_000.0
 _DAY = 86_400
 _PARITY_USERS = 4
-#: Columns of the items' numbers, sizes of their code vocabularies, and width of the narrowed texts, as trained ones.
-_NUMBERS, _CODE_SIZES, _COMPACT = 15, (200, 500, 1000), 32
+#: Sizes of the items' code vocabularies, and width of the narrowed texts, as trained ones.
+_CODE_SIZES, _COMPACT = (200, 500, 1000), 32
 #: Width of the ranker's first layer.
 _HIDDEN = 64
 #: Protocol buffers, and so ONNX files without their weights beside them, hold less than this many bytes.
@@ -205,7 +205,7 @@ def _random_models(contract: FeatureContract, item_ids: Any, plan: CataloguePlan
 
     from recsys_plugin.features.contract import TensorName
     from recsys_plugin.training.artefacts import TrainedModels, new_ranker
-    from recsys_plugin.training.inputs import ItemInputs, UserInputs, Vocabulary
+    from recsys_plugin.training.inputs import ITEM_NUMBERS, ItemInputs, UserInputs, Vocabulary
     from recsys_plugin.training.modalities import ItemModalities, TextAxes
     from recsys_plugin.training.neighbours import Neighbours, no_neighbours
     from recsys_plugin.training.ranker import HEADS
@@ -241,7 +241,7 @@ def _random_models(contract: FeatureContract, item_ids: Any, plan: CataloguePlan
     items = ItemInputs(
         modalities=modalities(size),
         codes=np.stack([draw.integers(1, most, size=size) for most in _CODE_SIZES], axis=1),
-        numbers=draw.standard_normal((size, _NUMBERS), dtype=np.float32),
+        numbers=draw.standard_normal((size, ITEM_NUMBERS), dtype=np.float32),
         neighbours=Neighbours(
             draw.integers(size, size=(size, plan.neighbours)),
             draw.random((size, plan.neighbours), dtype=np.float32),

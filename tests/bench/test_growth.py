@@ -130,7 +130,7 @@ def test_a_generated_catalogue_is_served_exactly(tmp_path: Path) -> None:
         (("sweep", "catalogue", "--items", "2000000"), "take a smaller text width"),
         (
             ("sweep", "catalogue", "--items", "2000000", "--text-width", "64"),
-            "width or fewer neighbours",
+            "take fewer neighbours",
         ),
     ],
 )
