@@ -83,8 +83,6 @@ def test_an_export_of_any_size_has_its_weights_beside_the_graphs(
     """The whole export, parity included, as a catalogue of millions would have it."""
     monkeypatch.setattr(export_module, "GRAPH_LIMIT", 0)
     monkeypatch.setattr(graph_files, "_LEAST", 1 << 10)
-    # What is slow is copied: the graphs of the steps.
-    monkeypatch.setattr(export_module, "_write_graphs", lambda staging, *others: exported.copy(staging))
     material = replace(exported.material, options=ExportOptions())
     repository, state = tmp_path / "repository", tmp_path / "state"
     repository.mkdir()

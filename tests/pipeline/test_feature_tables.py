@@ -20,7 +20,9 @@ KEYS = {
     "user_statistics": "user_id",
     "user_recent_items": "user_id",
     "user_session": "user_id",
+    "user_activity": "user_id",
     "item_statistics": "item_id",
+    "item_activity": "item_id",
 }
 
 
@@ -52,8 +54,8 @@ def test_parts_make_the_same_tables(dataset: Dataset, tmp_path: Path) -> None:
         users = pq.read_table(tmp_path / folder / "user_recent_items.parquet", columns=["user_id"])["user_id"]
         assert users.to_pylist() == sorted(users.to_pylist())
     events = dataset.counts["events"]
-    sold = dataset.event_types["purchase"] + dataset.event_types["return"]
-    assert told[-1] == ("table item_statistics", sold, sold)
+    acts = sum(dataset.event_types[kind] for kind in ("click", "cart", "purchase", "return"))
+    assert told[-1] == ("item tables", acts, acts)
     assert ("user tables", 0, events) in told
     assert ("user tables", events, events) in told
     assert sum(what == "user tables" for what, _, _ in told) > 5

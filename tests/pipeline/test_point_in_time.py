@@ -20,6 +20,8 @@ from recsys_plugin.training.frames import Split, catalogue_index, read_frames
 from recsys_plugin.training.packing import UserTensors, pack_frame
 
 TICK = pd.Timedelta(microseconds=1)
+#: Views that are made of something else, or of more than a user's own events.
+_NOT_OF_EVENTS = ("user_profile", "user_text", "user_purchase_forecast")
 BOTH = pytest.mark.parametrize("which", ["shop", "small_shop"])
 
 
@@ -60,9 +62,7 @@ def compare(
     for name in frame:
         if str(name).endswith("_at"):
             frame[name] = pd.to_datetime(frame[name], utc=True)
-    of_events = FeatureContract(
-        tuple(spec for spec in contract.features if spec.view not in ("user_profile", "user_text"))
-    )
+    of_events = FeatureContract(tuple(spec for spec in contract.features if spec.view not in _NOT_OF_EVENTS))
     wanted, got = pack_frame(of_events, frame, items), split.users.take(chosen)
     for reference, slot in of_events.slots.items():
         whole = contract.slots[reference]

@@ -19,6 +19,7 @@ from recsys_plugin.data.prepare import prepare_data
 from recsys_plugin.data.store import load_dataset
 from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.pipeline.refresh import refresh
+from recsys_plugin.pipeline.steps import serving_version
 from recsys_plugin.settings import Settings
 
 NOW = datetime(2025, 5, 24, tzinfo=UTC)
@@ -50,7 +51,8 @@ def test_only_what_changed_is_computed(small_shop: Shop, tmp_path: Path) -> None
     trained = {entity: vectors(settings, entity) for entity in ("user", "item")}
     # Everything once, by the weights that were kept: what training itself wrote.
     first = refresh(settings, no_progress, now=NOW)
-    assert (first["users"], first["items"], first["serving"]) == (len(trained["user"]), len(trained["item"]), 1)
+    serving = serving_version(settings)
+    assert (first["users"], first["items"], first["serving"]) == (len(trained["user"]), len(trained["item"]), serving)
     assert first["texts"] > 0
     assert first["views"]["user_embedding"] == "materialised"
     for entity, before in trained.items():
