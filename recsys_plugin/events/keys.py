@@ -7,6 +7,7 @@
 ``recsys:{P}:owner:N``                      which worker owns partition N, while its lease runs
 ``recsys:{P}:workers``                      sorted set of workers by the time of their last sign of life
 ``recsys:{P}:user:ID``                      sorted set of a user's latest acts, by time
+``recsys:{P}:seen:ID``                      sorted set of the ids of a user's acts that are no longer kept, by time
 ``recsys:{P}:item_events:N``                stream of partition N of the items: what users did with them
 ``recsys:{P}:item:ID``                      hash of an item's counters
 ``recsys:{P}:impressions``                  stream of pages served
@@ -61,6 +62,10 @@ class EventKeys:
     def user(self, user_id: str) -> str:
         """A user's latest acts."""
         return f"{self.prefix}user:{user_id}"
+
+    def seen(self, user_id: str) -> str:
+        """Ids of a user's acts that count and are no longer kept."""
+        return f"{self.prefix}seen:{user_id}"
 
     def item(self, item_id: str) -> str:
         """An item's counters."""

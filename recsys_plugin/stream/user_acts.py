@@ -36,24 +36,26 @@ class UserActs:
     These are the latest :data:`~recsys_plugin.aggregation.live.RECENT_LENGTH`, and of the
     :data:`~recsys_plugin.aggregation.acts.LOOKBACK` latest those within
     :data:`~recsys_plugin.aggregation.live.AFFINITY_WINDOW_DAYS` days of the last. What is kept depends on the acts that
-    were added and not on their order, and an id counts once.
+    were added and not on their order, and an id counts once, whether its act is still kept or not.
     """
 
-    __slots__ = ("_ids", "acts")
+    __slots__ = ("_ids", "acts", "seen")
 
-    def __init__(self, acts: Iterable[Act] = ()) -> None:
+    def __init__(self, acts: Iterable[Act] = (), seen: Iterable[str] = ()) -> None:
         self.acts: list[Act] = []
+        #: Ids of acts that were added and are not kept; empty but for the few users who act very much.
+        self.seen: set[str] = set(seen)
         self._ids: set[str] = set()
         for act in acts:
             self.add(act)
 
     @classmethod
-    def decode(cls, members: Iterable[tuple[bytes, float]]) -> UserActs:
-        """Read members and scores of a sorted set."""
-        return cls((int(score), *json.loads(member)) for member, score in members)
+    def decode(cls, members: Iterable[tuple[bytes, float]], seen: Iterable[bytes]) -> UserActs:
+        """Read members and scores of a sorted set, and the ids of another."""
+        return cls(((int(score), *json.loads(member)) for member, score in members), (one.decode() for one in seen))
 
     def __contains__(self, event_id: str) -> bool:
-        return event_id in self._ids
+        return event_id in self._ids or event_id in self.seen
 
     def add(self, act: Act) -> list[Act]:
         """Add an act whose id is not there yet; of one that is there, the first stays.
@@ -61,7 +63,7 @@ class UserActs:
         Returns:
             Acts that are no longer kept; the new one may be among them.
         """
-        if act[1] in self._ids:
+        if act[1] in self:
             return []
         if not self.acts or act[:2] > self.acts[-1][:2]:
             self.acts.append(act)
@@ -73,6 +75,7 @@ class UserActs:
         while len(self.acts) > LOOKBACK or (len(self.acts) > RECENT_LENGTH and self.acts[0][0] <= over):
             gone.append(self.acts.pop(0))
             self._ids.discard(gone[-1][1])
+            self.seen.add(gone[-1][1])
         return gone
 
 

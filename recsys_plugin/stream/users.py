@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 
 from recsys_plugin.aggregation.acts import ACT_TYPES, Acts
 from recsys_plugin.aggregation.live import Categories
-from recsys_plugin.events.event import EVENT_FIELD, RECORDED_FIELD, REPLY_FIELD, Event, EventRefused
+from recsys_plugin.events.event import EVENT_FIELD, MOST_LATE, RECORDED_FIELD, REPLY_FIELD, Event, EventRefused
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.codec import MalformedValueError, decode_value, hash_field
 from recsys_plugin.stream.categories import ItemCategories
 from recsys_plugin.stream.entries import Entry, Transaction
 from recsys_plugin.stream.live_rows import LiveRows
-from recsys_plugin.stream.user_acts import UserActs, act_of, encode_act
+from recsys_plugin.stream.user_acts import Act, UserActs, act_of, encode_act
 
 __all__ = ["UserFold"]
 
@@ -27,6 +28,8 @@ _MOST_USERS = 50_000
 _REPLY_SECONDS = 60
 #: Seconds after his last act until a user's acts are forgotten: as long as the longest live view lives.
 _USER_SECONDS = 365 * 86_400
+#: Microseconds for which an event may come again: as late as an event may be at all, and a day more.
+_AGAIN = (MOST_LATE + timedelta(days=1)) // timedelta(microseconds=1)
 _STORED = tuple(hash_field(f"user_recent_items:{name}") for name in ("item_ids", "event_type_codes", "timestamps"))
 
 
@@ -84,10 +87,19 @@ class UserFold:
                 changed[event.user_id] = None
             if removed := [encode_act(other) for other in gone if other != act]:
                 transaction.add("ZREM", key, *removed)
+            if gone:
+                self._remember(event.user_id, gone, transaction)
             done.append((act[2], act[0], act[3]))
             self._answer(entry, transaction, "applied", b"applied")
         self._write(list(changed), transaction)
         self._tell_items(done, transaction)
+
+    def _remember(self, user_id: str, gone: list[Act], transaction: Transaction) -> None:
+        """Keep the ids of acts that are not kept, for as long as one of them may come again."""
+        key = self._keys.seen(user_id)
+        transaction.add("ZADD", key, *(part for act in gone for part in (act[0], act[1])))
+        transaction.add("ZREMRANGEBYSCORE", key, "-inf", self._users[user_id].acts[-1][0] - _AGAIN)
+        transaction.add("EXPIRE", key, _AGAIN // 1_000_000)
 
     def _event(self, entry: Entry, transaction: Transaction) -> Event | None:
         """The event in an entry; one that is none is buried."""
@@ -123,11 +135,12 @@ class UserFold:
         asked: list[tuple[Any, ...]] = []
         for user_id in unknown:
             asked.append(("ZRANGE", self._keys.user(user_id), 0, -1, "WITHSCORES"))
+            asked.append(("ZRANGE", self._keys.seen(user_id), 0, -1))
             asked.append(("HMGET", self._rows.user_key(user_id), *_STORED))
         answers = iter(self._ask(asked) if asked else ())
-        for user_id, members, stored in zip(unknown, answers, answers, strict=True):
+        for user_id, members, seen, stored in zip(unknown, answers, answers, answers, strict=True):
             flat = iter(members)
-            acts = UserActs.decode((member, float(score)) for member, score in zip(flat, flat, strict=True))
+            acts = UserActs.decode(((member, float(score)) for member, score in zip(flat, flat, strict=True)), seen)
             if not acts.acts:
                 acts = self._stored(user_id, stored, transaction)
                 if not acts.acts:

@@ -7,8 +7,7 @@ from pathlib import Path
 from killed_run import KEYS, disturbed_run
 from test_worker import assert_equals_history
 
-#: The issue's 100,000 take minutes; what can go wrong goes wrong with fewer too, as long as they are killed midway.
-EVENTS, KILLS = 12_000, 2
+EVENTS, KILLS = 100_000, 3
 
 
 def test_killed_and_undisturbed_runs_end_alike(tmp_path: Path) -> None:

@@ -105,6 +105,26 @@ def test_two_events_in_the_same_moment_both_count(stream_address: RedisAddress, 
     assert sorted(row["item_ids"]) == ["i1", "i2"]
 
 
+def test_an_event_counts_once_even_when_its_act_is_no_longer_kept(
+    stream_address: RedisAddress, stream_client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Someone who acts very much, and whose late event comes twice."""
+    monkeypatch.setattr("recsys_plugin.stream.user_acts.LOOKBACK", 60)
+    acts = [act(number, item_id="often") for number in range(200)]
+    late = act(-500, item_id="late", event_id="late")
+    send(stream_client, [*acts, late])
+    work(stream_address)
+    send(stream_client, [late, acts[0]])
+    work(stream_address)
+    for item_id, clicks in (("late", 1), ("often", 200)):
+        row = live_row(stream_client, "item_activity", item_id)
+        assert row is not None
+        assert row["clicks_24h"] == clicks
+    assert int(stream_client.hget(KEYS.counts, "duplicate")) == 2
+    assert stream_client.zcard(KEYS.user("u1")) == 60
+    assert stream_client.zcard(KEYS.seen("u1")) == 141
+
+
 def test_what_is_no_event_is_a_dead_letter_and_holds_up_nothing(
     stream_address: RedisAddress, stream_client: Any
 ) -> None:
