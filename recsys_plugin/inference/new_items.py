@@ -26,7 +26,7 @@ _BATCH = 32
 
 def item_text(title: str, category: str, brand: str) -> str:
     """The text by which an item is known to the encoder: the parts that there are, as sentences."""
-    return ". ".join(part for part in (title, category, brand) if part)
+    return ". ".join(part for part in (title, category, brand) if part.strip())
 
 
 @dataclass(frozen=True, slots=True)
