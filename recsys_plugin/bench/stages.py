@@ -202,7 +202,15 @@ def open_stage_clock(shop: ServedShop) -> Iterator[StageClock]:
     with (
         channel,
         TritonManager(shop.triton_url, timeout=CALL_TIMEOUT) as triton,
-        _RecordingRecommender(shop.redis_url, shop.triton_url, timeout=CALL_TIMEOUT, clock=lambda: shop.now) as client,
+        # What goes on beside the requests would be taken for one of them.
+        _RecordingRecommender(
+            shop.redis_url,
+            shop.triton_url,
+            timeout=CALL_TIMEOUT,
+            clock=lambda: shop.now,
+            refresh_every=None,
+            follow_items=False,
+        ) as client,
     ):
         yield StageClock(client, service_pb2_grpc.GRPCInferenceServiceStub(channel), triton)
 
