@@ -232,10 +232,12 @@ def join(window: str, as_json: bool) -> None:
 
 
 def _address() -> RedisAddress:
+    """Where Redis is; the embedded one, if it does not run, runs for as long as the command does."""
     from recsys_plugin.features.connection import RedisAddress
     from recsys_plugin.runtime.services import Services
 
-    return RedisAddress.parse(Services(Settings.from_environment()).redis_url)
+    services = Services(Settings.from_environment())
+    return RedisAddress.parse(click.get_current_context().with_resource(services.ensure_redis()))
 
 
 def outcomes_folder(settings: Settings, window: timedelta) -> Path:
