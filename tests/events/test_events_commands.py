@@ -224,3 +224,14 @@ def test_help_has_examples(run: Run) -> None:
         text = run(command, "--help")
         assert "Example" in text
         assert f"recsys events {command}" in text
+
+
+def test_the_embedded_redis_runs_for_as_long_as_a_command_does(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_text(json.dumps({"user_id": "u", "item_id": "i", "event_type": "click", "timestamp": "2026-01-01"}))
+    environment = {"RECSYS_HOME": str(tmp_path), "RECSYS_REDIS_URL": None}
+    imported = CliRunner(env=environment).invoke(recsys, ["events", "import", str(file), "--history"])
+    assert imported.exit_code == 0, imported.output
+    shown = CliRunner(env=environment).invoke(recsys, ["events", "status", "--json"])
+    # It went into a stream, and was there for the next command.
+    assert json.loads(shown.stdout)["lag"] == 1, shown.stdout
