@@ -102,8 +102,10 @@ class StageClock:
         rows: list[dict[str, float]] = []
         steps: list[dict[str, float]] = []
         for number in range(calls):
+            before = self._statistics(self._client.version)
             page, call = self.recorded(partial(ask, number))
-            row, computed = self._by_hand(call)
+            # Triton may not have counted it yet, and would then take it for the one that is timed next.
+            row, computed = self._by_hand(call, self._statistics_with(call, before))
             spent = page.timings
             rows.append({"total": spent.total, "features": spent.features, **row, "policy": spent.policy})
             steps.append(computed)
@@ -113,12 +115,14 @@ class StageClock:
             "triton_steps": _samples([{"total": sum(step.values()), **step} for step in steps], "total"),
         }
 
-    def _by_hand(self, call: Infer) -> tuple[dict[str, float], dict[str, float]]:
-        """One call with every part timed, in milliseconds; and the compute time of each step."""
+    def _by_hand(self, call: Infer, before: _Counts) -> tuple[dict[str, float], dict[str, float]]:
+        """One call with every part timed, in milliseconds; and the compute time of each step.
+
+        ``before`` is Triton's account of all earlier requests.
+        """
         from tritonclient.grpc import service_pb2
 
         steps = self._steps_of(call)
-        before = self._statistics(call.version)
         began = perf_counter()
         message = _infer_message(call, CALL_TIMEOUT)
         built = perf_counter()
