@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from killable_redis import KillableRedis
 from shops import Shop, trained_shop
 from synthetic import write_tables
 
@@ -37,6 +38,24 @@ def small_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     home = tmp_path_factory.mktemp("small_shop")
     with trained_shop(home, "synthetic", "--from", str(tables), training=short) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillableRedis]:
+    """The embedded Redis on its own; tests take it as ``event_redis``."""
+    server = KillableRedis(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def event_redis(shared_redis: KillableRedis) -> Iterator[KillableRedis]:
+    """An empty server that runs; a test that stops it starts it again."""
+    with shared_redis.connect() as client:
+        client.flushall()
+    yield shared_redis
+    shared_redis.start()
 
 
 #: Folders whose tests run beside those of the trained shop when the suite runs in two parts.
