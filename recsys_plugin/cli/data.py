@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,13 @@ Examples:
 @click.option("--source", type=click.Choice(["complete_journey", "online_retail"]), help="A public data set.")
 @click.option("--from", "folder", type=_FOLDER, help="A folder of your own tables, Parquet or CSV.")
 @click.option("--data", "path", type=_ANY, help="File, or folder with data sets, for --source; default RECSYS_DATA.")
+@click.option(
+    "--held-out-days",
+    "held_out",
+    type=click.IntRange(1, 3650),
+    help="Length of the test time, which ends with the last event, and of the validation time before it; by default "
+    "what the public data set says, else a tenth of the time each.",
+)
 @click.option("--schema", is_flag=True, help="Show the tables and their rules, and do nothing else.")
 @click.option("--merge-live", is_flag=True, help="Add the archived live events to the tables that there are.")
 @click.option("--force", is_flag=True, help="Read and write again even if nothing changed.")
@@ -42,6 +49,7 @@ def data(
     source: str | None,
     folder: Path | None,
     path: Path | None,
+    held_out: int | None,
     schema: bool,
     merge_live: bool,
     force: bool,
@@ -58,7 +66,7 @@ def data(
     if folder is not None and (source is not None or path is not None):
         raise click.UsageError("--from excludes --source and --data")
     if merge_live:
-        if force or any(given is not None for given in (source, folder, path)):
+        if force or any(given is not None for given in (source, folder, path, held_out)):
             raise click.UsageError("--merge-live adds to the tables that there are; give it alone")
         _merge_live(as_json)
         return
@@ -76,6 +84,7 @@ def data(
             folder=folder,
             path=path,
             now=datetime.now(UTC),
+            held_out=None if held_out is None else timedelta(days=held_out),
             progress=report,
             force=force,
         )

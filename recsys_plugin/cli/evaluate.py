@@ -88,7 +88,8 @@ def off_policy(
       recsys evaluate off-policy log.parquet --policy none --model cascade --clip 20
     """
     from recsys_plugin.cli.bench import check_target
-    from recsys_plugin.cli.events import outcome_window, outcomes_folder
+    from recsys_plugin.cli.events import outcome_window
+    from recsys_plugin.impressions.join import outcomes_folder
     from recsys_plugin.off_policy.evaluate import EvaluationOptions, evaluate_policy
     from recsys_plugin.off_policy.log import ImpressionLog, read_log
     from recsys_plugin.off_policy.served import served_log
@@ -112,7 +113,7 @@ def off_policy(
         tell("reading the log", 0, 0)
         if log is None:
             settings = Settings.from_environment()
-            outcomes = outcomes_folder(settings, outcome_window(window))
+            outcomes = outcomes_folder(settings.state, outcome_window(window))
             table = served_log(settings.state / "impressions", outcomes)
             pages = ImpressionLog.of_table(table, reward, file="the shop's pages")
         else:

@@ -28,7 +28,6 @@ __all__ = [
     "import_file",
     "join",
     "outcome_window",
-    "outcomes_folder",
     "status",
 ]
 
@@ -217,10 +216,10 @@ def join(window: str, as_json: bool) -> None:
       recsys events join
       recsys events join --window 7d
     """
-    from recsys_plugin.impressions.join import join_outcomes
+    from recsys_plugin.impressions.join import join_outcomes, outcomes_folder
 
     settings, length = Settings.from_environment(), outcome_window(window)
-    output = outcomes_folder(settings, length)
+    output = outcomes_folder(settings.state, length)
     with reporter() as progress:
         done = join_outcomes(settings.state, output, window=length, now=datetime.now(UTC), progress=progress)
     if as_json:
@@ -238,11 +237,6 @@ def _address() -> RedisAddress:
 
     services = Services(Settings.from_environment())
     return RedisAddress.parse(click.get_current_context().with_resource(services.ensure_redis()))
-
-
-def outcomes_folder(settings: Settings, window: timedelta) -> Path:
-    """Where items shown lie with what came of them."""
-    return settings.state / "outcomes" / f"window={window // timedelta(seconds=1)}s"
 
 
 def outcome_window(text: str) -> timedelta:

@@ -35,16 +35,41 @@ __all__ = ["comparison_table", "refresh", "retrain"]
     show_default=True,
     help="A loss of NDCG@20 on the newest days that counts as none.",
 )
-@click.option("--no-merge", is_flag=True, help="Leave the tables as they are; archived live events are not added.")
+@click.option("--no-merge", is_flag=True, help="Leave the tables as they are; archived events and pages are not added.")
+@click.option(
+    "--shown-pages",
+    type=click.IntRange(0),
+    default=RetrainOptions().shown_pages,
+    show_default=True,
+    help="Archived pages that the rankers learn from, at most; 0 for none.",
+)
+@click.option(
+    "--window",
+    type=click.IntRange(1, 720),
+    default=RetrainOptions().window,
+    show_default=True,
+    help="Hours after a page within which a click, cart or purchase is its outcome.",
+)
 @click.option("--cold", is_flag=True, help="Begin with random weights and train as long as `recsys train` does.")
 @click.option("--force", is_flag=True, help="Run even if there is nothing new.")
 @json_option
-def retrain(policy: str, margin: float, no_merge: bool, cold: bool, force: bool, as_json: bool) -> None:
+def retrain(
+    policy: str,
+    margin: float,
+    no_merge: bool,
+    shown_pages: int,
+    window: int,
+    cold: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Train on what is new, going on from the serving models; compare both on the newest days; export or promote.
 
-    Archived live events (`recsys events archive`) are added to the tables, each once. What is trained is what `recsys
-    train` and `recsys select` chose last. The report is .recsys/retraining/report.json. Exit code 3: the new models are
-    worse, and the policy refused them; nothing was exported then. Safe to interrupt: the next run goes on.
+    Archived live events (`recsys events archive`) are added to the tables, each once. Archived pages are joined with
+    what came of them, and the rankers learn from those served before the validation and test days, which move with the
+    newest event. What is trained is what `recsys train` and `recsys select` chose last. The report is
+    .recsys/retraining/report.json. Exit code 3: the new models are worse, and the policy refused them; nothing was
+    exported then. Safe to interrupt: the next run goes on.
 
     \b
     Examples:
@@ -53,7 +78,15 @@ def retrain(policy: str, margin: float, no_merge: bool, cold: bool, force: bool,
       recsys retrain --policy better --margin 0  and only if it is shown to be at least as good
       recsys retrain --cold --json | jq .comparison
     """
-    options = RetrainOptions(policy=policy, margin=margin, merge=not no_merge, cold=cold, force=force)
+    options = RetrainOptions(
+        policy=policy,
+        margin=margin,
+        merge=not no_merge,
+        shown_pages=shown_pages,
+        window=window,
+        cold=cold,
+        force=force,
+    )
     from recsys_plugin.pipeline import retrain as step
 
     try:
@@ -86,6 +119,7 @@ def _show(found: Retrained, as_json: bool) -> None:
         return
     if found.merged is not None:
         console.print(f"  {merged_line(found.merged)}", highlight=False, soft_wrap=True)
+    console.print(f"  {found.shown_pages:,} pages that were shown were learned from", highlight=False)
     for part, version in found.started_from.items():
         began = f"went on from version {version}" if version is not None else f"began anew: {found.cold.get(part)}"
         console.print(f"  {part} {began}", highlight=False, soft_wrap=True)

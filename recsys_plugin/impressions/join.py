@@ -24,7 +24,16 @@ from recsys_plugin.errors import InvalidInput
 from recsys_plugin.events.event import MOST_AHEAD
 from recsys_plugin.impressions.parquet import day_folder, days_in, write_whole
 
-__all__ = ["GRACE", "MOST_WINDOW", "Joined", "Progress", "join_outcomes"]
+__all__ = [
+    "GRACE",
+    "MOST_WINDOW",
+    "Joined",
+    "Progress",
+    "join_outcomes",
+    "outcome_files",
+    "outcomes_digest",
+    "outcomes_folder",
+]
 
 #: So long after its window a day is still written again: events arrive late, and the archive runs now and then.
 GRACE = timedelta(hours=1)
@@ -164,6 +173,23 @@ def join_outcomes(
         done.written += 1
     progress("days", len(days), len(days))
     return done
+
+
+def outcomes_folder(state: Path, window: timedelta) -> Path:
+    """Where items shown lie with what came of them within the window, below the state folder."""
+    return state / "outcomes" / f"window={window // timedelta(seconds=1)}s"
+
+
+def outcome_files(folder: Path, *, before: datetime) -> list[Path]:
+    """The files that hold pages served before a moment, in order of time."""
+    days = (day for day in days_in(folder) if datetime.combine(day, time(), UTC) < before)
+    return [path for day in days if (path := day_folder(folder, day) / "outcomes.parquet").exists()]
+
+
+def outcomes_digest(files: Sequence[Path]) -> str:
+    """SHA-256 of what the files were made of."""
+    made = ((path.parent.name, note["window"], note["inputs"]) for path in files if (note := _note(path)) is not None)
+    return sha256(repr(list(made)).encode()).hexdigest()
 
 
 def _joined(

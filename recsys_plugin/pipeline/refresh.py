@@ -17,6 +17,7 @@ from recsys_plugin.runtime.services import Services
 from recsys_plugin.runtime.versions import ModelVersions
 from recsys_plugin.settings import Settings
 from recsys_plugin.training.options import training_options_of
+from recsys_plugin.trials.operations import refuse_during_trial
 
 __all__ = ["refresh"]
 
@@ -46,9 +47,12 @@ def refresh(
         version whose models these are; ``views``: what became of each view; ``version``: what was exported, or None.
 
     Raises:
-        ConfigurationError: if nothing was exported, or models of a kind that cannot be refreshed.
+        ConfigurationError: if nothing was exported, or models of a kind that cannot be refreshed; if a trial runs and
+            a version is to be exported.
         StepFailed: if the models cannot be run on the present catalogue.
     """
+    if catalogue:
+        refuse_during_trial(Services(settings).redis_url, steps.PROJECT)
     merged = merge_live_events(settings, now=now, progress=progress) if merge else None
     steps.apply(settings, progress)
     dataset = load_dataset(settings)

@@ -12,18 +12,20 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from recsys_plugin.data.merge import Merged, merge_live_events
 from recsys_plugin.data.store import Dataset, load_dataset
 from recsys_plugin.errors import CheckFailed, ConfigurationError, InvalidInput
+from recsys_plugin.impressions.join import MOST_WINDOW, join_outcomes, outcomes_folder
 from recsys_plugin.pipeline import online, steps
 from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_folder, atomic_text
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.runtime.versions import ModelVersions
 from recsys_plugin.settings import Settings
 from recsys_plugin.training.options import TrainingOptions, WarmStart, training_options_of
+from recsys_plugin.trials.operations import refuse_during_trial
 
 if TYPE_CHECKING:
     from recsys_plugin.training.kept import KeptModels
@@ -53,16 +55,20 @@ class RetrainOptions:
 
     Attributes:
         policy: one of :data:`POLICIES`. margin: a loss of NDCG@20 that counts as none.
-        merge: bring archived live events into the tables first. cold: begin with random weights.
-        force: even if nothing is new.
+        merge: bring archived live events into the tables first, and join archived pages with what came of them.
+        shown_pages: archived pages that the rankers learn from, at most, drawn at random beyond that; 0 for none.
+        window: hours after a page within which a click, cart or purchase is its outcome.
+        cold: begin with random weights. force: even if nothing is new.
 
     Raises:
-        InvalidInput: if there is no such policy, or the margin is negative.
+        InvalidInput: if there is no such policy, or a number is out of its range.
     """
 
     policy: str = "never"
     margin: float = 0.01
     merge: bool = True
+    shown_pages: int = TrainingOptions().shown_pages
+    window: int = TrainingOptions().shown_window
     cold: bool = False
     force: bool = False
 
@@ -71,6 +77,10 @@ class RetrainOptions:
             raise InvalidInput(f"there is no policy {self.policy!r}; there are {', '.join(POLICIES)}")
         if not 0.0 <= self.margin < 1.0:
             raise InvalidInput(f"the margin is {self.margin}; it lies between 0 and 1")
+        if self.shown_pages < 0:
+            raise InvalidInput(f"shown pages: {self.shown_pages} is below 0")
+        if not 0 < self.window <= MOST_WINDOW // timedelta(hours=1):
+            raise InvalidInput(f"the window is {self.window} hours; it is above 0 and at most {MOST_WINDOW.days} days")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +89,7 @@ class Retrained:
 
     Attributes:
         current: whether nothing was new. merged: what the tables gained; None if they were not touched.
+        shown_pages: logged pages that were learned from: those served before the validation begins.
         serving: the version compared with, None if there is none. version: the one exported, None if none was.
         promoted: whether that one serves. verdict: see :func:`~recsys_plugin.training.comparison.verdict`;
             ``"not compared"`` without a serving model.
@@ -90,6 +101,7 @@ class Retrained:
 
     current: bool
     merged: Merged | None
+    shown_pages: int
     serving: int | None
     version: int | None
     promoted: bool
@@ -119,11 +131,18 @@ def retrain(settings: Settings, options: RetrainOptions, progress: Progress, *, 
 
     Raises:
         Refused: if the new models are worse and the policy is ``"better"``.
-        ConfigurationError: if nothing was ever trained. StepFailed: if there is nothing to train or to judge on.
+        ConfigurationError: if nothing was ever trained, or a trial runs.
+        StepFailed: if there is nothing to train or to judge on.
         InferenceUnavailable, StoreUnavailable: if a server does not answer when the version is to be promoted; the
             export is kept, and the next run goes on there.
     """
+    refuse_during_trial(Services(settings).redis_url, steps.PROJECT)
     merged = merge_live_events(settings, now=now, progress=progress) if options.merge else None
+    if options.merge:
+        window = timedelta(hours=options.window)
+        join_outcomes(
+            settings.state, outcomes_folder(settings.state, window), window=window, now=now, progress=progress
+        )
     steps.apply(settings, progress)
     dataset = load_dataset(settings)
     workspace = Workspace(settings.state)
@@ -131,9 +150,20 @@ def retrain(settings: Settings, options: RetrainOptions, progress: Progress, *, 
     if trained is None:
         raise ConfigurationError("nothing is trained; run `recsys train` and `recsys export` once first")
     serving = steps.serving_version(settings)
+    learned = replace(
+        training_options_of(trained.info["options"]),
+        warm_start=None,
+        shown_pages=options.shown_pages,
+        shown_window=options.window,
+    )
     asked = Step(
         _STEP,
-        inputs={"data": dict(dataset.sha256), "asked": {**asdict(options), "force": False}, "serving": serving},
+        inputs={
+            "data": dict(dataset.sha256),
+            "shown_pages": steps.shown_pages_digest(settings, dataset, learned),
+            "asked": {**asdict(options), "force": False},
+            "serving": serving,
+        },
         outputs=[settings.state / _FOLDER / "report.json"],
         sources=("training", "training/zoo", "pipeline", "aggregation"),
     )
@@ -143,7 +173,7 @@ def retrain(settings: Settings, options: RetrainOptions, progress: Progress, *, 
             raise Refused(_refusal(found, options.margin), found)
         return found
     kept = _kept(settings, serving)
-    chosen, cold = _options(trained, kept, options.cold, serving)
+    chosen, cold = _options(learned, kept, options.cold, serving)
     candidate = _Candidate(settings, dataset, chosen, kept, progress)
     with workspace.lock():
         found = candidate.judged(cold, merged, options)
@@ -210,6 +240,7 @@ class _Candidate:
         return Retrained(
             current=False,
             merged=merged,
+            shown_pages=len(run.shown_pages()[0]),
             serving=None if self.kept is None else self.kept.version,
             version=None,
             promoted=False,
@@ -264,10 +295,9 @@ def _kept(settings: Settings, serving: int | None) -> KeptModels | None:
 
 
 def _options(
-    trained: StepResult, kept: KeptModels | None, cold: bool, serving: int | None
+    base: TrainingOptions, kept: KeptModels | None, cold: bool, serving: int | None
 ) -> tuple[TrainingOptions, str | None]:
     """How to train, and why not with a warm start if so."""
-    base = replace(training_options_of(trained.info["options"]), warm_start=None)
     reason = None
     if cold:
         reason = "asked for"

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings
 from recsys_plugin.training.options import TrackingOptions, TrainingOptions
+from recsys_plugin.trials.operations import refuse_during_trial
 
 if TYPE_CHECKING:  # importing torch takes seconds, and a step that is current does not need it
     from recsys_plugin.training.kept import KeptModels
@@ -41,6 +43,7 @@ __all__ = [
     "require_feature_tables",
     "select",
     "serving_version",
+    "shown_pages_digest",
     "train",
     "training_run",
 ]
@@ -173,12 +176,14 @@ def training_run(
         settings: the home. dataset: its tables. options: how to train. progress: told what is under way.
         tracker: told curves. kept: what to go on from. state: where it leaves things; the state folder if None.
     """
+    from recsys_plugin.impressions.join import outcomes_folder
     from recsys_plugin.pipeline.feast_repository import open_store
     from recsys_plugin.training.run import TrainingRun, use_threads
 
     progress("opening Feast", 0, 0)
     use_threads()
     store = open_store(settings, Services(settings).redis_url)
+    window = timedelta(hours=options.shown_window)
     return TrainingRun(
         state or settings.state,
         settings.feature_repo / "data",
@@ -188,7 +193,18 @@ def training_run(
         progress,
         tracker=tracker,
         kept=kept,
+        outcomes=outcomes_folder(settings.state, window),
     )
+
+
+def shown_pages_digest(settings: Settings, dataset: Dataset, options: TrainingOptions) -> str | None:
+    """Of the logged pages that training learns from; None if it is to learn from none."""
+    from recsys_plugin.impressions.join import outcome_files, outcomes_digest, outcomes_folder
+
+    if options.shown_pages <= 0:
+        return None
+    folder = outcomes_folder(settings.state, timedelta(hours=options.shown_window))
+    return outcomes_digest(outcome_files(folder, before=dataset.validation_start))
 
 
 def serving_version(settings: Settings) -> int | None:
@@ -223,9 +239,16 @@ def train(
         folder = settings.state / "training"
         step = Step(
             TRAIN_STEP,
-            inputs={"applied": applied.fingerprint, "options": asdict(options)},
+            inputs={
+                "applied": applied.fingerprint,
+                "options": asdict(options),
+                "shown_pages": shown_pages_digest(settings, dataset, options),
+            },
             outputs=[
-                *(folder / name for name in ("text", "frames", "two_tower", "ranker", "report.json", "report.html")),
+                *(
+                    folder / name
+                    for name in ("text", "frames", "shown_pages", "two_tower", "ranker", "report.json", "report.html")
+                ),
                 *(settings.feature_repo / "data" / f"{name}.parquet" for name in EMBEDDING_SCHEMAS),
             ],
             sources=("training", "training/zoo", "aggregation", "events/event", "pipeline", "forecasting"),
@@ -326,6 +349,7 @@ def export(
         selected = _selected(settings, trained)
 
         def action() -> Mapping[str, Any]:
+            refuse_during_trial(Services(settings).redis_url, PROJECT)
             from recsys_plugin.checks.reference import training_reference
             from recsys_plugin.export.export import ExportMaterial, export_repository
             from recsys_plugin.export.install import exported_versions

@@ -18,6 +18,7 @@ from recsys_plugin.training.candidates import candidate_rows, training_lists
 from recsys_plugin.training.contexts import Contexts, outcomes, relevant_events
 from recsys_plugin.training.evaluation import rank_candidates, score_candidates
 from recsys_plugin.training.frames import Frames, Split
+from recsys_plugin.training.impressions import ShownPages, with_shown_pages
 from recsys_plugin.training.inputs import ItemInputs, UserInputs, Vocabulary, item_inputs
 from recsys_plugin.training.metrics import ranking_metrics
 from recsys_plugin.training.modalities import ItemModalities
@@ -71,7 +72,7 @@ class RankerMaterial:
         contract: the feature contract. towers: the trained two-tower. inputs: reads the contract's tensors.
         items: the item snapshot of the validation. snapshots: those of the training weeks and the validation.
         vocabularies: of the item code columns.
-        lists: sampled candidate lists. users: the packed users that they name.
+        lists: sampled candidate lists, then pages as they were shown. users: the packed users that they name.
     """
 
     contract: FeatureContract
@@ -119,9 +120,13 @@ class Offered:
 
 
 def ranker_material(
-    frames: Frames, two_tower: Path, modalities: ItemModalities, options: TrainingOptions
+    frames: Frames,
+    two_tower: Path,
+    modalities: ItemModalities,
+    options: TrainingOptions,
+    shown: tuple[ShownPages, UserTensors],
 ) -> RankerMaterial:
-    """Draw training moments and sample the candidate lists of each.
+    """Sample candidate lists for moments of the training time, and put the pages that were shown beside them.
 
     What has not come of a candidate by the end of the training time, though its horizon was not over, is unknown: such
     labels are NaN rather than 0.
@@ -148,9 +153,8 @@ def ranker_material(
     labels[pending] = np.where(labels[pending] == 0.0, np.nan, labels[pending])
     inputs = UserInputs(contract, towers.user.inputs.vocabularies)
     inputs.load_state_dict(towers.user.inputs.state_dict())
-    return RankerMaterial(
-        contract, towers, inputs, items, snapshots, vocabularies, replace(lists, labels=labels), users
-    )
+    lists, users = with_shown_pages(replace(lists, labels=labels), users, *shown)
+    return RankerMaterial(contract, towers, inputs, items, snapshots, vocabularies, lists, users)
 
 
 def offered_candidates(

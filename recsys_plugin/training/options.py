@@ -139,7 +139,9 @@ class TrainingOptions:
         encoder: name or folder of the text encoder. candidates: how many are retrieved for ranking.
         most_contexts: acts that the two-tower learns from, drawn at random beyond that.
         most_evaluated: users of validation and of test, likewise.
-        ranker_contexts: pages that rankers learn from, likewise.
+        ranker_contexts: pages that rankers learn from, likewise: moments at which the shop might have shown one.
+        shown_pages: logged pages that they learn from as well, likewise; 0 for none. shown_window: hours after a page
+            within which a click, cart or purchase counts as its outcome: which of the joined tables is read.
         weeks: of item snapshots before the validation. seed: of the draws.
         leave_out: of :data:`LEAVE_OUT`. ctr_models: of :data:`CTR_MODELS`.
         fine_tuning: of the encoder. two_tower, ranker: how these are trained.
@@ -154,6 +156,8 @@ class TrainingOptions:
     most_contexts: int = 30_000
     most_evaluated: int = 10_000
     ranker_contexts: int = 8_000
+    shown_pages: int = 8_000
+    shown_window: int = 24
     weeks: int = 26
     seed: int = 0
     leave_out: tuple[str, ...] = ()

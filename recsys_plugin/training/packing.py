@@ -46,6 +46,14 @@ class UserTensors:
         self.user_int[rows] = users.user_int
         self.user_string[rows] = users.user_string
 
+    def joined(self, others: UserTensors) -> UserTensors:
+        """These users, then the others."""
+        return UserTensors(
+            np.concatenate([self.user_float, others.user_float]),
+            np.concatenate([self.user_int, others.user_int]),
+            np.concatenate([self.user_string, others.user_string]),
+        )
+
     def take(self, rows: _Array) -> UserTensors:
         """The given rows, in the given order."""
         return UserTensors(self.user_float[rows], self.user_int[rows], self.user_string[rows])

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from recsys_plugin.features.contract import FeatureContract
 from recsys_plugin.pipeline.feast_repository import contract_of
 from recsys_plugin.pipeline.feature_tables import write_table
 from recsys_plugin.training.artefacts import (
@@ -30,7 +31,8 @@ from recsys_plugin.training.ctr import (
     train_frame_ranker,
 )
 from recsys_plugin.training.evaluation import ranker_metrics
-from recsys_plugin.training.frames import Frames
+from recsys_plugin.training.frames import Frames, joined_users
+from recsys_plugin.training.impressions import shown_pages, write_shown_pages
 from recsys_plugin.training.inputs import ItemInputs, UserInputs, Vocabulary, item_inputs
 from recsys_plugin.training.kept import KeptModels
 from recsys_plugin.training.modalities import (
@@ -42,7 +44,8 @@ from recsys_plugin.training.modalities import (
     source_texts,
     write_modalities,
 )
-from recsys_plugin.training.ranker import CandidateRanker, train_ranker
+from recsys_plugin.training.packing import UserTensors
+from recsys_plugin.training.ranker import HEADS, CandidateRanker, train_ranker
 from recsys_plugin.training.run import TrainingRun
 from recsys_plugin.training.shop_encoder import name_in_use
 from recsys_plugin.training.text import encode_texts, item_texts, load_encoder
@@ -50,7 +53,7 @@ from recsys_plugin.training.two_tower import TwoTower, train_two_tower
 from recsys_plugin.training.user_texts import narrow, own_texts, user_text_table
 from recsys_plugin.training.zoo.shop import ShopColumns
 
-__all__ = ["encode_catalogue", "fit_ctr_model", "fit_ranker", "fit_two_tower"]
+__all__ = ["collect_shown_pages", "encode_catalogue", "fit_ctr_model", "fit_ranker", "fit_two_tower"]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -98,6 +101,38 @@ def _encoded(run: TrainingRun, texts: Sequence[str]) -> _Array:
     mode = run.options.fine_tuning.mode
     encoder, tokenizer = load_encoder(name_in_use(run.folder, run.options.encoder, mode))
     return encode_texts(encoder, tokenizer, texts, progress=lambda done, total: run.progress("texts", done, total))
+
+
+def collect_shown_pages(run: TrainingRun, folder: Path, contract: FeatureContract) -> Mapping[str, Any]:
+    """Read logged pages of the training time with what came of them, and join their users' features.
+
+    Args:
+        run: the run, its frames done. folder: takes the pages. contract: what to pack of the users.
+    """
+    frames, options = run.frames(), run.options
+    pages, found = shown_pages(
+        run.outcome_files(),
+        run.item_ids,
+        window=pd.Timedelta(hours=options.shown_window),
+        moments=frames.moments[:-3],
+        end=frames.moments[-3],
+        heads=tuple(frames.outcomes),
+        most=options.shown_pages,
+        seed=options.seed,
+    )
+
+    def join(entities: pd.DataFrame) -> UserTensors:
+        return joined_users(
+            run.store,
+            contract,
+            entities,
+            run.item_ids,
+            progress=lambda done, total: run.progress("user features, shown pages", done, total),
+        )
+
+    write_shown_pages(folder, pages, join, contract)
+    acted = np.nansum(pages.labels, axis=(0, 1))
+    return {"pages": len(pages), "drawn_from": found, **dict(zip(HEADS, acted.astype(int).tolist(), strict=True))}
 
 
 def fit_two_tower(run: TrainingRun, folder: Path) -> Mapping[str, Any]:
@@ -175,7 +210,7 @@ def _warm_from(run: TrainingRun) -> KeptModels:
 def fit_ranker(run: TrainingRun, folder: Path) -> Mapping[str, Any]:
     """Train the split ranker on candidate lists, calibrate and judge it."""
     frames, options = run.frames(), run.options
-    material = ranker_material(frames, run.folder / "two_tower", run.modalities(), options)
+    material = ranker_material(frames, run.folder / "two_tower", run.modalities(), options, run.shown_pages())
     towers, items, lists = material.towers, material.items, material.lists
     torch.manual_seed(options.ranker.seed)
     ranker = new_ranker(material.inputs, items, material.sizes)
@@ -228,7 +263,7 @@ def fit_ranker(run: TrainingRun, folder: Path) -> Mapping[str, Any]:
 
 def fit_ctr_model(run: TrainingRun, name: str, folder: Path) -> Mapping[str, Any]:
     """Train one further member of the zoo, by its name on the command line, on the same lists."""
-    material = ranker_material(run.frames(), run.folder / "two_tower", run.modalities(), run.options)
+    material = ranker_material(run.frames(), run.folder / "two_tower", run.modalities(), run.options, run.shown_pages())
     started = run.clock()
     earlier, reason = None, None
     if run.warm is not None:

@@ -15,6 +15,7 @@ import torch
 
 from recsys_plugin.data.store import Dataset
 from recsys_plugin.errors import StepFailed
+from recsys_plugin.impressions.join import outcome_files
 from recsys_plugin.pipeline.feast_repository import contract_of
 from recsys_plugin.training.artefacts import (
     TrainedModels,
@@ -28,6 +29,7 @@ from recsys_plugin.training.ctr import (
     ranker_folder,
 )
 from recsys_plugin.training.frames import Frames, Split, catalogue_index, read_frames
+from recsys_plugin.training.impressions import ShownPages, read_shown_pages
 from recsys_plugin.training.kept import KeptModels
 from recsys_plugin.training.modalities import (
     ItemModalities,
@@ -35,6 +37,7 @@ from recsys_plugin.training.modalities import (
     read_modalities,
 )
 from recsys_plugin.training.options import RankerOptions, TrainingOptions, TwoTowerOptions
+from recsys_plugin.training.packing import UserTensors
 from recsys_plugin.training.segments import Segments
 from recsys_plugin.training.tracking import CurveLog, NoTracker, Tracker, Trackers, loss_curve
 from recsys_plugin.training.two_tower import TwoTower
@@ -60,6 +63,7 @@ class TrainingRun:
         options: what may be chosen. progress: told what is under way.
         tracker: told settings, curves and figures; it is not closed here. clock: seconds since 1970.
         kept: weights of the exported version whose text axes stay, and which a warm start goes on from.
+        outcomes: folder of logged pages with what came of them; it need not be there. None for none.
     """
 
     def __init__(
@@ -74,8 +78,9 @@ class TrainingRun:
         tracker: Tracker | None = None,
         clock: Callable[[], float] = time.time,
         kept: KeptModels | None = None,
+        outcomes: Path | None = None,
     ) -> None:
-        self.kept = kept
+        self.kept, self._outcomes = kept, outcomes
         self.tracker, self.clock = tracker or NoTracker(), clock
         self.folder = state / "training"
         self.feature_data = feature_data
@@ -144,6 +149,16 @@ class TrainingRun:
         """Texts by source and images of the catalogue, in row order, as the models are to know them."""
         modalities = read_modalities(self.folder / "text" / "modalities.safetensors")
         return modalities.without_text() if "text" in self.options.leave_out else modalities
+
+    def outcome_files(self) -> list[Path]:
+        """The days of logged pages, joined with what came of them, that may be learned from."""
+        if self._outcomes is None or self.options.shown_pages <= 0:
+            return []
+        return outcome_files(self._outcomes, before=self.dataset.validation_start)
+
+    def shown_pages(self) -> tuple[ShownPages, UserTensors]:
+        """What is learned from of them, and the packed features of their users."""
+        return read_shown_pages(self.folder / "shown_pages")
 
     def frames(self) -> Frames:
         """The point-in-time frames."""

@@ -12,13 +12,20 @@ from typing import Any
 
 import torch
 
+from recsys_plugin.impressions.join import outcomes_digest
 from recsys_plugin.inference.new_items import item_text
 from recsys_plugin.pipeline.feast_repository import contract_of
 from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_folder
 from recsys_plugin.report.html import write_report
 from recsys_plugin.training.frames import build_frames
 from recsys_plugin.training.options import CTR_MODELS
-from recsys_plugin.training.parts import encode_catalogue, fit_ctr_model, fit_ranker, fit_two_tower
+from recsys_plugin.training.parts import (
+    collect_shown_pages,
+    encode_catalogue,
+    fit_ctr_model,
+    fit_ranker,
+    fit_two_tower,
+)
 from recsys_plugin.training.reporting import training_report
 from recsys_plugin.training.run import TrainingRun
 from recsys_plugin.training.shop_encoder import fine_tune_on_shop
@@ -136,6 +143,17 @@ class Training:
             ),
             force=force,
         )
+        shown = self._part(
+            "shown_pages",
+            lambda folder: collect_shown_pages(self._run, folder, contract),
+            {
+                "frames": frames.fingerprint,
+                "outcomes": outcomes_digest(self._run.outcome_files()),
+                "options": [options.shown_pages, options.shown_window, options.seed],
+            },
+            ("training/impressions", "training/packing", "pipeline/feast_repository"),
+            force=force,
+        )
         towers = self._part(
             "two_tower",
             functools.partial(fit_two_tower, self._run),
@@ -162,6 +180,7 @@ class Training:
             functools.partial(fit_ranker, self._run),
             {
                 "towers": towers.fingerprint,
+                "shown_pages": shown.fingerprint,
                 "options": [asdict(options.ranker), options.candidates, options.seed],
             },
             ("training/ranker", "training/pair_features", "training/candidates", "training/ctr", "training/parts"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from recsys_plugin.errors import ConfigurationError, InvalidInput
+from recsys_plugin.errors import ConfigurationError, InvalidInput, ServiceUnavailable
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.reader import FeatureReader, promotion_key
@@ -17,12 +18,27 @@ from recsys_plugin.trials.store import change_trial, look_after, read_all_counts
 from recsys_plugin.trials.tally import ArmCounts, Commands
 from recsys_plugin.trials.trial import CANARY, DEFAULT_THRESHOLDS, Phase, Thresholds, Trial
 
-__all__ = ["Trials"]
+__all__ = ["Trials", "refuse_during_trial"]
 
 _Result = TypeVar("_Result")
 _TIMEOUT = 5.0
 #: Somebody else may change the trial just then; more often than this it is no coincidence.
 _ATTEMPTS = 10
+
+
+def refuse_during_trial(redis_url: str, project: str = "recsys") -> None:
+    """Make sure that no trial runs whose candidate an export would delete: two versions stay, the new one and another.
+
+    Raises:
+        ConfigurationError: if one does. Where Redis does not answer, no client can take part in a trial.
+    """
+    with suppress(ServiceUnavailable), Trials(redis_url, project) as trials:
+        trial = trials.read()
+        if trial is not None and trial.running:
+            raise ConfigurationError(
+                f"a trial of version {trial.candidate} against version {trial.control} is running, and an export would "
+                "delete one of them; end it with `recsys trial stop` or `recsys trial promote` first"
+            )
 
 
 class Trials:

@@ -5,24 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 
 import pytest
 from tiny_shop import ITEM_IDS, NOW, TinyShop
+from waiting import holds_within
 
 from recsys_plugin import AsyncRecommender, Recommender
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.reader import promotion_key
 
 KEY = promotion_key("recsys")
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether it holds within ten seconds."""
-    deadline = time.monotonic() + 10
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return holds()
 
 
 @pytest.fixture
@@ -39,25 +31,25 @@ def test_promote_and_roll_back(shop_of_two_versions: TinyShop, caplog: pytest.Lo
     ):
         assert client.version == 2
         redis.set(KEY, 1)
-        assert eventually(lambda: client.version == 1)
+        assert holds_within(lambda: client.version == 1, 10)
         assert client.recommend("mug-lover").served_by.version == 1
         redis.set(KEY, 2)
-        assert eventually(lambda: client.version == 2)
+        assert holds_within(lambda: client.version == 2, 10)
         # A version that is not there is not waited for: the newest serves.
         redis.set(KEY, 1)
-        assert eventually(lambda: client.version == 1)
+        assert holds_within(lambda: client.version == 1, 10)
         redis.set(KEY, 7)
-        assert eventually(lambda: client.version == 2)
+        assert holds_within(lambda: client.version == 2, 10)
         # What makes no sense changes nothing, and is said once.
         with caplog.at_level(logging.WARNING, logger="recsys_plugin"):
             redis.set(KEY, "soon")
-            assert eventually(lambda: "recsys models promote" in caplog.text)
+            assert holds_within(lambda: "recsys models promote" in caplog.text, 10)
             assert client.recommend("mug-lover").served_by.version == 2
             redis.set(KEY, 1)
-            assert eventually(lambda: client.version == 1)
+            assert holds_within(lambda: client.version == 1, 10)
         assert caplog.text.count("not a version") == 1
         redis.delete(KEY)
-        assert eventually(lambda: client.version == 2)
+        assert holds_within(lambda: client.version == 2, 10)
 
         async def awaiting() -> None:
             async with AsyncRecommender(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_shop import ITEM_IDS, NOW, TinyShop
+from waiting import holds_within
 
 from recsys_plugin import AsyncRecommender, Recommender
 from recsys_plugin.errors import ConfigurationError, InferenceUnavailable, ReleaseChanged
@@ -40,13 +41,6 @@ def asked(url: str, model: str = "similar") -> int:
     with TritonManager(url) as triton:
         statistics = triton.client.get_inference_statistics(model)
     return sum(int(found.inference_stats.success.count) for found in statistics.model_stats)
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return holds()
 
 
 @given(st.integers(1, 5), st.sets(st.integers(0, 4)), st.sets(st.integers(0, 4)))
@@ -126,7 +120,7 @@ def test_calls_are_spread_and_go_round_a_server_that_is_down(
         client.similar_items("mug", 3)
         return asked(other_shop.triton_url) > first
 
-    assert eventually(is_back)
+    assert holds_within(is_back, 20)
     disposable_shop.stop_triton()
     assert client.similar_items("mug", 3).item_ids == page.item_ids
     other_shop.stop_triton()

@@ -88,6 +88,19 @@ def test_periods_of_a_shop_are_tenths_of_its_time_span(place: Settings, shop: Pa
     assert dataset.validation_start == dataset.test_start - span / 10
 
 
+def test_periods_may_be_chosen(place: Settings, shop: Path) -> None:
+    prepare_data(place, folder=shop, now=NOW)
+    day = timedelta(days=1)
+    chosen = prepare(place, folder=shop, now=NOW, held_out=day)
+    assert not chosen.reused
+    assert chosen.dataset.test_start == chosen.dataset.last_event - day
+    assert chosen.dataset.validation_start == chosen.dataset.test_start - day
+    assert prepare(place, folder=shop, now=NOW, held_out=day).reused
+    for wrong, said in ((timedelta(0), "is not above 0"), (30 * day, "leave nothing of .* to learn from")):
+        with pytest.raises(InvalidInput, match=said):
+            prepare(place, folder=shop, now=NOW, held_out=wrong)
+
+
 @pytest.mark.parametrize(("age", "historical"), [(timedelta(days=6), False), (timedelta(days=8), True)])
 def test_time_stands_still_once_the_last_event_is_a_week_old(
     place: Settings, shop: Path, age: timedelta, historical: bool

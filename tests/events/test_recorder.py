@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import wait_until
 
 from recsys_plugin import AsyncEventRecorder, Event, EventRecorder, EventRefused, Recorded, SpoolFull
 from recsys_plugin.errors import ConfigurationError, DeadlineExceeded, InvalidInput, StoreUnavailable
@@ -36,13 +37,6 @@ def written(client: Any) -> list[tuple[str, Event, dict[bytes, bytes]]]:
     return found
 
 
-def eventually(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not check():
-        assert time.monotonic() < deadline, "it did not come about within 20 s"
-        time.sleep(0.005)
-
-
 def answer(client: Any, reply: bytes | None) -> None:
     """What the worker does for the one entry that somebody waits for."""
     tokens: list[bytes] = []
@@ -51,7 +45,7 @@ def answer(client: Any, reply: bytes | None) -> None:
         tokens.extend(fields[b"reply"] for _, _, fields in written(client) if b"reply" in fields)
         return bool(tokens)
 
-    eventually(asked)
+    wait_until(asked)
     if reply is not None:
         client.rpush(KEYS.reply(tokens[0].decode()), reply)
 

@@ -8,8 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -26,6 +25,7 @@ from free_ports import free_port
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from waiting import wait_until
 
 from recsys_plugin.errors import ConfigurationError, DeadlineExceeded, InvalidInput, StoreUnavailable
 from recsys_plugin.features.codec import decode_value, entity_key_prefix, entity_key_value
@@ -415,17 +415,10 @@ def cluster(start_redis: Any) -> Iterator[list[redis.Redis]]:
     bus = nodes[1].execute_command("CONFIG", "GET", "cluster-port")
     bus_port = int(bus["cluster-port"] if isinstance(bus, dict) else bus[1])
     nodes[0].execute_command("CLUSTER", "MEET", "127.0.0.1", servers[1].port, bus_port)
-    wait_for(lambda: all(knows_both(node) for node in nodes))
+    wait_until(lambda: all(knows_both(node) for node in nodes))
     yield nodes
     for node in nodes:
         node.close()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def knows_both(node: redis.Redis) -> bool:

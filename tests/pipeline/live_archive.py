@@ -1,9 +1,9 @@
-"""Archived live events for tests: files as ``recsys events archive`` writes them."""
+"""Archived live events and pages for tests: files as ``recsys events archive`` writes them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["archive_events", "visits"]
+from recsys_plugin.impressions.parquet import IMPRESSIONS, write_days
+
+__all__ = ["archive_events", "archive_pages", "visits"]
 
 _MOMENT = pa.timestamp("us", tz="UTC")
 _TEXTS = ("entry", "user_id", "item_id", "event_type", "event_id", "basket_id", "query", "request_id")
@@ -31,6 +33,31 @@ def archive_events(state: Path, name: str, events: Iterable[Mapping[str, Any]]) 
         folder.mkdir(parents=True, exist_ok=True)
         rows = [{name: row.get(name) for name in _SCHEMA.names} for row in part.to_dict("records")]
         pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), folder / f"{name}.parquet")
+
+
+def archive_pages(state: Path, name: str, visited: Iterable[Mapping[str, Any]], also_shown: Sequence[str]) -> int:
+    """Write a page for each click of some visits, served a minute before: first what nobody wants, then the item."""
+    pages = []
+    for number, event in enumerate(event for event in visited if event["event_type"] == "click"):
+        served = event["timestamp"] - timedelta(minutes=1)
+        items = [item for item in also_shown if item != event["item_id"]] + [event["item_id"]]
+        pages.append(
+            {
+                "entry": f"{number}-0",
+                "request_id": f"{name}-{number}",
+                "user_id": event["user_id"],
+                "served_at": (served - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1),
+                "model": "recommend",
+                "version": 1,
+                "policy": "none",
+                "propensity_kind": "exact",
+                "items": items,
+                "scores": [0.5] * len(items),
+                "propensities": [1.0] * len(items),
+            }
+        )
+    write_days(state / "impressions", name, IMPRESSIONS, "served_at", pages)
+    return len(pages)
 
 
 def visits(

@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import wait_until
 
 from recsys_plugin.errors import InvalidInput
 from recsys_plugin.features.codec import decode_value, entity_key_prefix, entity_key_value
@@ -153,7 +153,7 @@ class Server:
         command = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(self.port), "--save", ""]
         command += ["--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "everysec"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        wait_for(self._answers)
+        wait_until(self._answers)
 
     def kill(self) -> None:
         assert self.process is not None
@@ -171,14 +171,6 @@ class Server:
     def client(self) -> Iterator[Any]:
         with self.address.connect(5) as client:
             yield client
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes] | None = None) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert process is None or process.poll() is None, "it ended too early"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 @pytest.fixture
@@ -260,7 +252,7 @@ def cursor_of(server: Server) -> int:
 def test_a_killed_process_is_gone_on_with(server: Server, table: Path) -> None:
     process = start_other(server, table)
     try:
-        wait_for(lambda: cursor_of(server) > 10_000, process)
+        wait_until(lambda: cursor_of(server) > 10_000, process=process)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -283,7 +275,7 @@ def test_a_killed_process_is_gone_on_with(server: Server, table: Path) -> None:
 def test_a_killed_server_is_gone_on_with(server: Server, table: Path) -> None:
     process = start_other(server, table)
     try:
-        wait_for(lambda: cursor_of(server) > 10_000, process)
+        wait_until(lambda: cursor_of(server) > 10_000, process=process)
         server.kill()
         _, said = process.communicate(timeout=30)
     finally:

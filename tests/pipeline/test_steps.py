@@ -6,8 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from shops import RECSYS, CommandLine
 from synthetic import write_tables
+from waiting import wait_until
 
 from recsys_plugin.cli.pipeline import training_options
 from recsys_plugin.data.store import load_dataset
@@ -88,14 +87,6 @@ def test_apply_is_not_repeated_but_publishes_the_types_again(applied: CommandLin
     assert table.stat().st_mtime_ns == before
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, "it ended too early"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_a_killed_training_keeps_what_was_finished(applied: CommandLine) -> None:
     folder = applied.settings.state / "training"
     records = applied.settings.state / "steps"
@@ -108,7 +99,11 @@ def test_a_killed_training_keeps_what_was_finished(applied: CommandLine) -> None
     )
     try:
         # In the middle of the frames: their draft is there, they are not.
-        wait_for(lambda: (records / "train.text.json").exists() and any(folder.glob(".frames.*")), process)
+        wait_until(
+            lambda: (records / "train.text.json").exists() and any(folder.glob(".frames.*")),
+            process=process,
+            seconds=240,
+        )
         busy = applied.run("train", *QUICK, expect=1)
         assert "StepFailed" in busy.stderr
         assert "another recsys command is at work" in busy.stderr
@@ -116,14 +111,14 @@ def test_a_killed_training_keeps_what_was_finished(applied: CommandLine) -> None
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert (folder / "text").is_dir()
-    assert not any((folder / name).exists() for name in ("frames", "two_tower", "ranker", "report.json"))
+    assert not any((folder / name).exists() for name in ("frames", "shown_pages", "two_tower", "ranker", "report.json"))
     kept = (folder / "text" / "items.npy").stat()
     applied.run("train", *QUICK)
     found = (folder / "text" / "items.npy").stat()
     assert (found.st_ino, found.st_mtime_ns) == (kept.st_ino, kept.st_mtime_ns)
     made = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
-    wanted = {"text", "frames", "two_tower", "ranker", "report.json", "report.html", "runs"}
+    wanted = {"text", "frames", "shown_pages", "two_tower", "ranker", "report.json", "report.html", "runs"}
     assert wanted == {path.name for path in folder.iterdir()}
     assert "are current" in applied.run("train", *QUICK).stderr
     # A part that is lost is made again, and no other.

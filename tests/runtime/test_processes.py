@@ -7,11 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from recsys_plugin.errors import ServiceUnavailable, StepFailed
 from recsys_plugin.runtime.ports import PortBook, port_is_free
@@ -27,13 +26,6 @@ STUBBORN = [
     "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
     "print('up', flush=True); time.sleep(600)\n",
 ]
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from tiny_models import write_broken, write_double, write_known_answers
 from tritonclient.grpc import InferenceServerClient, InferInput
+from waiting import wait_until
 
 from recsys_plugin.errors import CheckFailed, InferenceUnavailable, StepFailed
 from recsys_plugin.runtime.doctor import CheckResult, diagnose
@@ -24,13 +25,6 @@ from recsys_plugin.runtime.processes import marked_processes
 from recsys_plugin.runtime.services import Services
 
 MakeServices = Callable[..., Services]
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.005)
 
 
 def recsys(home: Path, triton_python: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -19,9 +19,11 @@ from recsys_plugin.training.candidates import candidate_rows, history_rows, trai
 from recsys_plugin.training.contexts import Contexts
 from recsys_plugin.training.evaluation import score_candidates
 from recsys_plugin.training.frames import Frames, read_frames
+from recsys_plugin.training.impressions import ShownPages, with_shown_pages
 from recsys_plugin.training.inputs import ItemInputs, UserInputs, item_inputs
 from recsys_plugin.training.modalities import read_modalities
 from recsys_plugin.training.options import RankerOptions, TwoTowerOptions
+from recsys_plugin.training.packing import UserTensors
 from recsys_plugin.training.ranker import HEADS, Ranker, TrainingLists, train_ranker
 from recsys_plugin.training.two_tower import TwoTower, train_two_tower
 
@@ -269,3 +271,26 @@ def test_reports_say_what_they_were_made_from(small_shop: Shop) -> None:
     assert report["options"]["encoder"] == "minilm"
     assert load_dataset(small_shop.settings).name == report["dataset"]
     assert "constructed" in report["labels"]
+
+
+def test_rankers_learn_from_pages_that_were_shown(material: Material, towers: TwoTower, few: np.ndarray) -> None:
+    frames = material.frames
+    users, week = frames.pages.users.take(few), frames.weeks[few]
+    wanted, unwanted = 11, 12
+    rows = np.tile(np.array([[unwanted, wanted]]), (len(few), 1))
+    labels = np.full((len(few), 2, len(HEADS)), np.nan, np.float32)
+    labels[..., HEADS.index("click")] = [0.0, 1.0]
+    entities = frames.pages.contexts.entities.iloc[few].reset_index(drop=True)
+    shown = ShownPages(entities, week, rows, labels, np.ones(rows.shape, np.float32))
+    constructed = lists_of(material, towers, few)
+    snapshots = [material.items] * len(frames.moments)
+
+    def preference(lists: TrainingLists, both: UserTensors) -> float:
+        """How much more likely, in logits, everybody is to click what was wanted."""
+        ranker = material.ranker()
+        train_ranker(ranker, lists, both, towers, snapshots, RankerOptions(epochs=3))
+        logits = score_candidates(ranker, towers, material.items, users, rows)[..., HEADS.index("click")]
+        return float(np.mean(logits[:, 1] - logits[:, 0]))
+
+    without = preference(constructed, users)
+    assert preference(*with_shown_pages(constructed, users, shown, users)) > without + 0.5
