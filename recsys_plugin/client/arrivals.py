@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 from typing import Any
 
 from recsys_plugin.client.release import READ_AT_ONCE, Release, read_stock, with_new_items, with_sold_out
@@ -40,6 +41,7 @@ def take_up(release: Release, plan: ItemPlan, item_ids: Iterable[str]) -> Genera
     """
     asked = list(dict.fromkeys(item_ids))
     fresh: list[ItemFacts] = []
+    changed = False
     for start in range(0, len(asked), READ_AT_ONCE):
         chunk = asked[start : start + READ_AT_ONCE]
         replies = yield plan.read(chunk)
@@ -48,6 +50,7 @@ def take_up(release: Release, plan: ItemPlan, item_ids: Iterable[str]) -> Genera
             told = plan.stock(item_id, reply)
             stock = UNKNOWN_STOCK if told is None else told
             if row is not None:
+                changed |= bool(release.catalogue.stock[row] != stock)
                 release.catalogue.stock[row] = stock
             found = plan.decode(item_id, reply)
             if found is None:
@@ -56,7 +59,9 @@ def take_up(release: Release, plan: ItemPlan, item_ids: Iterable[str]) -> Genera
             if row is None:
                 fresh.append(ItemFacts(item_id, title, category, subcategory, brand, as_written(price), stock))
             else:
-                release.catalogue.show(
+                changed |= release.catalogue.show(
                     row, title=title, category=category, subcategory=subcategory, brand=brand, price=price
                 )
-    return with_sold_out((yield from with_new_items(release, fresh)))
+    # What rules worked out of the catalogue holds for a release, so other facts make another one.
+    present = replace(release) if changed else release
+    return with_sold_out((yield from with_new_items(present, fresh)))

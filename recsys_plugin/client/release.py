@@ -67,6 +67,8 @@ class Release:
     """Items that the catalogue lacks; their rows follow those of the catalogue."""
     sold_out: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     """Rows of the items of which there are none left, ascending: they are on no page but that of ``rank``."""
+    memory: dict[Any, Any] = field(init=False, default_factory=dict)
+    """What rules worked out of its items, see :mod:`recsys_plugin.client.item_columns`."""
 
     @property
     def takes_new_items(self) -> bool:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from recsys_plugin.errors import InferenceUnavailable
 from recsys_plugin.inference.calls import Infer, OutputSpec
+from recsys_plugin.inference.item_vectors import ItemVectors
 from recsys_plugin.inference.labels import Labels
 from recsys_plugin.inference.tensors import Array
 
@@ -51,15 +52,28 @@ class Catalogue:
     """``[N]``: when the item came up for sale, or was first sold; unix seconds, 0 where unknown"""
     stock: NDArray[np.int64]
     """``[N]``: how many there are, :data:`UNKNOWN_STOCK` where the shop told nothing; from the feature store alone"""
+    vectors: ItemVectors
+    """Those that were wanted so far."""
 
     def __len__(self) -> int:
         """The number of items."""
         return len(self.item_ids)
 
-    def show(self, row: int, *, title: str, category: str, subcategory: str, brand: str, price: float) -> None:
-        """Let pages and rules know an item's present facts; what the models know of it stays."""
+    def show(self, row: int, *, title: str, category: str, subcategory: str, brand: str, price: float) -> bool:
+        """Let pages and rules know an item's present facts; what the models know of it stays.
+
+        Returns:
+            Whether anything but the title is another than before.
+        """
+        before = self._facts(row)
         self.titles[row], self.prices[row] = title, as_written(price)
         self.categories[row], self.subcategories[row], self.brands[row] = category, subcategory, brand
+        return self._facts(row) != before
+
+    def _facts(self, row: int) -> tuple[str, ...]:
+        # The price as text, since one that is not known does not equal itself.
+        labels = (self.categories, self.subcategories, self.brands)
+        return (str(self.prices.item(row)), *(column[row] for column in labels))
 
 
 def load_catalogue(version: int) -> Generator[Infer, dict[str, Array], Catalogue]:
@@ -97,6 +111,7 @@ def load_catalogue(version: int) -> Generator[Infer, dict[str, Array], Catalogue
         prices=np.concatenate([page["prices"] for page in pages]).astype(str).astype(np.float64),
         available_since=np.concatenate([page["available_since"] for page in pages]),
         stock=np.full(len(item_ids), UNKNOWN_STOCK, np.int64),
+        vectors=ItemVectors(len(item_ids)),
     )
 
 
