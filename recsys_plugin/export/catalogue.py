@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ __all__ = ["catalogue_frame", "seconds_of"]
 _COLUMNS = ["item_id", "title", "category", "subcategory", "brand", "price", "available_from"]
 
 
-def catalogue_frame(dataset: Dataset, tables: Path, item_ids: Sequence[str]) -> pd.DataFrame:
+def catalogue_frame(dataset: Dataset, tables: Path, item_ids: pd.Index[str]) -> pd.DataFrame:
     """What is known of items, a row each, in the order given.
 
     Args:

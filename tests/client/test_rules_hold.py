@@ -10,7 +10,7 @@ import pytest
 
 from recsys_plugin.client.context import Exploration, RequestContext, RequestRules
 from recsys_plugin.client.pages import page_items
-from recsys_plugin.client.release import PersonalModel, Release
+from recsys_plugin.client.release import PersonalModel, Release, with_sold_out
 from recsys_plugin.client.results import RankedItems
 from recsys_plugin.features.contract import Encoding, FeatureContract, FeatureSpec
 from recsys_plugin.features.plan import FeatureTensors, ReadPlan
@@ -85,7 +85,7 @@ def release() -> Release:
         np.zeros((NEW, 2), np.float32),
     )
     model = PersonalModel(ReadPlan(CONTRACT), 64, (), (), False)
-    return Release(1, catalogue, {"recommend": model, "search": model, "rank": model}, {}, new)
+    return with_sold_out(Release(1, catalogue, {"recommend": model, "search": model, "rank": model}, {}, new))
 
 
 def facts_of(release: Release, item_id: str) -> dict[str, Any]:
@@ -235,7 +235,10 @@ def check_positions(
     items: RankedItems,
 ) -> None:
     """Pins and sponsored items stand where they should, or the page says why not."""
-    assert context.applied is not None
+    if context.applied is None:
+        assert rules == ShelfRules()  # nothing but that what is sold out is not shown
+        assert not asked["sponsored"]
+        return
     unmet = " ".join(context.applied.unmet)
     full = len(ids) == asked["k"]
     for pin in rules.pins:

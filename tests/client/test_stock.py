@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from tiny_shop import NOW, TinyShop
@@ -16,7 +17,7 @@ from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.value_encoding import encode_value
 
 USER = "mug-lover"
-OPTIONS = {"timeout": 10.0, "clock": lambda: NOW, "refresh_every": None}
+OPTIONS: dict[str, Any] = {"timeout": 10.0, "clock": lambda: NOW, "refresh_every": None}
 
 SetStock = Callable[..., None]
 
@@ -103,6 +104,6 @@ def test_a_shop_that_is_sold_out_has_empty_pages(module_shop: TinyShop, set_stoc
 
 
 def test_stock_of_another_type_is_an_error_that_names_it(module_shop: TinyShop, set_stock: SetStock) -> None:
-    set_stock("tea", "many", "STRING")  # type: ignore[arg-type]
+    set_stock("tea", "many", "STRING")
     with pytest.raises(StoreUnavailable, match=r"item_stock:stock of item 'tea' holds a str .* push Int64"):
         Recommender(module_shop.redis_url, module_shop.triton_url, **OPTIONS)
