@@ -23,6 +23,8 @@ CATEGORIES = ("food", "kitchen", "kitchen", "kitchen", "", "gifts")
 BRANDS = ("leaf", "clay", "clay", "clay", "", "glass")
 PRICES = (2.5, 3.0, float("nan"), 4.0, 5.0, 6.0)
 BASE = np.array([0.6, 0.5, 0.4, 0.3, 0.2, 0.1], dtype=np.float32)
+#: What is in the kitchen is alike.
+VECTORS = np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0.1], [0, 1, 0.2], [0, 0, 1], [1, 0, 1]], dtype=np.float32)
 TASTE = np.array([0.0, 0.0, 0.0, 1.0, 0.0, 0.5], dtype=np.float32)
 
 CONTRACT = FeatureContract(
@@ -70,7 +72,7 @@ def write_repository(
     spoilt: float = 0.0,
     slow: float = 0.0,
 ) -> None:
-    """Write one version of the six models.
+    """Write one version of the seven models.
 
     Args:
         shift: added to every score; with NaN nothing is found.
@@ -113,6 +115,19 @@ def write_repository(
         {"query": ("BYTES", 1)},
         {"input_ids": ("INT64", -1), "attention_mask": ("INT64", -1)},
         _tokenizer(),
+    )
+    _write(
+        folder,
+        "item_embedding",
+        version,
+        {"item_row": ("INT64", 1)},
+        {"item_vector": ("FP32", VECTORS.shape[1])},
+        [
+            _constant("vectors", np.resize(VECTORS, (size, VECTORS.shape[1]))),
+            _constant("flat", np.array([-1], dtype=np.int64)),
+            helper.make_node("Reshape", ["item_row", "flat"], ["flat_rows"]),
+            helper.make_node("Gather", ["vectors", "flat_rows"], ["item_vector"], axis=0),
+        ],
     )
     columns = {
         "item_ids": list(item_ids),
