@@ -12,20 +12,20 @@ from typing import Any, Self, TypeVar
 from recsys_plugin.background import Warner
 from recsys_plugin.client import flows
 from recsys_plugin.client.arrivals import TakeUp, take_up, take_up_everything
+from recsys_plugin.client.async_shelves import AsyncShelves
 from recsys_plugin.client.base import (
     LOADING_TIMEOUT,
     AskUsers,
-    ClientBase,
     beside_these,
     repeatable,
     time_left,
     under,
 )
-from recsys_plugin.client.following import follow_rules
+from recsys_plugin.client.following import follow_rules, written
 from recsys_plugin.client.release import Release, load_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.shadowing import ShadowTask
-from recsys_plugin.client.trying import Limited, follow_trial, last_words
+from recsys_plugin.client.trying import Limited, follow_trial
 from recsys_plugin.client.watching import GATHERED, PAUSE
 from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
@@ -50,7 +50,7 @@ _Result = TypeVar("_Result")
 _CANCEL_SECONDS = 0.2
 
 
-class AsyncRecommender(ClientBase):
+class AsyncRecommender(AsyncShelves):
     """:class:`~recsys_plugin.client.recommender.Recommender` for asyncio: same arguments, same methods, same pages.
 
     It belongs to one event loop. It connects and loads at ``async with``, or else at its first call.
@@ -317,7 +317,7 @@ class AsyncRecommender(ClientBase):
         trying, self._trying = self._trying, None
         if trying is not None and (commands := trying.tally.drain()):
             try:
-                await self._run(last_words(commands), self._timeout)
+                await self._run(written(commands), self._timeout)
             except RecsysError as error:
                 self._trial_warner.failed(error)
 

@@ -16,7 +16,7 @@ from recsys_plugin.client.shelf_rules import ShelfPolicy
 from recsys_plugin.impressions.document import Candidates
 from recsys_plugin.inference.tensors import Array
 from recsys_plugin.policy.diversity import diversified
-from recsys_plugin.policy.exploration import Choice, calibrated_logits
+from recsys_plugin.policy.exploration import APPROXIMATE, Choice, calibrated_logits
 from recsys_plugin.policy.last_layer import served_features
 from recsys_plugin.policy.page import best_first
 from recsys_plugin.policy.rules import Arrangement, Pool, ShelfRules, arranged, filtered, rescored
@@ -24,8 +24,6 @@ from recsys_plugin.policy.rules.moves import Moves
 
 __all__ = ["Chosen", "best", "by_rules"]
 
-#: What a policy's propensities are once rules have rearranged what it chose: those that it chose with.
-APPROXIMATE = "approximate"
 _HEADS = ("click", "cart", "purchase")
 
 
@@ -93,7 +91,10 @@ def by_rules(
     outputs, scores = {name: array[order] for name, array in outputs.items()}, scores[order]
     ranked = len(order)
     named = _named(release, policy, excluded, unmet)
-    outputs, scores = _with_rows(outputs, scores, [row for row in named.values() if row is not None])
+    if policy.shelf == "rank":  # of which the caller named the items: rules bring no others
+        asked = set(outputs["rows"].tolist())
+        named = {item_id: row for item_id, row in named.items() if row in asked}
+    outputs, scores = _with_rows(outputs, scores, list(named.values()))
     heads = {head: outputs[f"{head}_probability"] for head in _HEADS if f"{head}_probability" in outputs}
     pool = pool_of(release, outputs["rows"], scores, heads)
     changed = rescored(rules, pool, now=policy.moment, are_rates=are_rates)

@@ -1,4 +1,4 @@
-"""The shop's rules, followed: read at the start, and again with each look for another version."""
+"""The shop's rules, followed: read at the start, and again with each look for another version; and small writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.policy.rules import NO_RULES, MalformedRules, PageRules
 from recsys_plugin.trials.tally import Commands
 
-__all__ = ["follow_rules", "rules_commands"]
+__all__ = ["follow_rules", "rules_commands", "written"]
 
 
 def follow_rules(project: str, before: PageRules) -> Generator[Commands, list[Any], PageRules]:
@@ -34,3 +34,12 @@ def rules_commands(project: str, text: str | None) -> Commands:
     """What makes a document the rules of a shop; ``None`` takes its rules away."""
     key = EventKeys(project).rules
     return Commands((("DEL", key),) if text is None else (("SET", key, text),))
+
+
+def written(commands: tuple[tuple[Any, ...], ...]) -> Generator[Commands, list[Any], None]:
+    """Perform commands whose answers say nothing.
+
+    Raises:
+        StoreUnavailable, DeadlineExceeded: for Redis.
+    """
+    yield Commands(commands)

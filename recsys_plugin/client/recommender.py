@@ -19,17 +19,17 @@ from recsys_plugin.client.arrivals import TakeUp, take_up, take_up_everything
 from recsys_plugin.client.base import (
     LOADING_TIMEOUT,
     AskUsers,
-    ClientBase,
     beside_these,
     repeatable,
     time_left,
     under,
 )
-from recsys_plugin.client.following import follow_rules
+from recsys_plugin.client.following import follow_rules, written
 from recsys_plugin.client.release import Release, load_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.shadowing import ShadowThread
-from recsys_plugin.client.trying import Limited, follow_trial, last_words
+from recsys_plugin.client.shelves import Shelves
+from recsys_plugin.client.trying import Limited, follow_trial
 from recsys_plugin.client.watching import watch_items, watch_releases
 from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
@@ -50,7 +50,7 @@ __all__ = ["Recommender"]
 _Result = TypeVar("_Result")
 
 
-class Recommender(ClientBase):
+class Recommender(Shelves):
     """Answers a shop's requests from Redis and Triton; safe to share between threads.
 
     Making one connects, finds the newest version that Triton serves, checks its feature contract against the feature
@@ -323,7 +323,7 @@ class Recommender(ClientBase):
         trying, self._trying = self._trying, None
         if trying is not None and (commands := trying.tally.drain()):
             try:
-                self._run(last_words(commands), self._timeout)
+                self._run(written(commands), self._timeout)
             except RecsysError as error:
                 self._trial_warner.failed(error)
 

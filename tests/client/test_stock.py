@@ -11,7 +11,7 @@ import pytest
 from tiny_shop import NOW, TinyShop
 
 from recsys_plugin import AsyncRecommender, Recommender
-from recsys_plugin.errors import StoreUnavailable
+from recsys_plugin.errors import InvalidInput, StoreUnavailable
 from recsys_plugin.features.codec import entity_key_prefix, entity_key_value, hash_field
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.value_encoding import encode_value
@@ -94,6 +94,25 @@ def test_what_was_sold_out_before_the_start_is_on_no_page(module_shop: TinyShop,
             return set(page.item_ids)
 
     assert "mug" in asyncio.run(awaiting())
+
+
+def test_a_backend_tells_its_stock(module_shop: TinyShop, set_stock: SetStock) -> None:
+    with Recommender(module_shop.redis_url, module_shop.triton_url, **OPTIONS) as client:
+        client.set_stock({"tea": 0, "cup": 0, 7: 3})
+        client.set_stock({})
+        assert eventually(lambda: not {"tea", "cup"} & set(client.recommend(USER, 10).item_ids))
+        for wrong in ({"tea": -1}, {"tea": 1.5}, {"tea": True}, {"": 1}, {"a\x00": 1}, ["tea"], {"tea": 2**63}):
+            with pytest.raises(InvalidInput, match="stock"):
+                client.set_stock(wrong)  # type: ignore[arg-type]
+
+        async def awaiting() -> None:
+            async with AsyncRecommender(module_shop.redis_url, module_shop.triton_url, **OPTIONS) as other:
+                await other.set_stock({"tea": 4, "cup": 1})
+
+        asyncio.run(awaiting())
+        assert eventually(lambda: {"tea", "cup"} <= set(client.recommend(USER, 10).item_ids))
+    for item_id in ("tea", "cup", "7"):
+        set_stock(item_id, None)
 
 
 def test_a_shop_that_is_sold_out_has_empty_pages(module_shop: TinyShop, set_stock: SetStock) -> None:
