@@ -110,7 +110,7 @@ def read_pages(settings: Settings, users: int, pool: int, tell: Progress) -> Pag
     tell("scores", 0, 0)
     logits = score_candidates(models.ranker, models.towers, models.items, chosen, rows)
     rates = 1.0 / (1.0 + np.exp(-logits))
-    scores = sum(SCORE_WEIGHTS[head] * rates[..., HEADS.index(head)] for head in models.heads)
+    scores = np.stack([SCORE_WEIGHTS[head] * rates[..., HEADS.index(head)] for head in models.heads]).sum(axis=0)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :pool]
     items = dataset.frame("items", ["item_id", "category"]).set_index("item_id")["category"].reindex(models.item_ids)
     categories = items.astype("category").cat.codes.to_numpy(np.int64)

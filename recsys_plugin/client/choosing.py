@@ -111,10 +111,10 @@ def by_rules(
     propensities, kind, candidates = np.ones(len(pool)), "exact", places
     if explore is not None:
         candidates = places = places[: max(k, context.exploration.pool)]
-        wanted = len(places) if rules.rearranges else k
+        wanted = len(places) if policy.rearranges else k
         choice = _explored(context, explore, pool.rows[places], scores[places], outputs, places, wanted)
         propensities[places[choice.positions]] = choice.propensities
-        kind = APPROXIMATE if rules.rearranges else choice.kind
+        kind = APPROXIMATE if policy.rearranges else choice.kind
         places = places[choice.positions]
         stages.append((("exploration",), places))
     places = _unlike(release, rules, pool, scores, places, k, stages, unmet)

@@ -46,10 +46,17 @@ class ShelfPolicy:
         """The time that ages count from: the request's, at the beginning of its minute."""
         return self.context.now - self.context.now % _MINUTE
 
+    @property
+    def rearranges(self) -> bool:
+        """Whether a page may be another than its best items, once these are chosen."""
+        rules = self.rules
+        unlike = rules.diversity is not None and rules.diversity.strength > 0
+        return bool(unlike or rules.caps or rules.pins or (rules.sponsored and self.sponsored))
+
     def results(self, wanted: int, candidates: int) -> int:
         """How many of the best candidates the model is to return, of so many that it looks at."""
         rules = self.rules
-        reorders = rules.rearranges or rules.objectives is not None or rules.freshness is not None
+        reorders = self.rearranges or rules.objectives is not None or rules.freshness is not None
         return max(wanted, candidates) if reorders else wanted
 
     def barred(self, user_id: str | None) -> Barred:

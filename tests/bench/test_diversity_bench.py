@@ -37,7 +37,7 @@ def pages() -> Pages:
 
 
 def test_distance_and_coverage_rise(pages: Pages, tmp_path: Path) -> None:
-    curves = {method: reranked(pages, method, STRENGTHS, 10) for method in ("mmr", "dpp")}  # type: ignore[arg-type]
+    curves = {method: reranked(pages, method, STRENGTHS, 10) for method in ("mmr", "dpp")}
     for curve in curves.values():
         assert curve.ndcg[0] == pytest.approx(np.ones(40))
         for column in (curve.distance, curve.categories):

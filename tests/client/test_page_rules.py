@@ -173,7 +173,7 @@ def test_exploring_pages_say_when_rules_rearranged_them(module_shop: TinyShop) -
     exploration = Exploration(parse_exploration("epsilon:0.5"), pool=6, seed=3)
     options = OPTIONS | {"refresh_every": None, "exploration": exploration}
     with Recommender(module_shop.redis_url, module_shop.triton_url, **options) as client:
-        kinds = []
+        kinds: list[str] = []
 
         def kept(served: list[Any]) -> None:
             kinds.extend(page.candidates.propensity_kind for page in served)

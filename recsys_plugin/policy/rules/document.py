@@ -240,11 +240,6 @@ class ShelfRules:
         if same := [item for item in items if items.count(item) > 1]:
             raise InvalidInput(f"pins: item {same[0]!r:.60} is pinned twice")
 
-    @property
-    def rearranges(self) -> bool:
-        """Whether a page may be another than its best items, once these are chosen."""
-        return bool(self.caps or self.pins or self.sponsored or self.diversity)
-
     def overridden(self, document: Mapping[str, Any], where: str) -> ShelfRules:
         """These rules with those of a document in place of their own; ``None`` takes a rule away.
 
