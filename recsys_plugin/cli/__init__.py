@@ -24,6 +24,7 @@ COMMANDS = {
     "status": "recsys_plugin.cli.servers:status",
     "models": "recsys_plugin.cli.models:models",
     "trial": "recsys_plugin.cli.trial:trial",
+    "rules": "recsys_plugin.cli.rules:rules",
     "doctor": "recsys_plugin.cli.servers:doctor",
     "env": "recsys_plugin.cli.servers:env",
     "stream": "recsys_plugin.cli.stream:stream",

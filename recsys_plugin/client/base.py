@@ -11,12 +11,12 @@ from typing import Any, Self
 
 from recsys_plugin.background import Warner
 from recsys_plugin.client.arguments import MOST_USERS, checked_interval, checked_timeout
-from recsys_plugin.client.context import BEST_FIRST, Exploration, RequestContext
+from recsys_plugin.client.context import BEST_FIRST, Exploration, RequestContext, RequestRules
 from recsys_plugin.client.flows import Flow
 from recsys_plugin.client.release import Release, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.trying import Trying, serve, shadow
-from recsys_plugin.errors import ConfigurationError, DeadlineExceeded, RecsysError
+from recsys_plugin.errors import ConfigurationError, DeadlineExceeded, InvalidInput, RecsysError
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.item_changes import ItemKeys
 from recsys_plugin.features.item_facts import ItemPlan
@@ -25,11 +25,12 @@ from recsys_plugin.impressions.log import ImpressionLog, ImpressionWriter
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.policy.exploration_settings import parse_exploration
 from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
+from recsys_plugin.policy.rules import NO_RULES, PageRules
 from recsys_plugin.settings import Settings
 from recsys_plugin.trials.assignment import is_shadowed
 from recsys_plugin.trials.trial import MalformedTrial
 
-__all__ = ["LOADING_TIMEOUT", "AskUsers", "ClientBase", "repeatable", "time_left"]
+__all__ = ["LOADING_TIMEOUT", "AskUsers", "ClientBase", "beside_these", "repeatable", "time_left", "under"]
 
 #: Seconds that loading a release may take; it happens at start-up and in ``refresh``, never within a request.
 LOADING_TIMEOUT = 60.0
@@ -67,6 +68,8 @@ class ClientBase(ABC):
     _release: Release | None
     _trying: Trying | None = None
     """The trial of a version that this client takes part in."""
+    _rules: PageRules = NO_RULES
+    """The shop's rules, as they were read last."""
 
     def __init__(
         self,
@@ -106,6 +109,7 @@ class ClientBase(ABC):
         self._impressions = None if impressions is None else ImpressionWriter(redis_url, impressions, project=project)
         self._exploration = exploration
         self._trial_warner = Warner("could not follow the trial of a model version")
+        self._rules_warner = Warner("could not take up the rules for pages")
         self._name = uuid.uuid4().hex
         self._open()
 
@@ -142,7 +146,13 @@ class ClientBase(ABC):
     def _context(self, release: Release) -> RequestContext:
         logs_pages = self._impressions is not None
         return RequestContext(
-            release, self._request_ids(), self._clock(), time.perf_counter, self._exploration, logs_pages
+            release,
+            self._request_ids(),
+            self._clock(),
+            time.perf_counter,
+            self._exploration,
+            logs_pages,
+            self._rules,
         )
 
     def _answering(self, ask: AskUsers, user_ids: Iterable[object]) -> Callable[[Release], Flow]:
@@ -207,6 +217,39 @@ class ClientBase(ABC):
 def repeatable(values: Iterable[object]) -> Iterable[object]:
     """The same values, such that they can be gone through twice."""
     return values if isinstance(values, Collection) or not isinstance(values, Iterable) else list(values)
+
+
+def beside_these(exclude: Iterable[object], beside: Iterable[Page]) -> Iterable[object]:
+    """What a page must not show: what is excluded, and what other pages show already.
+
+    Raises:
+        InvalidInput: if ``beside`` holds something else than pages.
+    """
+    pages = list(beside)
+    if not pages:
+        return repeatable(exclude)
+    if wrong := [page for page in pages if not isinstance(page, Page)]:
+        raise InvalidInput(f"beside: expected pages, not {type(wrong[0]).__name__} ({wrong[0]!r:.60})")
+    if isinstance(exclude, str | bytes) or not isinstance(exclude, Iterable):
+        return exclude  # to be refused with its name
+    return [*exclude, *(item_id for page in pages for item_id in page.item_ids)]
+
+
+def under(rules: object, sponsored: Iterable[object], ask: AskUsers) -> AskUsers:
+    """The same request with the caller's own rules.
+
+    Raises:
+        InvalidInput: if they make no sense.
+    """
+    asked = RequestRules.of(rules, sponsored)
+    if asked is None:
+        return ask
+
+    def answer(context: RequestContext, users: Iterable[object]) -> Flow:
+        context.asked = asked
+        return ask(context, users)
+
+    return answer
 
 
 def time_left(deadline: float, allowed: float) -> float:

@@ -24,6 +24,7 @@ from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.pages import SCORES, line_of, page, page_items
 from recsys_plugin.client.release import PersonalModel, Release
 from recsys_plugin.client.results import Page, RankedItems
+from recsys_plugin.client.shelf_rules import ShelfPolicy, fetch_vectors, shelf_policy
 from recsys_plugin.errors import ReleaseChanged
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures
 from recsys_plugin.identifiers import checked_id, checked_ids
@@ -50,6 +51,9 @@ def recommend(
     exploration = context.exploration
     pool = max(wanted, exploration.pool) if exploration.explores else wanted
     count = _candidate_count(context.release, pool, checked_candidates(candidates))
+    policy = shelf_policy(context, "recommend")
+    if policy is not None:
+        pool = policy.results(pool, count)
     model = context.release.models["recommend"]
     if wanted == 0:
         return [page(context, "recommend", user_id, RankedItems(), None) for user_id in users]
@@ -60,11 +64,12 @@ def recommend(
         answer = yield from _infer(
             context,
             "recommend",
-            {**_user_inputs(tensors), **_retrieval_inputs(context.release, excluded, count, pool, len(batch))},
+            {**_user_inputs(tensors), **_retrieval_inputs(context.release, excluded, count, pool, batch, policy)},
             _outputs(model, len(batch), "rows", "retrieval_scores", *SCORES),
         )
         if context.release.new_items:
             answer = _beside(answer, (yield from _new_items(context, tensors)))
+        yield from fetch_vectors(context, "recommend", answer["rows"], answer["scores"])
         for number, user_id in enumerate(batch):
             outputs = line_of("recommend", answer, number)
             scores = outputs["scores"]
@@ -93,8 +98,9 @@ def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -
     if new.size:
         scored = yield from _new_items(context, tensors, new - size)
         answer = _beside(answer, scored) if answer else scored
+    yield from fetch_vectors(context, "rank", answer["rows"], answer["scores"])
     outputs = line_of("rank", answer, 0)
-    items = page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size)
+    items = page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size, user_id=user)
     return [page(context, "rank", user, items, report, unknown)]
 
 
@@ -123,10 +129,11 @@ def search(
     words = _text(text)
     if model.takes_tokens:
         words = yield from _infer(context, "tokenizer", words, _TOKENS)
+    retrieval = _retrieval_inputs(context.release, excluded, count, wanted, [user], shelf_policy(context, "search"))
     answer = yield from _infer(
         context,
         "search",
-        {**_user_inputs(tensors), **words, **_retrieval_inputs(context.release, excluded, count, wanted, 1)},
+        {**_user_inputs(tensors), **words, **retrieval},
         _outputs(model, 1, "rows", "relevance", *SCORES),
     )
     if context.release.new_items:
@@ -137,7 +144,8 @@ def search(
         answer = _beside(answer, scored)
     outputs = line_of("search", answer, 0)
     scores = blend.scores(outputs["rows"], outputs["relevance"], outputs["scores"])
-    items = page_items(context, "search", outputs, scores, "relevance", excluded, wanted)
+    yield from fetch_vectors(context, "search", outputs["rows"][np.newaxis], scores[np.newaxis])
+    items = page_items(context, "search", outputs, scores, "relevance", excluded, wanted, user_id=user)
     return [page(context, "search", user, items, report)]
 
 
@@ -155,7 +163,7 @@ def similar_items(
     if row is None or wanted == 0:
         return [page(context, "similar", None, RankedItems(), None, () if row is not None else (item,))]
     excluded |= {row}
-    retrieval = _retrieval_inputs(context.release, excluded, count, wanted, 1)
+    retrieval = _retrieval_inputs(context.release, excluded, count, wanted, [None], shelf_policy(context, "similar"))
     if row < len(context.release.catalogue):
         answer = yield from _infer(
             context,
@@ -165,6 +173,7 @@ def similar_items(
         )
     else:
         answer = yield from _similar_texts(context, row - len(context.release.catalogue), retrieval)
+    yield from fetch_vectors(context, "similar", answer["rows"], answer["similarity"])
     outputs = line_of("similar", answer, 0)
     items = page_items(context, "similar", outputs, outputs["similarity"], "similarity", excluded, wanted)
     return [page(context, "similar", None, items, None)]
@@ -210,8 +219,7 @@ def _read_features(
     plan = model.plan
     replies = yield ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
     decoded = plan.decode(user_ids, replies, now=context.now, rows=context.release.catalogue.rows)
-    if context.logs_pages:
-        context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}
+    context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}
     context.end_of("features")
     return decoded
 
@@ -306,16 +314,38 @@ def _user_inputs(tensors: FeatureTensors) -> dict[str, Array]:
 
 
 def _retrieval_inputs(
-    release: Release, excluded: Collection[int], count: int, wanted: int, users: int
+    release: Release,
+    excluded: Collection[int],
+    count: int,
+    wanted: int,
+    users: Sequence[str | None],
+    policy: ShelfPolicy | None = None,
 ) -> dict[str, Array]:
-    """The same exclusions and counts for each user.
+    """Exclusions of each user, and the same counts: what is sold out, or against the rules, need not be found.
 
     -1 pads exclusions to a power of two: no tensor may be empty, and Triton batches requests of equal shape only.
     """
-    told = sorted(row for row in excluded if row < len(release.catalogue))
-    rows = np.full((users, 1 << (max(1, len(told)) - 1).bit_length()), -1, dtype=np.int64)
-    rows[:, : len(told)] = told
-    return {"excluded_rows": rows, "counts": np.repeat(np.array([[count, wanted]], dtype=np.int64), users, axis=0)}
+    size = len(release.catalogue)
+    if policy is None and not release.sold_out.size:
+        lines = [sorted(row for row in excluded if row < size)] * len(users)
+    else:
+        told = np.fromiter(excluded, np.int64)
+        if release.sold_out.size and (policy is None or policy.rules.least_stock > 0):
+            told = np.concatenate([told, release.sold_out])
+        lines = [_of_catalogue(told, size, policy, user) for user in users]
+    longest = max(1, *map(len, lines))
+    rows = np.full((len(users), 1 << (longest - 1).bit_length()), -1, dtype=np.int64)
+    for number, line in enumerate(lines):
+        rows[number, : len(line)] = line
+    return {"excluded_rows": rows, "counts": np.repeat(np.array([[count, wanted]], np.int64), len(users), axis=0)}
+
+
+def _of_catalogue(rows: NDArray[np.int64], size: int, policy: ShelfPolicy | None, user: str | None) -> list[int]:
+    """The rows of a catalogue that are excluded for a user, ascending."""
+    if policy is not None:
+        rows = np.concatenate([rows, policy.excluded_rows(user)])
+    kept: list[int] = np.unique(rows[rows < size]).tolist()
+    return kept
 
 
 def _outputs(model: PersonalModel, users: int, *names: str, length: int = -1) -> dict[str, OutputSpec]:

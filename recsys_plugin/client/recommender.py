@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from recsys_plugin.background import Watcher
 from recsys_plugin.client import flows
-from recsys_plugin.client.arrivals import take_up
-from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, ClientBase, repeatable, time_left
+from recsys_plugin.client.arrivals import TakeUp, take_up, take_up_everything
+from recsys_plugin.client.base import (
+    LOADING_TIMEOUT,
+    AskUsers,
+    beside_these,
+    repeatable,
+    time_left,
+    under,
+)
+from recsys_plugin.client.following import follow_rules, written
 from recsys_plugin.client.release import Release, load_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.shadowing import ShadowThread
-from recsys_plugin.client.trying import Limited, follow_trial, last_words
+from recsys_plugin.client.shelves import Shelves
+from recsys_plugin.client.trying import Limited, follow_trial
 from recsys_plugin.client.watching import watch_items, watch_releases
 from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
@@ -32,6 +41,7 @@ from recsys_plugin.features.reader import FeatureReader
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.replicas import connect
+from recsys_plugin.policy.rules import ShelfRules
 from recsys_plugin.trials.tally import Commands
 from recsys_plugin.trials.trial import SHADOW
 
@@ -40,7 +50,7 @@ __all__ = ["Recommender"]
 _Result = TypeVar("_Result")
 
 
-class Recommender(ClientBase):
+class Recommender(Shelves):
     """Answers a shop's requests from Redis and Triton; safe to share between threads.
 
     Making one connects, finds the newest version that Triton serves, checks its feature contract against the feature
@@ -60,6 +70,7 @@ class Recommender(ClientBase):
         self._recorder = EventRecorder(**self._recording)
         try:
             self._release = self._run(load_release(self._project, None), LOADING_TIMEOUT)
+            self._rules = self._run(follow_rules(self._project, self._rules), LOADING_TIMEOUT)
             self._follow_trial()
         except BaseException:
             self.close()
@@ -75,6 +86,9 @@ class Recommender(ClientBase):
         k: int = 20,
         *,
         exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        sponsored: Iterable[object] = (),
         candidates: int = 500,
         timeout: float | None = None,
     ) -> Page:
@@ -85,6 +99,10 @@ class Recommender(ClientBase):
                 contract's defaults, and ``page.features.known`` is false.
             k: how many items; 0 gives an empty page, more than the catalogue has gives what there is.
             exclude: item ids that must not be on the page.
+            beside: pages shown together with this one: what is on them is not on this.
+            rules: in place of the shop's rules for the shelf: all of them, or as a mapping those that it names, as in
+                the shop's document (``{"caps": {"brand": 1}, "already": None}``).
+            sponsored: items for the positions that the rules reserve, best first.
             candidates: how many the index proposes to the ranker, 1 to 10,000; at least ``k``.
             timeout: seconds for this call.
 
@@ -94,7 +112,16 @@ class Recommender(ClientBase):
             ServiceUnavailable: if Redis or Triton fail, or take longer than the timeout.
         """
         users = [checked_id(user_id, "user_id")]
-        return self.recommend_many(users, k, exclude=exclude, candidates=candidates, timeout=timeout)[0]
+        return self.recommend_many(
+            users,
+            k,
+            exclude=exclude,
+            beside=beside,
+            rules=rules,
+            sponsored=sponsored,
+            candidates=candidates,
+            timeout=timeout,
+        )[0]
 
     def recommend_many(
         self,
@@ -102,6 +129,9 @@ class Recommender(ClientBase):
         k: int = 20,
         *,
         exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        sponsored: Iterable[object] = (),
         candidates: int = 500,
         timeout: float | None = None,
     ) -> list[Page]:
@@ -109,14 +139,25 @@ class Recommender(ClientBase):
 
         One round trip to Redis and one call to Triton for as many users as the model takes in a batch.
         """
-        users, excluded = repeatable(user_ids), repeatable(exclude)
+        users, excluded = repeatable(user_ids), beside_these(exclude, beside)
         return self._ask(
-            lambda context, users: flows.recommend(context, users, k, exclude=excluded, candidates=candidates),
+            under(
+                rules,
+                sponsored,
+                lambda context, users: flows.recommend(context, users, k, exclude=excluded, candidates=candidates),
+            ),
             timeout,
             users,
         )
 
-    def rank(self, user_id: object, item_ids: Iterable[object], *, timeout: float | None = None) -> Page:
+    def rank(
+        self,
+        user_id: object,
+        item_ids: Iterable[object],
+        *,
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Page:
         """The given items, at most 10,000, best first for this user.
 
         Of an item given twice the first counts. Items that are not in the catalogue are left out and listed in
@@ -124,7 +165,7 @@ class Recommender(ClientBase):
         Raises as :meth:`recommend`.
         """
         asked, users = repeatable(item_ids), [checked_id(user_id, "user_id")]
-        return self._ask(lambda context, _: flows.rank(context, user_id, asked), timeout, users)[0]
+        return self._ask(under(rules, (), lambda context, _: flows.rank(context, user_id, asked)), timeout, users)[0]
 
     def search(
         self,
@@ -133,6 +174,9 @@ class Recommender(ClientBase):
         k: int = 20,
         *,
         exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        sponsored: Iterable[object] = (),
         candidates: int = 500,
         timeout: float | None = None,
     ) -> Page:
@@ -141,10 +185,14 @@ class Recommender(ClientBase):
         A query of more than 10,000 characters is refused; how much of a shorter one counts is up to the text encoder.
         Raises as :meth:`recommend`.
         """
-        excluded, blend = repeatable(exclude), self._search_blend
+        excluded, blend = beside_these(exclude, beside), self._search_blend
         return self._ask(
-            lambda context, _: flows.search(
-                context, user_id, query, k, exclude=excluded, candidates=candidates, blend=blend
+            under(
+                rules,
+                sponsored,
+                lambda context, _: flows.search(
+                    context, user_id, query, k, exclude=excluded, candidates=candidates, blend=blend
+                ),
             ),
             timeout,
             () if user_id is None else [checked_id(user_id, "user_id")],
@@ -156,6 +204,9 @@ class Recommender(ClientBase):
         k: int = 20,
         *,
         exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        sponsored: Iterable[object] = (),
         candidates: int = 500,
         timeout: float | None = None,
     ) -> Page:
@@ -165,9 +216,13 @@ class Recommender(ClientBase):
         For an item that is not known the page is empty and lists it in ``page.unknown_items``.
         Raises as :meth:`recommend`.
         """
-        excluded = repeatable(exclude)
+        excluded = beside_these(exclude, beside)
         return self._ask(
-            lambda context, _: flows.similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
+            under(
+                rules,
+                sponsored,
+                lambda context, _: flows.similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
+            ),
             timeout,
         )[0]
 
@@ -185,7 +240,7 @@ class Recommender(ClientBase):
         return self._release.version
 
     def refresh(self) -> int:
-        """Take up the version that is to serve now: the promoted one, else the newest.
+        """Take up the shop's rules, and the version that is to serve now: the promoted one, else the newest.
 
         Requests under way finish with the one they began with. It is also done by itself, see ``refresh_every``.
 
@@ -194,6 +249,7 @@ class Recommender(ClientBase):
         """
         with self._loading:
             self._release = self._run(load_release(self._project, self._release), LOADING_TIMEOUT)
+            self._follow_rules()
             self._follow_trial()
         return self._release.version
 
@@ -221,20 +277,28 @@ class Recommender(ClientBase):
         return ItemChanges(self._redis_address, self._item_keys, timeout=self._timeout)
 
     def _take_up_arrived(self, keys: list[bytes]) -> None:
-        """Of all items that there are, those that the catalogue lacks."""
-        item_ids = self._item_keys.item_ids(keys)
-        self._take_up([item_id for item_id in item_ids if item_id not in self._release.catalogue.rows])
+        """What listening begins with: all items that there are."""
+        self._take_up(take_up_everything, keys)
 
     def _take_up_written(self, keys: list[bytes]) -> None:
-        self._take_up(self._item_keys.item_ids(keys))
+        self._take_up(take_up, keys)
 
-    def _take_up(self, item_ids: list[str]) -> None:
+    def _take_up(self, take: TakeUp, keys: list[bytes]) -> None:
+        item_ids = self._item_keys.item_ids(keys)
         with self._loading:
-            self._release = self._run(take_up(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
+            self._release = self._run(take(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
             trying = self._trying
             if trying is not None and trying.candidate is not None:
-                release = self._run(take_up(trying.candidate, self._item_plan, item_ids), LOADING_TIMEOUT)
+                release = self._run(take(trying.candidate, self._item_plan, item_ids), LOADING_TIMEOUT)
                 self._trying = replace(trying, candidate=release)
+
+    def _follow_rules(self) -> None:
+        """Take up the shop's rules as they are now."""
+        try:
+            self._rules = self._run(follow_rules(self._project, self._rules), LOADING_TIMEOUT)
+            self._rules_warner.worked()
+        except RecsysError as error:
+            self._rules_warner.failed(error)
 
     def _follow_trial(self) -> None:
         """Take up how the trial of a version stands; requests never wait for it."""
@@ -259,7 +323,7 @@ class Recommender(ClientBase):
         trying, self._trying = self._trying, None
         if trying is not None and (commands := trying.tally.drain()):
             try:
-                self._run(last_words(commands), self._timeout)
+                self._run(written(commands), self._timeout)
             except RecsysError as error:
                 self._trial_warner.failed(error)
 

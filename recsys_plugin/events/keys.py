@@ -15,6 +15,7 @@
 ``recsys:{P}:trial``                        the trial of a model version, as JSON, and ``:history``, of those that ended
 ``recsys:{P}:trial:ID:PHASE:ARM``           hash of what was counted in an arm, and with ``:users`` who was in it
 ``recsys:{P}:trial:ID:looks``               stream of what the guard of a trial saw
+``recsys:{P}:rules``                        the shop's rules for its pages, as JSON
 ==========================================  ==========================================================================
 
 P is the Feast project; the braces keep all of it in one slot.
@@ -94,6 +95,11 @@ class EventKeys:
     def impressions(self) -> str:
         """Stream of pages served."""
         return f"{self.prefix}impressions"
+
+    @property
+    def rules(self) -> str:
+        """Document of the shop's rules for its pages."""
+        return f"{self.prefix}rules"
 
     @property
     def trial(self) -> str:

@@ -32,13 +32,14 @@ class Candidates:
     """``[n]``: what the page is ordered by."""
     order: NDArray[np.intp]
     """``[k]``: places in ``rows``, first position first."""
-    excluded: Collection[int] = ()
+    excluded: Collection[int] | NDArray[np.int64] = ()
     """Rows that could not be on the page."""
     policy: str = _NO_POLICY
     """Name of the exploration policy."""
     propensities: NDArray[np.float64] | None = None
     """``[k]``: P(item at its position | the items before it); ``None`` for 1, a page that could not be otherwise."""
     propensity_kind: str = "exact"
+    """``exact``, ``estimated``, or ``approximate`` where rules rearranged what the policy chose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class ServedPage:
             document["propensities"] = chosen.propensities.tolist()
         if with_candidates:
             able = chosen.rows >= 0
-            if chosen.excluded:
+            if len(chosen.excluded):
                 able &= ~np.isin(chosen.rows, np.fromiter(chosen.excluded, np.int64))
             document["candidates"] = list(self.item_ids(chosen.rows[able].tolist()))
             document["candidate_scores"] = _plain(chosen.scores[able])
