@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from recsys_plugin.background import Warner
 from recsys_plugin.client import flows
-from recsys_plugin.client.arrivals import take_up
+from recsys_plugin.client.arrivals import TakeUp, take_up, take_up_everything
 from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, ClientBase, repeatable, time_left
 from recsys_plugin.client.release import Release, load_release
 from recsys_plugin.client.results import Page
@@ -208,26 +208,25 @@ class AsyncRecommender(ClientBase):
             changes = AsyncItemChanges(self._redis_address, self._item_keys, timeout=self._timeout)
             try:
                 await changes.open()
-                everything = self._item_keys.item_ids(await changes.everything())
-                known = () if self._release is None else self._release.catalogue.rows
-                await self._take_up([item_id for item_id in everything if item_id not in known])
+                await self._take_up(take_up_everything, await changes.everything())
                 warner.worked()
                 while not self._closing.is_set():
                     if keys := await changes.wait(PAUSE):
-                        await self._take_up(self._item_keys.item_ids([*keys, *(await changes.wait(GATHERED))]))
+                        await self._take_up(take_up, [*keys, *(await changes.wait(GATHERED))])
             except RecsysError as error:
                 warner.failed(error)
             finally:
                 await changes.close()
             await asyncio.sleep(PAUSE)
 
-    async def _take_up(self, item_ids: list[str]) -> None:
+    async def _take_up(self, take: TakeUp, keys: list[bytes]) -> None:
+        item_ids = self._item_keys.item_ids(keys)
         async with self._loading:
             if self._release is not None:
-                self._release = await self._run(take_up(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
+                self._release = await self._run(take(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
                 trying = self._trying
                 if trying is not None and trying.candidate is not None:
-                    release = await self._run(take_up(trying.candidate, self._item_plan, item_ids), LOADING_TIMEOUT)
+                    release = await self._run(take(trying.candidate, self._item_plan, item_ids), LOADING_TIMEOUT)
                     self._trying = replace(trying, candidate=release)
 
     async def _follow_trial(self, release: Release) -> None:

@@ -308,11 +308,14 @@ def _user_inputs(tensors: FeatureTensors) -> dict[str, Array]:
 def _retrieval_inputs(
     release: Release, excluded: Collection[int], count: int, wanted: int, users: int
 ) -> dict[str, Array]:
-    """The same exclusions and counts for each user.
+    """The same exclusions and counts for each user; what is sold out is excluded too.
 
     -1 pads exclusions to a power of two: no tensor may be empty, and Triton batches requests of equal shape only.
     """
-    told = sorted(row for row in excluded if row < len(release.catalogue))
+    size = len(release.catalogue)
+    told = np.fromiter(sorted(row for row in excluded if row < size), np.int64)
+    if release.sold_out.size:
+        told = np.union1d(told, release.sold_out[release.sold_out < size])
     rows = np.full((users, 1 << (max(1, len(told)) - 1).bit_length()), -1, dtype=np.int64)
     rows[:, : len(told)] = told
     return {"excluded_rows": rows, "counts": np.repeat(np.array([[count, wanted]], dtype=np.int64), users, axis=0)}

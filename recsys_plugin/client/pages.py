@@ -40,7 +40,7 @@ def page_items(
     outputs: Mapping[str, Array],
     scores: NDArray[np.float32],
     relevance: str | None,
-    excluded: Collection[int],
+    excluded: Collection[int] | NDArray[np.int64],
     k: int,
     *,
     explore: str | None = None,
@@ -55,6 +55,8 @@ def page_items(
     rows = outputs["rows"]
     explores = explore is not None and context.exploration.explores
     size = max(k, context.exploration.pool) if explores else k
+    if release.sold_out.size and model != "rank":
+        excluded = np.union1d(np.fromiter(excluded, np.int64), release.sold_out)
     order = best_first(model, rows, scores, catalogue_size=release.size, excluded=excluded, k=size)
     choice: Choice | None = None
     if explore is not None and explores:

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 from recsys_plugin.background import Watcher
 from recsys_plugin.client import flows
-from recsys_plugin.client.arrivals import take_up
+from recsys_plugin.client.arrivals import TakeUp, take_up, take_up_everything
 from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, ClientBase, repeatable, time_left
 from recsys_plugin.client.release import Release, load_release
 from recsys_plugin.client.results import Page
@@ -221,19 +221,19 @@ class Recommender(ClientBase):
         return ItemChanges(self._redis_address, self._item_keys, timeout=self._timeout)
 
     def _take_up_arrived(self, keys: list[bytes]) -> None:
-        """Of all items that there are, those that the catalogue lacks."""
-        item_ids = self._item_keys.item_ids(keys)
-        self._take_up([item_id for item_id in item_ids if item_id not in self._release.catalogue.rows])
+        """What listening begins with: all items that there are."""
+        self._take_up(take_up_everything, keys)
 
     def _take_up_written(self, keys: list[bytes]) -> None:
-        self._take_up(self._item_keys.item_ids(keys))
+        self._take_up(take_up, keys)
 
-    def _take_up(self, item_ids: list[str]) -> None:
+    def _take_up(self, take: TakeUp, keys: list[bytes]) -> None:
+        item_ids = self._item_keys.item_ids(keys)
         with self._loading:
-            self._release = self._run(take_up(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
+            self._release = self._run(take(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
             trying = self._trying
             if trying is not None and trying.candidate is not None:
-                release = self._run(take_up(trying.candidate, self._item_plan, item_ids), LOADING_TIMEOUT)
+                release = self._run(take(trying.candidate, self._item_plan, item_ids), LOADING_TIMEOUT)
                 self._trying = replace(trying, candidate=release)
 
     def _follow_trial(self) -> None:

@@ -17,6 +17,7 @@ import torch
 from onnx import compose
 
 from recsys_plugin.errors import StepFailed
+from recsys_plugin.export.catalogue import seconds_of
 from recsys_plugin.export.description import Model, describe_repository, own_row_count
 from recsys_plugin.export.graph_files import GRAPH_LIMIT, digest_of, load_graph, save_graph, spill, tidy, total_bytes
 from recsys_plugin.export.index_graphs import answer_version, catalogue_graph, index_graph, lookup_graph
@@ -47,6 +48,14 @@ __all__ = ["ExportMaterial", "export_repository", "name_by_content"]
 _Array = np.ndarray[Any, np.dtype[Any]]
 #: Told what is being made, how much is done, and of how much.
 Progress = Callable[[str, int, int], None]
+#: Outputs of the model ``catalogue`` and the columns that they are made of.
+_CATALOGUE_TEXTS = {
+    "item_ids": "item_id",
+    "titles": "title",
+    "categories": "category",
+    "subcategories": "subcategory",
+    "brands": "brand",
+}
 _DATATYPES = {"f": "FP32", "i": "INT64", "O": "BYTES", "U": "BYTES"}
 
 
@@ -56,7 +65,7 @@ class ExportMaterial:
 
     Attributes:
         models: what was trained.
-        catalogue: ``item_id``, ``title``, ``category``, ``subcategory``, ``brand`` and ``price`` in row order.
+        catalogue: in row order, as :func:`~recsys_plugin.export.catalogue.catalogue_frame` makes it.
         text_vectors: float32 [N, dimensions] of the catalogue.
         users: real packed users, for parity and known answers.
         encoder: name of the text encoder.
@@ -242,10 +251,9 @@ def _write_graphs(
         "item_encoder": lambda: item_encoder_graph(models, torch.from_numpy(empty)),
         "new_item_ranker": lambda: new_item_ranker_graph(models),
         "catalogue": lambda: catalogue_graph(
-            list(catalogue["item_id"]),
-            list(catalogue["title"]),
-            list(catalogue["category"].fillna("")),
+            {name: list(catalogue[column].fillna("")) for name, column in _CATALOGUE_TEXTS.items()},
             catalogue["price"].to_numpy(np.float32),
+            seconds_of(catalogue["available_since"]),
         ),
     }
     graphs: dict[str, Path] = {}

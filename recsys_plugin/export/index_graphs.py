@@ -238,14 +238,17 @@ def lookup_graph(vectors: _Array) -> onnx.ModelProto:
     )
 
 
-def catalogue_graph(
-    item_ids: Sequence[str], titles: Sequence[str], categories: Sequence[str], prices: _Array
-) -> onnx.ModelProto:
-    """``offset`` and ``count`` int64 [1] → that page of ids, titles, categories and prices (float32), and ``size``."""
+def catalogue_graph(texts: Mapping[str, Sequence[str]], prices: _Array, available_since: _Array) -> onnx.ModelProto:
+    """``offset`` and ``count`` int64 [1] → that page of each column, and ``size``.
+
+    Args:
+        texts: ``item_ids``, ``titles``, ``categories``, ``subcategories`` and ``brands``, [N] each.
+        prices: [N], NaN where unknown. available_since: [N], unix seconds, 0 where unknown.
+    """
     node, info = helper.make_node, helper.make_tensor_value_info
-    texts = {"item_ids": item_ids, "titles": titles, "categories": categories}
     columns = {f"all_{name}": np.array([*values], dtype=object) for name, values in texts.items()}
     columns["all_prices"] = prices.astype(np.float32)
+    columns["all_available_since"] = available_since.astype(np.int64)
     nodes = [
         node("Add", ["offset", "count"], ["asked_end"]),
         node("Min", ["asked_end", "total"], ["end"]),
@@ -258,8 +261,9 @@ def catalogue_graph(
         *(node("Gather", [name, "page"], [name.removeprefix("all_")], axis=0) for name in columns),
         node("Identity", ["total"], ["size"]),
     ]
-    kinds = dict.fromkeys(texts, TensorProto.STRING) | {"prices": TensorProto.FLOAT}
-    constants = {"total": _int([len(item_ids)]), "first_row": _int([0]), "step": _int(1), **columns}
+    kinds = dict.fromkeys(texts, TensorProto.STRING)
+    kinds |= {"prices": TensorProto.FLOAT, "available_since": TensorProto.INT64}
+    constants = {"total": _int([len(prices)]), "first_row": _int([0]), "step": _int(1), **columns}
     return _model(
         "catalogue",
         nodes,

@@ -327,6 +327,7 @@ def export(
 
         def action() -> Mapping[str, Any]:
             from recsys_plugin.checks.reference import training_reference
+            from recsys_plugin.export.catalogue import catalogue_frame
             from recsys_plugin.export.export import ExportMaterial, export_repository
             from recsys_plugin.export.install import exported_versions
             from recsys_plugin.training.kept import keep_models, kept_folder
@@ -336,11 +337,10 @@ def export(
             fine_tuned = trained.info["options"]["fine_tuning"]["mode"]
             as_trained = replace(options, leave_out=tuple(trained.info["options"]["leave_out"]))
             run = training_run(settings, dataset, as_trained, progress)
-            items = dataset.frame("items", ["item_id", "title", "category", "subcategory", "brand", "price"])
             models = run.models(selected)
             material = ExportMaterial(
                 models=models,
-                catalogue=items.set_index("item_id").loc[models.item_ids].rename_axis("item_id").reset_index(),
+                catalogue=catalogue_frame(dataset, settings.feature_repo / "data", models.item_ids),
                 text_vectors=run.text_vectors(),
                 users=first_users(run.frames().test.users, 128),
                 encoder=name_in_use(settings.state / "training", options.encoder, fine_tuned),

@@ -20,6 +20,7 @@ from recsys_plugin.features.contract import REQUEST_TIMESTAMP, Encoding, Feature
 ITEM_IDS = ("tea", "cup", "pot", "mug", "jar", "box")
 TITLES = ("Green tea", "Cup", "Tea pot", "Mug", "Jar", "Box – gift")
 CATEGORIES = ("food", "kitchen", "kitchen", "kitchen", "", "gifts")
+BRANDS = ("leaf", "clay", "clay", "clay", "", "glass")
 PRICES = (2.5, 3.0, float("nan"), 4.0, 5.0, 6.0)
 BASE = np.array([0.6, 0.5, 0.4, 0.3, 0.2, 0.1], dtype=np.float32)
 TASTE = np.array([0.0, 0.0, 0.0, 1.0, 0.0, 0.5], dtype=np.float32)
@@ -33,7 +34,7 @@ CONTRACT = FeatureContract(
     ),
 )
 
-SCHEMA = {spec.reference: spec.dtype for spec in CONTRACT.stored_features}
+SCHEMA = {spec.reference: spec.dtype for spec in CONTRACT.stored_features} | {"item_stock:stock": "INT64"}
 
 #: The moment that the shop's clock stands at; its users were written a minute before.
 NOW = 1_700_000_000.0
@@ -113,7 +114,13 @@ def write_repository(
         {"input_ids": ("INT64", -1), "attention_mask": ("INT64", -1)},
         _tokenizer(),
     )
-    columns = (item_ids, [TITLES[row % 6] for row in range(size)], [CATEGORIES[row % 6] for row in range(size)])
+    columns = {
+        "item_ids": list(item_ids),
+        "titles": [TITLES[row % 6] for row in range(size)],
+        "categories": [CATEGORIES[row % 6] for row in range(size)],
+        "subcategories": [""] * size,
+        "brands": [BRANDS[row % 6] for row in range(size)],
+    }
     _write_catalogue(folder, version, columns, np.resize(np.array(PRICES, dtype=np.float32), size))
 
 
@@ -262,17 +269,25 @@ def _similar(size: int) -> list[onnx.NodeProto]:
     ]
 
 
-def _write_catalogue(folder: Path, version: int, columns: Sequence[Sequence[str]], prices: NDArray[np.float32]) -> None:
+def _write_catalogue(
+    folder: Path, version: int, columns: Mapping[str, Sequence[str]], prices: NDArray[np.float32]
+) -> None:
+    """Each item has been there a day longer than the one before; how long the last has is not known."""
+    since = np.where(np.arange(len(prices)) < len(prices) - 1, int(NOW) - 86_400 * np.arange(1, len(prices) + 1), 0)
     nodes = [helper.make_node("Add", ["offset", "count"], ["end"])]
-    for name, values in zip(("item_ids", "titles", "categories"), columns, strict=True):
+    for name, values in columns.items():
         tensor = helper.make_tensor(name, TensorProto.STRING, [len(values)], [text.encode() for text in values])  # type: ignore[misc]
         nodes.append(helper.make_node("Constant", [], [f"all_{name}"], value=tensor))
         nodes.append(helper.make_node("Slice", [f"all_{name}", "offset", "end"], [name]))
-    nodes += [_constant("all_prices", prices), helper.make_node("Slice", ["all_prices", "offset", "end"], ["prices"])]
+    for name, numbers in (("prices", prices), ("available_since", since)):
+        nodes += [
+            _constant(f"all_{name}", numbers),
+            helper.make_node("Slice", [f"all_{name}", "offset", "end"], [name]),
+        ]
     nodes.append(_constant("number", np.array([len(prices)], dtype=np.int64)))
     nodes.append(helper.make_node("Identity", ["number"], ["size"]))
-    outputs: Ports = dict.fromkeys(("item_ids", "titles", "categories"), ("BYTES", -1))
-    outputs |= {"prices": ("FP32", -1), "size": ("INT64", 1)}
+    outputs: Ports = dict.fromkeys(columns, ("BYTES", -1))
+    outputs |= {"prices": ("FP32", -1), "available_since": ("INT64", -1), "size": ("INT64", 1)}
     _write(folder, "catalogue", version, {"offset": ("INT64", 1), "count": ("INT64", 1)}, outputs, nodes, batched=False)
 
 
