@@ -13,8 +13,10 @@ from recsys_plugin.background import Warner
 from recsys_plugin.client import flows
 from recsys_plugin.client.arrivals import TakeUp, take_up, take_up_everything
 from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, ClientBase, repeatable, time_left
+from recsys_plugin.client.offload import Offload
 from recsys_plugin.client.release import Release, load_release
 from recsys_plugin.client.results import Page
+from recsys_plugin.client.searching import search
 from recsys_plugin.client.shadowing import ShadowTask
 from recsys_plugin.client.trying import Limited, follow_trial, last_words
 from recsys_plugin.client.watching import GATHERED, PAUSE
@@ -98,13 +100,21 @@ class AsyncRecommender(ClientBase):
         *,
         exclude: Iterable[object] = (),
         candidates: int = 500,
+        understand: bool = True,
         timeout: float | None = None,
     ) -> Page:
         """See :meth:`Recommender.search`."""
         excluded, blend = repeatable(exclude), self._search_blend
         pages = await self._ask(
-            lambda context, _: flows.search(
-                context, user_id, query, k, exclude=excluded, candidates=candidates, blend=blend
+            lambda context, _: search(
+                context,
+                user_id,
+                query,
+                k,
+                exclude=excluded,
+                candidates=candidates,
+                blend=blend,
+                understand=understand,
             ),
             timeout,
             () if user_id is None else [checked_id(user_id, "user_id")],
@@ -320,5 +330,7 @@ class AsyncRecommender(ClientBase):
                 return await triton.versions(call.model, timeout=timeout)
             case GetSettings():
                 return await triton.settings(call.model, call.version, timeout=timeout)
+            case Offload():
+                return await asyncio.to_thread(call.work)
             case _:
                 raise TypeError(f"a flow made a call of unknown kind: {call!r}")

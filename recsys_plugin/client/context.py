@@ -13,7 +13,9 @@ from recsys_plugin.client.results import Timings
 from recsys_plugin.errors import InvalidInput
 from recsys_plugin.features.plan import FeatureTensors
 from recsys_plugin.impressions.document import Candidates, ServedPage
+from recsys_plugin.inference.tensors import Array
 from recsys_plugin.policy.exploration import ExplorationPolicy, NoExploration
+from recsys_plugin.query.recent import Recent
 
 __all__ = ["BEST_FIRST", "Exploration", "RequestContext"]
 
@@ -68,6 +70,8 @@ class RequestContext:
     """How recommended pages are chosen."""
     logs_pages: bool = False
     """Whether what is logged of pages is kept."""
+    query_vectors: Recent[tuple[int, str], Array] = field(default_factory=lambda: Recent(0))
+    """Version and query → its vector, float32 ``[1, D]``."""
     served: list[ServedPage] = field(init=False, default_factory=list)
     """The pages so far, if they are logged; empty ones are not."""
     features: Mapping[str, tuple[FeatureTensors, int]] = field(init=False, default_factory=dict)

@@ -17,8 +17,10 @@ from recsys_plugin.background import Watcher
 from recsys_plugin.client import flows
 from recsys_plugin.client.arrivals import TakeUp, take_up, take_up_everything
 from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, ClientBase, repeatable, time_left
+from recsys_plugin.client.offload import Offload
 from recsys_plugin.client.release import Release, load_release
 from recsys_plugin.client.results import Page
+from recsys_plugin.client.searching import search
 from recsys_plugin.client.shadowing import ShadowThread
 from recsys_plugin.client.trying import Limited, follow_trial, last_words
 from recsys_plugin.client.watching import watch_items, watch_releases
@@ -134,17 +136,30 @@ class Recommender(ClientBase):
         *,
         exclude: Iterable[object] = (),
         candidates: int = 500,
+        understand: bool = True,
         timeout: float | None = None,
     ) -> Page:
         """Items that fit a query in natural language, with a touch of the user's taste; ``None`` is nobody.
 
-        A query of more than 10,000 characters is refused; how much of a shorter one counts is up to the text encoder.
-        Raises as :meth:`recommend`.
+        Items fit by their meaning and by their words. What a query says of prices, brands and what is not wanted
+        becomes a filter, what it says of categories, colours, sizes and for whom it is a boost, and misspelt words are
+        corrected: ``page.intent`` says what was understood, and ``page.relaxed`` which filters would have left
+        nothing and were given up. Without ``understand`` only the meaning of the text as it is counts.
+
+        A query of more than 10,000 characters is refused; of a shorter one the first 400 are read, and how much of it
+        counts for its meaning is up to the text encoder. Raises as :meth:`recommend`.
         """
         excluded, blend = repeatable(exclude), self._search_blend
         return self._ask(
-            lambda context, _: flows.search(
-                context, user_id, query, k, exclude=excluded, candidates=candidates, blend=blend
+            lambda context, _: search(
+                context,
+                user_id,
+                query,
+                k,
+                exclude=excluded,
+                candidates=candidates,
+                blend=blend,
+                understand=understand,
             ),
             timeout,
             () if user_id is None else [checked_id(user_id, "user_id")],
@@ -311,5 +326,7 @@ class Recommender(ClientBase):
                 return self._triton.versions(call.model, timeout=timeout)
             case GetSettings():
                 return self._triton.settings(call.model, call.version, timeout=timeout)
+            case Offload():
+                return call.work()
             case _:
                 raise TypeError(f"a flow made a call of unknown kind: {call!r}")

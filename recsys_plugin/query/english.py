@@ -68,11 +68,17 @@ _RECIPIENT_WORDS = {word: word for word in RECIPIENTS} | {
     "boys": "boy",
 }  # fmt: skip
 
-_STOP_WORDS = frozenset(
-    "a an and any are as at be but by can could do does find for from get give good great has have help i if in is it "
-    "its like looking me my need new nice of on or our please recommend search show some somebody someone something "
-    "stuff that the their them there these thing things this those to us want we what which who will with would you "
-    "your buy best".split()
+_STOP_WORDS = (
+    "a an and any are as at be best but buy by can could do does find for from get give good great has have help i if "
+    "in is it its like looking me my need new nice of on or our please recommend search show some somebody someone "
+    "something stuff that the their them there these thing things this those to us want we what which who will with "
+    "would you your"
+)
+_KEYWORDS = (
+    "without excluding except under below less than cheaper most maximum over above more least minimum between around "
+    "about approximately cheap cheapest inexpensive expensive affordable budget luxury price priced brand category "
+    "section department aisle free only made dollar dollars pounds euros cents year years old gift present birthday "
+    "kitchen home"
 )
 
 ENGLISH = Language(
@@ -115,7 +121,9 @@ ENGLISH = Language(
         rf"(?P<target>{'|'.join(sorted(_RECIPIENT_WORDS, key=len, reverse=True))})\b(?:'s)?"
     ),
     recipients=_RECIPIENT_WORDS,
-    age=_pattern(r"\b(?:for\s+(?:(?:my|our|a|an|the|his|her)\s+)?)?(?P<a>\d{1,2})[\s-]*(?:years?|yrs?|y/?o)[\s-]*(?:olds?\b|\b)"),
+    age=_pattern(
+        r"\b(?:for\s+(?:(?:my|our|a|an|the|his|her)\s+)?)?(?P<a>\d{1,2})[\s-]*(?:(?:years?|yrs?)[\s-]*olds?|y/?o)\b"
+    ),
     size=_pattern(rf"(?<![\w.])(?P<a>\d{{1,5}}(?:[.,]\d{{1,3}})?)\s*-?\s*(?P<unit>{_UNIT})\b"),
     units=_UNIT_OF,
     ingredients={
@@ -124,11 +132,8 @@ ENGLISH = Language(
         "gluten": "gluten", "wheat": "gluten", "egg": "egg", "sugar": "sugar", "caffeine": "caffeine",
         "fragrance": "fragrance", "perfume": "fragrance", "scent": "fragrance",
     },
-    stop_words=_STOP_WORDS,
+    stop_words=frozenset(_STOP_WORDS.split()),
     keywords=frozenset(
-        "without excluding except under below less than cheaper most maximum over above more least minimum between "
-        "around about approximately cheap cheapest inexpensive expensive affordable budget luxury price priced brand "
-        "category section department aisle free only made dollar dollars pounds euros cents year years old gift present "
-        "birthday kitchen home".split()
-    ) | frozenset(_RECIPIENT_WORDS) | frozenset(_NUMBER_WORDS) | frozenset(_UNIT_OF) | _STOP_WORDS,
+        (*_STOP_WORDS.split(), *_KEYWORDS.split(), *_RECIPIENT_WORDS, *_NUMBER_WORDS, *_UNIT_OF)
+    ),
 )  # fmt: skip

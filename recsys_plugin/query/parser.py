@@ -83,7 +83,9 @@ def read_query(query: str, shop: ShopWords) -> Reading:
     brands, brand_places = _brands(draft, kept, shop)
     named_text = draft.category_text if draft.category_text is not None else ""
     explicit = named(shop.categories, stems(named_text)) if named_text else []
-    free = ["" if place in brand_places else word for place, word in enumerate(kept)]
+    # "Sugar free gum" is not of the category sugar.
+    absent = {stem for name in draft.excluded for stem in stems(name)}
+    free = ["" if place in brand_places or word in absent else word for place, word in enumerate(kept)]
     found = explicit or named(shop.categories, free)
     categories = tuple(dict.fromkeys(name for _, _, names in found for name in names))
     text = _SPACES.sub(" ", f"{draft.text} {named_text}").strip(" ,;.:-")
@@ -264,4 +266,3 @@ def _brands(draft: _Draft, kept: Sequence[str], shop: ShopWords) -> tuple[tuple[
             brands.update(dict.fromkeys(names))
             places.update(range(start, end))
     return tuple(brands), places
-

@@ -16,9 +16,8 @@ __all__ = ["MOST_WORDS", "ShopWords", "named"]
 MOST_WORDS = 6
 _PARTS = re.compile(r"\s*[/,;:&>|+]\s*|\s+(?:and|-|–)\s+")
 #: Words that end a category's name and add nothing to it; by themselves they name no category.
-_EMPTY = frozenset(
-    "all accessory general good item misc miscellaneous need other product service specialty supply various".split()
-)
+_EMPTY_WORDS = "all accessory general good item misc miscellaneous need other product service specialty supply various"
+_EMPTY = frozenset(_EMPTY_WORDS.split())
 
 #: Words of a name, joined by a blank → the names, as the shop writes them.
 Names = Mapping[str, tuple[str, ...]]
@@ -37,7 +36,9 @@ class ShopWords:
     spelling: SpellingIndex
 
     @classmethod
-    def of(cls, categories: Iterable[str], brands: Iterable[str], index: LexicalIndex, keywords: Iterable[str]) -> ShopWords:
+    def of(
+        cls, categories: Iterable[str], brands: Iterable[str], index: LexicalIndex, keywords: Iterable[str]
+    ) -> ShopWords:
         """Learn a shop's words.
 
         Args:

@@ -11,8 +11,9 @@ from recsys_plugin.query.words import is_cjk
 
 __all__ = ["SpellingIndex", "edit_distance"]
 
-#: Words shorter than the first are taken as they are; from the second on, two letters may be wrong.
-_SHORTEST, _LONG = 4, 8
+#: Shorter words are too near to each other, and taken as they are; of words as long as the second two letters may be
+#: wrong.
+_SHORTEST, _LONG = 5, 8
 #: Letters are counted in so many buckets; that two share one can only make words seem nearer than they are.
 _BUCKETS = 32
 
@@ -42,7 +43,7 @@ class SpellingIndex:
     def nearest(self, word: str) -> str | None:
         """The word that was probably meant; ``None`` if none is near enough.
 
-        Of a word of 4 to 7 letters one may be wrong, of a longer one two (Damerau-Levenshtein distance: one that is
+        Of a word of 5 to 7 letters one may be wrong, of a longer one two (Damerau-Levenshtein distance: one that is
         missing, too much, another, or swapped with its neighbour), but not the first, unless it was swapped with the
         second. Of several the nearest counts, then the most frequent, then the first in the alphabet.
         """
@@ -71,7 +72,11 @@ def _letter_counts(words: list[str]) -> NDArray[np.int8]:
 
 
 def edit_distance(first: str, second: str, most: int) -> int:
-    """Optimal string alignment distance (Damerau 1964): edits from one word to the other; more than ``most`` is ``most + 1``."""
+    """How many edits lead from one word to the other; ``most + 1`` if more than ``most``.
+
+    An edit takes a letter away, adds one, puts another, or swaps two neighbours, and no letter is edited twice: optimal
+    string alignment, after Damerau (1964).
+    """
     before_last: list[int] = []
     last = list(range(len(second) + 1))
     for row, letter in enumerate(first, start=1):

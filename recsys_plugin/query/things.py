@@ -30,8 +30,8 @@ COLOURS: Mapping[str, tuple[str, ...]] = {
 #: What somebody may want none of → the words by which a text shows that it is there.
 INGREDIENTS: Mapping[str, tuple[str, ...]] = {
     "alcohol": (
-        "alcohol", "alcoholic", "beer", "ale", "lager", "wine", "liquor", "malt liquor", "vodka", "whiskey", "whisky",
-        "rum", "gin", "tequila", "brandy", "champagne", "cider hard", "cocktail alcoholic", "liqueur", "酒", "酒精",
+        "alcohol", "alcoholic", "beer", "ale", "lager", "wine", "liquor", "vodka", "whiskey", "whisky",
+        "rum", "gin", "tequila", "brandy", "champagne", "liqueur", "酒", "酒精",
         "啤酒", "红酒", "白酒", "葡萄酒",
     ),
     "nut": (
