@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,84 +21,67 @@ class LexicalIndex:
 
     BM25 (Robertson et al. 1994), its scores computed at indexing time as in BM25S (Lù 2024), so that a query is a sum
     over the rows of its words. Immutable, so threads may share it.
+
+    Args:
+        texts: in row order.
+        known: see :meth:`beside`.
     """
 
-    __slots__ = ("_ends", "_gains", "_inverse_frequencies", "_mean_length", "_rows", "_size", "_starts", "vocabulary")
+    __slots__ = ("_ends", "_gains", "_known", "_mean_length", "_rows", "_size", "_starts", "_telling", "vocabulary")
 
-    def __init__(
-        self,
-        vocabulary: dict[str, int],
-        starts: NDArray[np.int64],
-        rows: NDArray[np.int32],
-        gains: NDArray[np.float32],
-        inverse_frequencies: NDArray[np.float32],
-        mean_length: float,
-        size: int,
-    ) -> None:
-        self.vocabulary = vocabulary
+    def __init__(self, texts: Sequence[str], known: LexicalIndex | None = None) -> None:
+        self.vocabulary: dict[str, int] = {}
         """Word → its number."""
-        self._starts, self._ends = starts[:-1].tolist(), starts[1:].tolist()
-        self._rows, self._gains = rows, gains
-        self._inverse_frequencies = inverse_frequencies
-        self._mean_length = mean_length
-        self._size = size
+        self._size, self._known = len(texts), known
+        lengths, keys, counts = self._count(texts)
+        of_word, rows = np.divmod(keys, max(1, self._size))
+        frequencies = np.bincount(of_word, minlength=len(self.vocabulary))
+        bounds = np.concatenate([[0], np.cumsum(frequencies)]).tolist()
+        self._starts, self._ends = bounds[:-1], bounds[1:]
+        if known is None:
+            self._mean_length = float(lengths.mean()) if lengths.any() else 1.0
+            self._telling = _telling(self._size, frequencies)
+        else:
+            self._mean_length = known._mean_length
+            self._telling = np.array([known.telling(word) for word in self.vocabulary], np.float64)
+        damping = _SATURATION * (1 - _LENGTH_WEIGHT + _LENGTH_WEIGHT * lengths / self._mean_length)
+        self._rows = rows.astype(np.int32)
+        self._gains = (self._telling[of_word] * counts / (counts + damping[rows])).astype(np.float32)
 
-    @classmethod
-    def of(cls, texts: Sequence[str]) -> Self:
-        """The index of texts, in row order."""
-        return cls._built(texts, None)
+    def beside(self, texts: Sequence[str]) -> LexicalIndex:
+        """The index of further texts, which takes from this one how telling a word is.
 
-    def beside(self, texts: Sequence[str]) -> Self:
-        """The index of further texts, which takes from this one how much a word tells.
-
-        Scores of both are comparable, as if the few had been among the many; a word that only they have is as telling
-        as one that a single text has.
+        Scores of both are comparable, as if the few were among the many.
         """
-        return self._built(texts, self)
+        return LexicalIndex(texts, self)
 
-    @classmethod
-    def _built(cls, texts: Sequence[str], known: Self | None) -> Self:
-        vocabulary: dict[str, int] = {}
+    def _count(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """How many words each text has; word and row of each pair that occurs, as one number; and how often it does."""
         numbers = array("q")
-        lengths = np.zeros(len(texts), np.int64)
-        # Titles of a catalogue repeat each other, in whole or in part.
+        lengths = np.zeros(self._size, np.int64)
+        number_of = self.vocabulary
+        # Texts of a catalogue repeat each other.
         seen: dict[str, array[int]] = {}
         for row, text in enumerate(texts):
             found = seen.get(text)
             if found is None:
-                found = array("q", [vocabulary.setdefault(word, len(vocabulary)) for word in stems(text)])
+                found = array("q", [number_of.setdefault(word, len(number_of)) for word in stems(text)])
                 seen[text] = found
             numbers += found
             lengths[row] = len(found)
-        del seen
-        # One posting for each word of a row, with the word's count there.
-        keys = np.frombuffer(numbers, np.int64) * max(1, len(texts)) + np.repeat(np.arange(len(texts)), lengths)
-        keys, counts = np.unique(keys, return_counts=True)
-        of_word, rows = np.divmod(keys, max(1, len(texts)))
-        frequencies = np.bincount(of_word, minlength=len(vocabulary))
-        starts = np.concatenate([[0], np.cumsum(frequencies)]).astype(np.int64)
-        if known is None:
-            mean = float(lengths.mean()) if lengths.any() else 1.0
-            telling = np.log1p((len(texts) - frequencies + 0.5) / (frequencies + 0.5)).astype(np.float32)
-        else:
-            mean = known._mean_length
-            rare = np.float32(np.log1p((known._size + 0.5) / 1.5))
-            telling = np.array(
-                [known.inverse_frequency(word, otherwise=float(rare)) for word in vocabulary], np.float32
-            )
-        damping = _SATURATION * (1 - _LENGTH_WEIGHT + _LENGTH_WEIGHT * lengths / mean)
-        gains = telling[of_word] * (counts / (counts + damping[rows])) if len(keys) else np.zeros(0)
-        postings = rows.astype(np.int32), gains.astype(np.float32)
-        return cls(vocabulary, starts, *postings, telling, mean, len(texts))
+        keys = np.frombuffer(numbers, np.int64) * max(1, self._size) + np.repeat(np.arange(self._size), lengths)
+        return lengths, *np.unique(keys, return_counts=True)
 
     def __len__(self) -> int:
         """How many texts there are."""
         return self._size
 
-    def inverse_frequency(self, word: str, *, otherwise: float = 0.0) -> float:
-        """How telling a word is: log of how many texts there are for each that has it."""
+    def telling(self, word: str) -> float:
+        """How telling a word is: log of how many texts there are for each that has it; if none has, as if one had."""
+        if self._known is not None:
+            return self._known.telling(word)
         number = self.vocabulary.get(word)
-        return otherwise if number is None else float(self._inverse_frequencies[number])
+        return float(_telling(self._size, np.ones(1))[0] if number is None else self._telling[number])
 
     def frequency(self, word: str) -> int:
         """In how many texts a word occurs."""
@@ -125,20 +107,24 @@ class LexicalIndex:
         """How well each text fits some words, float32 ``[size]`` from 0 to 1.
 
         BM25, divided by what a text would get that has every word countless times: so a score is the share of the
-        query that a text answers, weighted by how telling its words are. Words that no text has count as well, each as
-        telling as a word that a single text has; a query that is mostly unknown therefore never scores high.
+        query that a text answers, weighted by how telling its words are. Words that no text has count as well; a query
+        that is mostly unknown therefore never scores high.
         """
         scores = np.zeros(self._size, np.float32)
-        most, unknown = 0.0, float(np.log1p((self._size + 0.5) / 1.5))
+        most = 0.0
         for word in dict.fromkeys(words):
+            most += self.telling(word)
             number = self.vocabulary.get(word)
-            if number is None:
-                most += unknown
-                continue
-            most += float(self._inverse_frequencies[number])
-            start, end = self._starts[number], self._ends[number]
-            # Each row comes once for a word, so adding by index loses nothing.
-            scores[self._rows[start:end]] += self._gains[start:end]
+            if number is not None:
+                start, end = self._starts[number], self._ends[number]
+                # Each row comes once for a word, so adding by index loses nothing.
+                scores[self._rows[start:end]] += self._gains[start:end]
         if most > 0:
             scores /= np.float32(most)
         return scores
+
+
+def _telling(size: int, frequencies: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverse document frequency in the form that is never negative: log(1 + (N - n + 0.5) / (n + 0.5))."""
+    found: NDArray[np.float64] = np.log1p((size - frequencies + 0.5) / (frequencies + 0.5))
+    return found

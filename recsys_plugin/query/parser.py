@@ -201,7 +201,7 @@ def _target(text: str, start: int, language: Language, shop: ShopWords) -> int |
                 return start + length
         return start + len(run) if run else None
     word = first[0]
-    if singular(word) in language.stop_words or word in language.stop_words:
+    if language.stop_words.intersection((word, singular(word))) or language.excludes.match(word):
         return None
     second = re.compile(r"[\s-]+([^\W\d_]+)").match(text, first.end())
     if second is not None and singular(word) not in language.ingredients and second[1] not in language.stop_words:

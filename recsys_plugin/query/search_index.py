@@ -87,11 +87,15 @@ class SearchIndex:
         named = (filter(None, column.names) for column in (catalogue.categories, catalogue.brands))
         return cls(items, ShopWords.of(*named, items.index, keywords), catalogue.rows)
 
+    def parse(self, query: str) -> Reading:
+        """What a query says."""
+        return read_query(query, self._words)
+
     def read(self, query: str) -> Reading:
-        """What a query says; read once, as long as it is asked again and again."""
+        """:meth:`parse`, done once for a query that is asked again and again."""
         reading = self._readings.get(query)
         if reading is None:
-            reading = read_query(query, self._words)
+            reading = self.parse(query)
             self._readings.put(query, reading)
         return reading
 

@@ -68,7 +68,7 @@ class SearchedItems:
             beside: the index of the many among which these few are to be found.
         """
         texts = list(_texts(titles, categories, subcategories, brands))
-        index = LexicalIndex.of(texts) if beside is None else beside.beside(texts)
+        index = LexicalIndex(texts) if beside is None else beside.beside(texts)
         kinds, amounts = _sizes(titles)
         return cls(titles, categories, subcategories, brands, prices, index, kinds, amounts)
 
