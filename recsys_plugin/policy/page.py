@@ -91,7 +91,7 @@ class SearchBlend:
     """
 
     personal_weight: float = 0.1
-    lexical_weight: float = 0.2
+    lexical_weight: float = 0.4
     wish_weight: float = 0.15
 
     def scores(

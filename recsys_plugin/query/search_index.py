@@ -19,7 +19,7 @@ from recsys_plugin.query.recent import Recent
 from recsys_plugin.query.searched_items import SearchedItems
 from recsys_plugin.query.shop_words import ShopWords
 
-__all__ = ["MOST_LEXICAL", "SearchIndex", "SearchPlan"]
+__all__ = ["MOST_LEXICAL", "SearchIndex", "SearchPlan", "words_of"]
 
 #: How many rows that match by their words are candidates, whatever their cosine.
 MOST_LEXICAL = 64
@@ -83,9 +83,7 @@ class SearchIndex:
             catalogue.brands,
             catalogue.prices,
         )
-        keywords = frozenset[str]().union(*(language.keywords for language in LANGUAGES))
-        named = (filter(None, column.names) for column in (catalogue.categories, catalogue.brands))
-        return cls(items, ShopWords.of(*named, items.index, keywords), catalogue.rows)
+        return cls(items, words_of(items), catalogue.rows)
 
     def parse(self, query: str) -> Reading:
         """What a query says."""
@@ -149,6 +147,13 @@ class SearchIndex:
             )
             known = self._new = (new_items, searched)
         return known[1]
+
+
+def words_of(items: SearchedItems) -> ShopWords:
+    """The vocabulary of the shop that has these items."""
+    keywords = frozenset[str]().union(*(language.keywords for language in LANGUAGES))
+    categories, brands = (filter(None, column.names) for column in (items.categories, items.brands))
+    return ShopWords.of(categories, brands, items.index, keywords)
 
 
 def _allowed(

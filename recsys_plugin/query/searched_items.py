@@ -129,7 +129,8 @@ class SearchedItems:
         kind, factor = UNITS[size.unit]
         wanted = size.amount * factor
         near = np.abs(self.size_amounts - wanted) <= _SAME_SIZE * wanted
-        return near & (self.size_kinds == _KINDS[kind])
+        same: _Mask = near & (self.size_kinds == _KINDS[kind])
+        return same
 
     def _has_any(self, words: Iterable[str]) -> _Mask:
         """Which rows have at least one of some words, or words side by side, in their texts."""

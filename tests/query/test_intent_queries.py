@@ -14,9 +14,11 @@ from shop_of_things import index_of
 
 from recsys_plugin.data.adapters import Places
 from recsys_plugin.data.adapters.complete_journey import CompleteJourney
+from recsys_plugin.data.files import RawTable
 from recsys_plugin.inference.labels import Labels
 from recsys_plugin.query.intent import SearchIntent
-from recsys_plugin.query.parser import LANGUAGES, read_query
+from recsys_plugin.query.parser import read_query
+from recsys_plugin.query.search_index import words_of
 from recsys_plugin.query.searched_items import SearchedItems
 from recsys_plugin.query.shop_words import ShopWords
 
@@ -29,18 +31,19 @@ def demo_shop(tmp_path_factory: pytest.TempPathFactory) -> ShopWords:
     """The names and words of the demo shop, as its adapter makes them from the package."""
     adapter = CompleteJourney()
     places = Places(path=None, data=None, downloads=tmp_path_factory.mktemp("downloads"))
-    found = adapter.read(adapter.locate(places, lambda *_: None)).tables["items"].data
-    columns = {name: ["" if pd.isna(text) else text for text in found[name].to_pylist()] for name in found.column_names}
+    found = adapter.read(adapter.locate(places, lambda *_: None)).tables["items"]
+    assert isinstance(found, RawTable)
+    columns = {
+        name: ["" if pd.isna(text) else text for text in found.data[name].to_pylist()] for name in found.column_names
+    }
     items = SearchedItems.of(
         columns["title"],
         Labels(columns["category"]),
         Labels(columns["subcategory"]),
         Labels(columns["brand"]),
-        np.array(found["price"].to_pylist(), np.float64),
+        np.array(found.data["price"].to_pylist(), np.float64),
     )
-    keywords = frozenset[str]().union(*(language.keywords for language in LANGUAGES))
-    names = (filter(None, column.names) for column in (items.categories, items.brands))
-    return ShopWords.of(*names, items.index, keywords)
+    return words_of(items)
 
 
 def reading_of(intent: SearchIntent) -> Reading:
