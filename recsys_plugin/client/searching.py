@@ -128,6 +128,8 @@ def _candidates(
     lexical = np.empty(0, np.int64)
     if plan is not None:
         lexical = plan.lexical_rows
+        # They come in addition: as many as were asked for are still found by their meaning.
+        count = min(count + len(lexical), len(release.catalogue))
         if plan.allowed is not None:
             allowed = plan.allowed[: len(release.catalogue)]
             if np.count_nonzero(allowed) <= count:

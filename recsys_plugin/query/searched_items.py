@@ -16,7 +16,15 @@ from recsys_plugin.query.english import ENGLISH
 from recsys_plugin.query.intent import SearchIntent, Size
 from recsys_plugin.query.lexical import LexicalIndex
 from recsys_plugin.query.recent import Recent
-from recsys_plugin.query.things import COLOURS, INGREDIENTS, NOT_INGREDIENTS, RECIPIENT_WORDS, RECIPIENTS, UNITS
+from recsys_plugin.query.things import (
+    COLOURS,
+    INGREDIENT_NAMES,
+    INGREDIENTS,
+    NOT_INGREDIENTS,
+    RECIPIENT_WORDS,
+    RECIPIENTS,
+    UNITS,
+)
 from recsys_plugin.query.words import normalised, singular, stems
 
 __all__ = ["SearchedItems"]
@@ -153,6 +161,7 @@ class SearchedItems:
         colour = next((colour for colour, words in COLOURS.items() if stem in words), None)
         words = INGREDIENTS[thing] if thing is not None else COLOURS[colour] if colour is not None else ()
         terms = [stems(word) for word in (stem, *words)]
+        named = [stems(word) for word in (stem, *INGREDIENT_NAMES.get(thing or "", ()))]
         innocent = [stems(text) for text in NOT_INGREDIENTS.get(thing or "", ())]
         found = np.zeros(len(self), np.bool_)
         for term in terms:
@@ -163,7 +172,9 @@ class SearchedItems:
             doubtful[self.index.rows_with_all(other)] = True
         for row in np.flatnonzero(found & doubtful).tolist():
             text = self._row_text(row)
-            found[row] = any(_says(text, term, innocent) for term in terms)
+            # "Non-alcoholic beer" has no alcohol, though beer has.
+            free = any(_says_free(text, name) for name in named)
+            found[row] = not free and any(_says(text, term, innocent) for term in terms)
         return np.flatnonzero(found)
 
     def _rows_of(self, parts: Sequence[str]) -> NDArray[np.int64]:
@@ -222,13 +233,20 @@ def _places(text: Sequence[str], parts: Sequence[str]) -> list[int]:
 def _says(text: Sequence[str], parts: Sequence[str], innocent: Sequence[Sequence[str]]) -> bool:
     """Whether a text names something other than to say that it is not there, or as a part of another name."""
     covered = {place + step for other in innocent for place in _places(text, other) for step in range(len(other))}
-    for place in _places(text, parts):
-        end = place + len(parts)
-        after, before = text[end : end + 1], text[max(0, place - 1) : place]
-        freed = bool(_FREE_AFTER.intersection(after) or _FREE_BEFORE.intersection(before))
-        if not freed and not covered.issuperset(range(place, end)):
-            return True
-    return False
+    return any(
+        not _is_freed(text, place, len(parts)) and not covered.issuperset(range(place, place + len(parts)))
+        for place in _places(text, parts)
+    )
+
+
+def _says_free(text: Sequence[str], parts: Sequence[str]) -> bool:
+    return any(_is_freed(text, place, len(parts)) for place in _places(text, parts))
+
+
+def _is_freed(text: Sequence[str], place: int, length: int) -> bool:
+    """Whether the words at a place are said not to be in the item."""
+    after, before = text[place + length : place + length + 1], text[max(0, place - 1) : place]
+    return bool(_FREE_AFTER.intersection(after) or _FREE_BEFORE.intersection(before))
 
 
 def _level(prices: NDArray[np.float64], *, cheap: bool) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["COLOURS", "INGREDIENTS", "NOT_INGREDIENTS", "RECIPIENTS", "RECIPIENT_WORDS", "UNITS"]
+__all__ = ["COLOURS", "INGREDIENTS", "INGREDIENT_NAMES", "NOT_INGREDIENTS", "RECIPIENTS", "RECIPIENT_WORDS", "UNITS"]
 
 #: Colour → the words for it. Those that are more often something to eat (orange, olive, lime) are left out.
 COLOURS: Mapping[str, tuple[str, ...]] = {
@@ -57,6 +57,12 @@ INGREDIENTS: Mapping[str, tuple[str, ...]] = {
     "caffeine": ("caffeine", "coffee", "espresso", "cola", "energy drink", "咖啡", "咖啡因", "茶"),
     "fragrance": ("fragrance", "scent", "scented", "perfume", "香味", "香精"),
 }  # fmt: skip
+
+#: By which words a text says that it is free of all of that: "non-alcoholic", "dairy free".
+INGREDIENT_NAMES: Mapping[str, tuple[str, ...]] = {
+    "alcohol": ("alcohol", "alcoholic"),
+    **{thing: (thing,) for thing in INGREDIENTS if thing != "alcohol"},
+}
 
 #: Words and names in which a word above stands for something else.
 NOT_INGREDIENTS: Mapping[str, tuple[str, ...]] = {
