@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "events": {"errors", "settings", "identifiers", "background", "features", "events"},
     "inference": {"errors", "inference"},
     "policy": {"errors", "policy"},
+    "query": {"inference", "query"},
     "trials": {"errors", "events", "features", "trials"},
     "impressions": {"errors", "background", "features", "events", "impressions"},
     "client": {
@@ -45,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "impressions",
         "inference",
         "policy",
+        "query",
         "trials",
         "client",
     },

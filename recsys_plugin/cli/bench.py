@@ -17,6 +17,7 @@ from recsys_plugin.cli.bench_freshness import freshness
 from recsys_plugin.cli.bench_gpu import gpu
 from recsys_plugin.cli.bench_loop import loop
 from recsys_plugin.cli.bench_materialize import materialize
+from recsys_plugin.cli.bench_search import search
 from recsys_plugin.cli.bench_swap import swap
 from recsys_plugin.cli.bench_sweep import memory, sweep
 from recsys_plugin.cli.bench_training import training
@@ -74,6 +75,7 @@ def bench() -> None:
 bench.add_command(gpu)
 bench.add_command(loop)
 bench.add_command(quality)
+bench.add_command(search)
 bench.add_command(training)
 bench.add_command(materialize)
 bench.add_command(sweep)

@@ -25,13 +25,13 @@ MOST_USERS = 10_000
 MOST_QUERY_CHARACTERS = 10_000
 
 
-def checked_k(value: object) -> int:
+def checked_k(value: object, name: str = "k") -> int:
     """How many items are wanted: a whole number of 0 or more.
 
     Raises:
         InvalidInput: for anything else.
     """
-    return _whole_number(value, "k", least=0)
+    return _whole_number(value, name, least=0)
 
 
 def checked_candidates(value: object) -> int:

@@ -22,8 +22,10 @@ from recsys_plugin.client.base import (
     under,
 )
 from recsys_plugin.client.following import follow_rules, written
+from recsys_plugin.client.offload import Offload
 from recsys_plugin.client.release import Release, load_release
 from recsys_plugin.client.results import Page
+from recsys_plugin.client.searching import search
 from recsys_plugin.client.shadowing import ShadowTask
 from recsys_plugin.client.trying import Limited, follow_trial
 from recsys_plugin.client.watching import GATHERED, PAUSE
@@ -141,6 +143,7 @@ class AsyncRecommender(AsyncShelves):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         sponsored: Iterable[object] = (),
         candidates: int = 500,
+        understand: bool = True,
         timeout: float | None = None,
     ) -> Page:
         """See :meth:`Recommender.search`."""
@@ -149,8 +152,15 @@ class AsyncRecommender(AsyncShelves):
             under(
                 rules,
                 sponsored,
-                lambda context, _: flows.search(
-                    context, user_id, query, k, exclude=excluded, candidates=candidates, blend=blend
+                lambda context, _: search(
+                    context,
+                    user_id,
+                    query,
+                    k,
+                    exclude=excluded,
+                    candidates=candidates,
+                    blend=blend,
+                    understand=understand,
                 ),
             ),
             timeout,
@@ -385,5 +395,7 @@ class AsyncRecommender(AsyncShelves):
                 return await triton.versions(call.model, timeout=timeout)
             case GetSettings():
                 return await triton.settings(call.model, call.version, timeout=timeout)
+            case Offload():
+                return await asyncio.to_thread(call.work)
             case _:
                 raise TypeError(f"a flow made a call of unknown kind: {call!r}")

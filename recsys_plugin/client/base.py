@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from recsys_plugin.background import Warner
-from recsys_plugin.client.arguments import MOST_USERS, checked_interval, checked_timeout
+from recsys_plugin.client.arguments import MOST_USERS, checked_interval, checked_k, checked_timeout
 from recsys_plugin.client.context import BEST_FIRST, Exploration, RequestContext, RequestRules
 from recsys_plugin.client.flows import Flow
 from recsys_plugin.client.release import Release, on_one_release
@@ -23,9 +23,11 @@ from recsys_plugin.features.item_facts import ItemPlan
 from recsys_plugin.identifiers import checked_ids
 from recsys_plugin.impressions.log import ImpressionLog, ImpressionWriter
 from recsys_plugin.inference.address import TritonAddress
+from recsys_plugin.inference.tensors import Array
 from recsys_plugin.policy.exploration_settings import parse_exploration
 from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
 from recsys_plugin.policy.rules import NO_RULES, PageRules
+from recsys_plugin.query.recent import Recent
 from recsys_plugin.settings import Settings
 from recsys_plugin.trials.assignment import is_shadowed
 from recsys_plugin.trials.trial import MalformedTrial
@@ -51,7 +53,9 @@ class ClientBase(ABC):
             none, so that only :meth:`refresh` and the disappearance of a version bring another.
         follow_items: whether to take up items as they are written to the feature store: new ones become candidates
             within a second, known ones show their present title and price.
-        search_blend: how search weighs relevance and taste.
+        search_blend: how search weighs meaning, words, wishes and taste.
+        query_cache: of how many queries the vector is kept, so that the text encoder need not be asked again; 0 for
+            none. One takes some 2 KB.
         clock: gives the time of a request, unix seconds.
         request_ids: gives each request its id.
         spool: a folder on a local disk that takes recorded events while Redis is away, see
@@ -81,6 +85,7 @@ class ClientBase(ABC):
         refresh_every: float | None = 1.0,
         follow_items: bool = True,
         search_blend: SearchBlend = DEFAULT_SEARCH_BLEND,
+        query_cache: int = 2048,
         clock: Callable[[], float] = time.time,
         request_ids: Callable[[], str] = lambda: uuid.uuid4().hex,
         spool: str | os.PathLike[str] | None = None,
@@ -96,6 +101,7 @@ class ClientBase(ABC):
         self._item_keys, self._item_plan = ItemKeys(project), ItemPlan(project)
         self._refresh_every = checked_interval(refresh_every)
         self._search_blend = search_blend
+        self._query_vectors: Recent[tuple[int, str], Array] = Recent(checked_k(query_cache, "query_cache"))
         self._clock = clock
         self._request_ids = request_ids
         self._recording: dict[str, Any] = {
@@ -153,6 +159,7 @@ class ClientBase(ABC):
             self._exploration,
             logs_pages,
             self._rules,
+            self._query_vectors,
         )
 
     def _answering(self, ask: AskUsers, user_ids: Iterable[object]) -> Callable[[Release], Flow]:

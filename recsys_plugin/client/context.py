@@ -15,8 +15,10 @@ from recsys_plugin.errors import InvalidInput
 from recsys_plugin.features.plan import FeatureTensors
 from recsys_plugin.identifiers import checked_ids
 from recsys_plugin.impressions.document import Candidates, ServedPage
+from recsys_plugin.inference.tensors import Array
 from recsys_plugin.policy.exploration import ExplorationPolicy, NoExploration
 from recsys_plugin.policy.rules import NO_RULES, PageRules, ShelfRules
+from recsys_plugin.query.recent import Recent
 
 __all__ = ["BEST_FIRST", "Exploration", "RequestContext", "RequestRules"]
 
@@ -99,6 +101,8 @@ class RequestContext:
     """Whether what is logged of pages is kept."""
     rules: PageRules = NO_RULES
     """The shop's."""
+    query_vectors: Recent[tuple[int, str], Array] = field(default_factory=lambda: Recent(0))
+    """Version and query → its vector, float32 ``[1, D]``."""
     asked: RequestRules | None = field(init=False, default=None)
     """The caller's."""
     served: list[ServedPage] = field(init=False, default_factory=list)

@@ -25,8 +25,10 @@ from recsys_plugin.client.base import (
     under,
 )
 from recsys_plugin.client.following import follow_rules, written
+from recsys_plugin.client.offload import Offload
 from recsys_plugin.client.release import Release, load_release
 from recsys_plugin.client.results import Page
+from recsys_plugin.client.searching import search
 from recsys_plugin.client.shadowing import ShadowThread
 from recsys_plugin.client.shelves import Shelves
 from recsys_plugin.client.trying import Limited, follow_trial
@@ -178,20 +180,33 @@ class Recommender(Shelves):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         sponsored: Iterable[object] = (),
         candidates: int = 500,
+        understand: bool = True,
         timeout: float | None = None,
     ) -> Page:
         """Items that fit a query in natural language, with a touch of the user's taste; ``None`` is nobody.
 
-        A query of more than 10,000 characters is refused; how much of a shorter one counts is up to the text encoder.
-        Raises as :meth:`recommend`.
+        Items fit by their meaning and by their words. What a query says of prices, brands and what is not wanted
+        becomes a filter, what it says of categories, colours, sizes and for whom it is a boost, and misspelt words are
+        corrected: ``page.intent`` says what was understood, and ``page.relaxed`` which filters would have left
+        nothing and were given up. Without ``understand`` only the meaning of the text as it is counts.
+
+        A query of more than 10,000 characters is refused; of a shorter one the first 400 are read, and how much of it
+        counts for its meaning is up to the text encoder. Raises as :meth:`recommend`.
         """
         excluded, blend = beside_these(exclude, beside), self._search_blend
         return self._ask(
             under(
                 rules,
                 sponsored,
-                lambda context, _: flows.search(
-                    context, user_id, query, k, exclude=excluded, candidates=candidates, blend=blend
+                lambda context, _: search(
+                    context,
+                    user_id,
+                    query,
+                    k,
+                    exclude=excluded,
+                    candidates=candidates,
+                    blend=blend,
+                    understand=understand,
                 ),
             ),
             timeout,
@@ -375,5 +390,7 @@ class Recommender(Shelves):
                 return self._triton.versions(call.model, timeout=timeout)
             case GetSettings():
                 return self._triton.settings(call.model, call.version, timeout=timeout)
+            case Offload():
+                return call.work()
             case _:
                 raise TypeError(f"a flow made a call of unknown kind: {call!r}")

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys_plugin.client.offload import Offload
 from recsys_plugin.errors import FeatureContractError, ReleaseChanged
 from recsys_plugin.features.contract import FeatureContract
 from recsys_plugin.features.item_facts import STOCK_FEATURE, ItemPlan
@@ -18,6 +19,7 @@ from recsys_plugin.inference.calls import GetSettings, GetVersions, ModelSetting
 from recsys_plugin.inference.catalogue import UNKNOWN_STOCK, Catalogue, load_catalogue
 from recsys_plugin.inference.models import contract_text, serving_version
 from recsys_plugin.inference.new_items import MOST_NEW_ITEMS, ItemFacts, NewItems, encode_items
+from recsys_plugin.query.search_index import SearchIndex
 
 __all__ = [
     "READ_AT_ONCE",
@@ -50,8 +52,8 @@ class PersonalModel:
     """Its outputs."""
     value_columns: tuple[str, ...]
     """What the columns of its output ``values`` are; empty if every column is an output of its own."""
-    takes_tokens: bool
-    """Whether it takes the tokens of a query, which the tokenizer makes, rather than its text."""
+    takes_vector: bool
+    """Whether it takes the vector of a query, which the text encoder makes, rather than its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class Release:
     """Items that the catalogue lacks; their rows follow those of the catalogue."""
     sold_out: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     """Rows of the items of which there are none left, ascending: they are on no page but that of ``rank``."""
+    search_index: SearchIndex | None = None
+    """The catalogue's texts, indexed; every release that serves has it."""
     memory: dict[Any, Any] = field(init=False, default_factory=dict)
     """What rules worked out of its items, see :mod:`recsys_plugin.client.item_columns`."""
 
@@ -159,7 +163,8 @@ def load_version(project: str, version: int, current: Release | None) -> Generat
     if (ranks_new := (yield from _new_item_ranker(version))) is not None:
         models["rank_new"] = ranks_new
     catalogue = yield from load_catalogue(version)
-    release = Release(version, catalogue, models, step_versions)
+    index = yield Offload(lambda: SearchIndex.of(catalogue))
+    release = Release(version, catalogue, models, step_versions, search_index=index)
     if current is None:
         if schema is None or STOCK_FEATURE in schema:
             yield from read_stock(release, ItemPlan(project), catalogue.item_ids)
@@ -245,7 +250,7 @@ def _personal(contract: FeatureContract, settings: ModelSettings) -> PersonalMod
         max(1, settings.max_batch_size),
         settings.outputs,
         tuple(filter(None, settings.parameters.get("value_columns", "").split(","))),
-        "input_ids" in settings.inputs,
+        "text_embedding" in settings.inputs,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, overload
 
 from recsys_plugin.features.plan import FeatureReport
+from recsys_plugin.query.intent import SearchIntent
 
 __all__ = ["Page", "RankedItems", "RulesReport", "ScoredItem", "ServedBy", "Timings"]
 
@@ -155,6 +156,10 @@ class Page:
     """Item ids asked about that are not in the catalogue, in the order given."""
     rules: RulesReport | None = None
     """``None`` if there were no rules for the shelf."""
+    intent: SearchIntent | None = None
+    """What was understood of a query; ``None`` where there was none to understand."""
+    relaxed: tuple[str, ...] = ()
+    """Filters of the query that would have left nothing, and were given up: ``category``, ``brand``, ``price``."""
 
     def __iter__(self) -> Iterator[ScoredItem]:
         """The items, best first."""
@@ -176,6 +181,6 @@ class Page:
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, tuples, strings, numbers and ``None``, for JSON; never NaN."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name in ("served_by", "features", "timings", "rules"):
+        for name in ("served_by", "features", "timings", "rules", "intent"):
             plain[name] = None if plain[name] is None else asdict(plain[name])
         return {**plain, "items": tuple(asdict(item) for item in self.items)}

@@ -110,6 +110,7 @@ def describe_repository(
     excluded = Tensor("excluded_rows", "INT64", (-1,), "rows never to return; -1 pads")
     counts = Tensor(COUNTS, "INT64", (2,), "how many candidates to consider, and how many results to return")
     rows = Tensor("rows", "INT64", (-1,), "catalogue rows of the candidates, -1 where there are fewer")
+    lexical = Tensor("lexical_rows", "INT64", (-1,), "rows that are candidates whatever their cosine; -1 pads")
     candidates = Tensor("candidate_rows", "INT64", (-1,), "catalogue rows to score; -1 pads")
     retrieval = Tensor("retrieval_scores", "FP32", (-1,), "cosines of user and candidate")
     relevance = Tensor("relevance", "FP32", (-1,), "cosines of query and candidate texts")
@@ -184,14 +185,18 @@ def describe_repository(
         Model(
             "search",
             "A user's words to candidates, scored for this user: tokenizer, text encoder, text index, CTR ranker.",
-            (*user, query, excluded, counts),
+            (*user, query, lexical, excluded, counts),
             (rows, relevance, *scores),
             (
                 Step("tokenizer", _same("query"), _same("input_ids", "attention_mask")),
                 Step("text_encoder", _same("input_ids", "attention_mask"), _same("text_embedding")),
                 Step(
                     "text_index",
-                    {"query_vector": "text_embedding", **_same("excluded_rows", COUNTS)},
+                    {
+                        "query_vector": "text_embedding",
+                        "own_rows": "lexical_rows",
+                        **_same("excluded_rows", COUNTS),
+                    },
                     {"rows": "rows", "similarities": "relevance"},
                 ),
                 to_vector,
@@ -263,8 +268,8 @@ def describe_repository(
         Model("item_embedding", "The vector of a catalogue row.", (item_row,), (item_vector, _any_length(own))),
         Model(
             "text_index",
-            "Exact top-k of the catalogue's texts by cosine.",
-            (Tensor("query_vector", "FP32", (text_vector,), "unit vector"), excluded, counts),
+            "Exact top-k of the catalogue's texts by cosine; rows that match by their words come first.",
+            (Tensor("query_vector", "FP32", (text_vector,), "unit vector"), _any_length(own), excluded, counts),
             (rows, Tensor("similarities", "FP32", (-1,), "cosines")),
         ),
         Model(

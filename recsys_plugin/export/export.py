@@ -246,7 +246,7 @@ def _write_graphs(
         "item_index": lambda: index_graph(vectors, own_rows=True),
         "ctr_ranker": lambda: ranker_graph(models),
         "item_embedding": lambda: lookup_graph(vectors),
-        "text_index": lambda: index_graph(material.text_vectors, own_rows=False),
+        "text_index": lambda: index_graph(material.text_vectors, own_rows=True),
         "text_encoder": lambda: encoder_graph(encoder, tokenizer),
         "item_encoder": lambda: item_encoder_graph(models, torch.from_numpy(empty)),
         "new_item_ranker": lambda: new_item_ranker_graph(models),
@@ -311,10 +311,12 @@ def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dic
     asked = example_requests(material.users.take(np.arange(min(2, len(material.users)))), material.titles[0], 20)
     query = asked["search"].pop("query")
     tokens = local.run("tokenizer", {"query": query})
+    encoded = local.run("text_encoder", tokens)["text_embedding"]
     merged = material.options.graphs == "merged"
     is_exact = material.options.precision == "fp32" and material.options.target != "tensorrt"
-    asked["search"] |= tokens if merged else {"query": query}
+    asked["search"] |= {"text_embedding": encoded} if merged else {"query": query}
     asked["tokenizer"] = {"query": query}
+    asked["text_encoder"] = tokens
     asked |= _new_item_requests(local, material)
     asked["catalogue"] = {"offset": np.array([0], np.int64), "count": np.array([3], np.int64)}
     return [

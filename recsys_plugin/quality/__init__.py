@@ -13,4 +13,5 @@ SUITES = {
     "movielens": "recsys_plugin.quality.movielens",
     "online-retail": "recsys_plugin.quality.online_retail",
     "search": "recsys_plugin.quality.search",
+    "search-fusion": "recsys_plugin.quality.search_fusion",
 }

@@ -90,7 +90,7 @@ def write_repository(
         {"rows": ("INT64", -1), "retrieval_scores": ("FP32", -1), **_SCORES},
         _recommend(base, taste, np.float32(spoilt), int(slow)),
     )
-    search_inputs = {**_USER, "query": ("BYTES", 1), **_RETRIEVAL}
+    search_inputs = {**_USER, "query": ("BYTES", 1), "lexical_rows": ("INT64", -1), **_RETRIEVAL}
     _write(
         folder,
         "search",
@@ -128,6 +128,11 @@ def write_repository(
             helper.make_node("Reshape", ["item_row", "flat"], ["flat_rows"]),
             helper.make_node("Gather", ["vectors", "flat_rows"], ["item_vector"], axis=0),
         ],
+        "text_encoder",
+        version,
+        {"input_ids": ("INT64", -1), "attention_mask": ("INT64", -1)},
+        {"text_embedding": ("FP32", -1)},
+        [helper.make_node("Cast", ["input_ids"], ["text_embedding"], to=TensorProto.FLOAT)],
     )
     columns = {
         "item_ids": list(item_ids),
@@ -234,14 +239,23 @@ def _recommend(
 
 
 def _search(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[onnx.NodeProto]:
-    """Relevance is ``BASE``, whatever the query; the ranker knows the user's taste."""
+    """Relevance is ``BASE``, whatever the query, but what matches by words is found first; the ranker knows taste."""
     return [
         *_taste_scores(base, taste),
         _constant("zero", np.array(0, dtype=np.float32)),
         helper.make_node("Mul", ["all_scores", "zero"], ["zeros"]),
         helper.make_node("Add", ["zeros", "base"], ["all_relevance"]),
-        *_top("all_relevance", len(base)),
-        helper.make_node("Identity", ["top"], ["relevance"]),
+        _constant("ten", np.array(10, dtype=np.float32)),
+        _constant("numbers", np.arange(len(base), dtype=np.int64).reshape(1, -1, 1)),
+        _constant("middle", np.array([1], dtype=np.int64)),
+        helper.make_node("Unsqueeze", ["lexical_rows", "middle"], ["lexical"]),
+        helper.make_node("Equal", ["numbers", "lexical"], ["lexical_hits"]),
+        helper.make_node("Cast", ["lexical_hits"], ["lexical_numbers"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["lexical_numbers"], ["lexical_hit"], axes=[2], keepdims=0),
+        helper.make_node("Mul", ["lexical_hit", "ten"], ["lift"]),
+        helper.make_node("Add", ["all_relevance", "lift"], ["ordering"]),
+        *_top("ordering", len(base)),
+        helper.make_node("GatherElements", ["all_relevance", "top_rows"], ["relevance"], axis=1),
         helper.make_node("GatherElements", ["all_scores", "top_rows"], ["ranked"], axis=1),
         *_heads("ranked"),
     ]
