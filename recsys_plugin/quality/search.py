@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from recsys_plugin.errors import ConfigurationError, InvalidInput
-from recsys_plugin.quality.report import Figure, QualityReport, Target
+from recsys_plugin.quality.report import Figure, QualityReport, Stopwatch, Target
 from recsys_plugin.training.fine_tuning import FineTuningReport, fine_tune
 from recsys_plugin.training.fine_tuning_tasks import GradedPairs
 from recsys_plugin.training.options import FineTuningOptions
@@ -80,7 +78,7 @@ def run(
         f"2^grade − 1, {FOLDS} folds by query; every query is tested once, by models that did not see it",
     )
     splits = {seed: query_folds(len(judgements.queries), seed) for seed in seeds}
-    clock = _Stopwatch(report.seconds)
+    clock = Stopwatch(report.seconds)
 
     def add(system: str, scores: _Array | dict[int, _Array], note: str = "") -> None:
         """One value a fold and seed; ``scores`` are the same for every seed, or by seed."""
@@ -279,18 +277,3 @@ def _fine_tune_without(
         judgements.relevance[rows].tolist(),
     )
     return fine_tune(*loaded, [task], options, progress=lambda step, steps, loss: tell(what, step, steps))
-
-
-class _Stopwatch:
-    """Adds the seconds of named parts."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self._seconds = seconds
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started

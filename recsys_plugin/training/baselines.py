@@ -119,7 +119,7 @@ class EaseWeights:
 
 
 def ease_weights(
-    matrix: sp.csr_matrix, *, regularisation: float = 200.0, most_items: int = MOST_EASE_ITEMS
+    matrix: sp.csr_matrix, *, regularisation: float = 200.0, dropout: float = 0.0, most_items: int = MOST_EASE_ITEMS
 ) -> EaseWeights:
     """The item-item weights of EASE^R.
 
@@ -128,13 +128,17 @@ def ease_weights(
 
     Args:
         matrix: weights of users and items. regularisation: λ.
+        dropout: p, the share of a user's items that are hidden in training, on average over all ways to do so: λ
+            grows by ``p / (1 − p)`` of an item's own weight (Steck 2020, "Autoencoders that don't overfit towards the
+            identity").
         most_items: items beyond so many, in order of their total weight, are left out: time grows with the cube.
     """
     totals = np.asarray(matrix.sum(axis=0)).ravel()
     kept = np.sort(np.argsort(-totals, kind="stable")[:most_items])
     part = matrix[:, kept]
     gram = (part.T @ part).toarray()
-    gram[np.diag_indices_from(gram)] += regularisation
+    diagonal = np.diag_indices_from(gram)
+    gram[diagonal] += regularisation + dropout / (1.0 - dropout) * gram[diagonal]
     # Positive definite by λ, so Cholesky does, in a third of the time of a general inverse.
     factor, _ = lapack.dpotrf(gram, lower=1)
     inverse, _ = lapack.dpotri(factor, lower=1)
