@@ -12,7 +12,8 @@ from typing import Any, Self, TypeVar
 from recsys_plugin.background import Warner
 from recsys_plugin.client import flows
 from recsys_plugin.client.arrivals import take_up
-from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, ClientBase, repeatable, time_left
+from recsys_plugin.client.async_shelves import AsyncShelves
+from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, repeatable, time_left
 from recsys_plugin.client.release import Release, load_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.shadowing import ShadowTask
@@ -40,7 +41,7 @@ _Result = TypeVar("_Result")
 _CANCEL_SECONDS = 0.2
 
 
-class AsyncRecommender(ClientBase):
+class AsyncRecommender(AsyncShelves):
     """:class:`~recsys_plugin.client.recommender.Recommender` for asyncio: same arguments, same methods, same pages.
 
     It belongs to one event loop. It connects and loads at ``async with``, or else at its first call.

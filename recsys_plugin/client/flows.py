@@ -32,7 +32,24 @@ from recsys_plugin.inference.new_items import item_text
 from recsys_plugin.inference.tensors import Array
 from recsys_plugin.policy.page import SearchBlend
 
-__all__ = ["Flow", "rank", "recommend", "search", "similar_items"]
+__all__ = [
+    "Flow",
+    "beside",
+    "candidate_count",
+    "infer",
+    "known_rows",
+    "nobody",
+    "padded_rows",
+    "rank",
+    "read_features",
+    "recommend",
+    "retrieval_inputs",
+    "score_new_items",
+    "search",
+    "similar_items",
+    "user_inputs",
+    "wanted_outputs",
+]
 
 #: What the tokenizer makes of a query.
 _TOKENS = {"input_ids": OutputSpec("INT64", (1, -1)), "attention_mask": OutputSpec("INT64", (1, -1))}
@@ -46,25 +63,25 @@ def recommend(
 ) -> Flow:
     """A page for each user: candidates from the index, ranked by the click model."""
     users = checked_ids(user_ids, "user_ids", most=MOST_USERS)
-    wanted, excluded = checked_k(k), _known_rows(context.release, exclude)
+    wanted, excluded = checked_k(k), known_rows(context.release, exclude)
     exploration = context.exploration
     pool = max(wanted, exploration.pool) if exploration.explores else wanted
-    count = _candidate_count(context.release, pool, checked_candidates(candidates))
+    count = candidate_count(context.release, pool, checked_candidates(candidates))
     model = context.release.models["recommend"]
     if wanted == 0:
         return [page(context, "recommend", user_id, RankedItems(), None) for user_id in users]
     pages: list[Page] = []
     for start in range(0, len(users), model.max_batch_size):
         batch = users[start : start + model.max_batch_size]
-        tensors, reports = yield from _read_features(context, model, batch)
-        answer = yield from _infer(
+        tensors, reports = yield from read_features(context, model, batch)
+        answer = yield from infer(
             context,
             "recommend",
-            {**_user_inputs(tensors), **_retrieval_inputs(context.release, excluded, count, pool, len(batch))},
-            _outputs(model, len(batch), "rows", "retrieval_scores", *SCORES),
+            {**user_inputs(tensors), **retrieval_inputs(context.release, excluded, count, pool, len(batch))},
+            wanted_outputs(model, len(batch), "rows", "retrieval_scores", *SCORES),
         )
         if context.release.new_items:
-            answer = _beside(answer, (yield from _new_items(context, tensors)))
+            answer = beside(answer, (yield from score_new_items(context, tensors)))
         for number, user_id in enumerate(batch):
             outputs = line_of("recommend", answer, number)
             scores = outputs["scores"]
@@ -82,17 +99,17 @@ def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -
     if not rows.size:
         return [page(context, "rank", user, RankedItems(), None, unknown)]
     model = context.release.models["rank"]
-    tensors, (report,) = yield from _read_features(context, model, [user])
+    tensors, (report,) = yield from read_features(context, model, [user])
     size = len(context.release.catalogue)
     old, new = rows[rows < size], rows[rows >= size]
     answer: dict[str, Array] = {}
     if old.size:
-        inputs = {**_user_inputs(tensors), "candidate_rows": old[np.newaxis]}
-        answer = yield from _infer(context, "rank", inputs, _outputs(model, 1, *SCORES, length=old.size))
+        inputs = {**user_inputs(tensors), "candidate_rows": old[np.newaxis]}
+        answer = yield from infer(context, "rank", inputs, wanted_outputs(model, 1, *SCORES, length=old.size))
         answer["rows"] = old[np.newaxis]
     if new.size:
-        scored = yield from _new_items(context, tensors, new - size)
-        answer = _beside(answer, scored) if answer else scored
+        scored = yield from score_new_items(context, tensors, new - size)
+        answer = beside(answer, scored) if answer else scored
     outputs = line_of("rank", answer, 0)
     items = page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size)
     return [page(context, "rank", user, items, report, unknown)]
@@ -110,31 +127,31 @@ def search(
 ) -> Flow:
     """Items whose text fits the query, ordered by relevance with a touch of the user's taste."""
     user = None if user_id is None else checked_id(user_id, "user_id")
-    text, wanted, excluded = checked_query(query), checked_k(k), _known_rows(context.release, exclude)
-    count = _candidate_count(context.release, wanted, checked_candidates(candidates))
+    text, wanted, excluded = checked_query(query), checked_k(k), known_rows(context.release, exclude)
+    count = candidate_count(context.release, wanted, checked_candidates(candidates))
     if wanted == 0:
         return [page(context, "search", user, RankedItems(), None)]
     model = context.release.models["search"]
     report: FeatureReport | None = None
     if user is None:
-        tensors, blend = _nobody(context, model), SearchBlend(personal_weight=0.0)
+        tensors, blend = nobody(context, model), SearchBlend(personal_weight=0.0)
     else:
-        tensors, (report,) = yield from _read_features(context, model, [user])
+        tensors, (report,) = yield from read_features(context, model, [user])
     words = _text(text)
     if model.takes_tokens:
-        words = yield from _infer(context, "tokenizer", words, _TOKENS)
-    answer = yield from _infer(
+        words = yield from infer(context, "tokenizer", words, _TOKENS)
+    answer = yield from infer(
         context,
         "search",
-        {**_user_inputs(tensors), **words, **_retrieval_inputs(context.release, excluded, count, wanted, 1)},
-        _outputs(model, 1, "rows", "relevance", *SCORES),
+        {**user_inputs(tensors), **words, **retrieval_inputs(context.release, excluded, count, wanted, 1)},
+        wanted_outputs(model, 1, "rows", "relevance", *SCORES),
     )
     if context.release.new_items:
-        tokens = words if model.takes_tokens else (yield from _infer(context, "tokenizer", words, _TOKENS))
-        encoded = yield from _infer(context, "text_encoder", tokens, {"text_embedding": OutputSpec("FP32", (1, -1))})
-        scored = yield from _new_items(context, tensors)
+        tokens = words if model.takes_tokens else (yield from infer(context, "tokenizer", words, _TOKENS))
+        encoded = yield from infer(context, "text_encoder", tokens, {"text_embedding": OutputSpec("FP32", (1, -1))})
+        scored = yield from score_new_items(context, tensors)
         scored["relevance"] = encoded["text_embedding"] @ context.release.new_items.texts.T
-        answer = _beside(answer, scored)
+        answer = beside(answer, scored)
     outputs = line_of("search", answer, 0)
     scores = blend.scores(outputs["rows"], outputs["relevance"], outputs["scores"])
     items = page_items(context, "search", outputs, scores, "relevance", excluded, wanted)
@@ -149,15 +166,15 @@ def similar_items(
     Of an item that is newer than the catalogue only the text is known: nearest to it is what has the most similar text.
     """
     item, wanted = checked_id(item_id, "item_id"), checked_k(k)
-    excluded = _known_rows(context.release, exclude)
-    count = _candidate_count(context.release, wanted, checked_candidates(candidates))
+    excluded = known_rows(context.release, exclude)
+    count = candidate_count(context.release, wanted, checked_candidates(candidates))
     row = context.release.row(item)
     if row is None or wanted == 0:
         return [page(context, "similar", None, RankedItems(), None, () if row is not None else (item,))]
     excluded |= {row}
-    retrieval = _retrieval_inputs(context.release, excluded, count, wanted, 1)
+    retrieval = retrieval_inputs(context.release, excluded, count, wanted, 1)
     if row < len(context.release.catalogue):
-        answer = yield from _infer(
+        answer = yield from infer(
             context,
             "similar",
             {"item_row": np.array([[row]], dtype=np.int64), **retrieval},
@@ -178,19 +195,19 @@ def _similar_texts(
     facts = new.facts[place]
     words = _text(item_text(facts.title, facts.category, facts.brand))
     if model.takes_tokens:
-        words = yield from _infer(context, "item_tokenizer", words, _TOKENS)
-    found = yield from _infer(
+        words = yield from infer(context, "item_tokenizer", words, _TOKENS)
+    found = yield from infer(
         context,
         "search",
-        {**_user_inputs(_nobody(context, model)), **words, **retrieval},
-        _outputs(model, 1, "rows", "relevance"),
+        {**user_inputs(nobody(context, model)), **words, **retrieval},
+        wanted_outputs(model, 1, "rows", "relevance"),
     )
     answer = {"rows": found["rows"], "similarity": found["relevance"]}
     rows = np.arange(len(new), dtype=np.int64) + len(context.release.catalogue)
-    return _beside(answer, {"rows": rows[np.newaxis], "similarity": new.texts[place : place + 1] @ new.texts.T})
+    return beside(answer, {"rows": rows[np.newaxis], "similarity": new.texts[place : place + 1] @ new.texts.T})
 
 
-def _nobody(context: RequestContext, model: PersonalModel) -> FeatureTensors:
+def nobody(context: RequestContext, model: PersonalModel) -> FeatureTensors:
     """Nobody's features: every one at its default."""
     nothing = [[None] * len(model.plan.fields)]
     return model.plan.decode([""], nothing, now=context.now, rows=context.release.catalogue.rows)[0]
@@ -203,7 +220,7 @@ def _text(text: str) -> dict[str, Array]:
     return {"query": query}
 
 
-def _read_features(
+def read_features(
     context: RequestContext, model: PersonalModel, user_ids: Sequence[str]
 ) -> Generator[ReadFeatures, Any, tuple[FeatureTensors, tuple[FeatureReport, ...]]]:
     """One round trip to Redis for all users, decoded into the model's tensors."""
@@ -216,7 +233,7 @@ def _read_features(
     return decoded
 
 
-def _infer(
+def infer(
     context: RequestContext, model: str, inputs: Mapping[str, Array], outputs: Mapping[str, OutputSpec]
 ) -> Generator[Infer, Any, dict[str, Array]]:
     """Call a model of this release, and make sure that each of its steps was of this release too."""
@@ -240,7 +257,7 @@ def _infer(
     return answer
 
 
-def _new_items(
+def score_new_items(
     context: RequestContext, tensors: FeatureTensors, places: NDArray[np.int64] | None = None
 ) -> Generator[Infer, Any, dict[str, Array]]:
     """Scores of items that the catalogue lacks, of all or of those at some places, for each user."""
@@ -248,17 +265,17 @@ def _new_items(
     packed = release.new_items.packed if places is None else release.new_items.packed[places]
     rows = (np.arange(len(packed)) if places is None else places) + len(release.catalogue)
     users, columns = len(tensors.user_float), len(release.models["rank_new"].value_columns)
-    answer = yield from _infer(
+    answer = yield from infer(
         context,
         "rank_new",
-        {**_user_inputs(tensors), "new_items": np.repeat(packed[np.newaxis], users, axis=0)},
+        {**user_inputs(tensors), "new_items": np.repeat(packed[np.newaxis], users, axis=0)},
         {"values": OutputSpec("FP32", (users, len(packed), columns))},
     )
     answer["rows"] = np.repeat(rows[np.newaxis], users, axis=0)
     return answer
 
 
-def _beside(answer: Mapping[str, Array], others: Mapping[str, Array]) -> dict[str, Array]:
+def beside(answer: Mapping[str, Array], others: Mapping[str, Array]) -> dict[str, Array]:
     """Two answers' candidates in one, of each what the first answer says of its own."""
     return {name: np.concatenate([array, others[name]], axis=1) for name, array in answer.items()}
 
@@ -287,17 +304,19 @@ def _looked_up(release: Release, item_ids: Iterable[object]) -> tuple[NDArray[np
     return np.array([row for row in found if row is not None], dtype=np.int64), unknown
 
 
-def _known_rows(release: Release, item_ids: Iterable[object]) -> set[int]:
+def known_rows(release: Release, item_ids: Iterable[object]) -> set[int]:
     """Rows of the items to leave out; an id that is not known cannot come up anyway."""
     rows = (release.row(item_id) for item_id in checked_ids(item_ids, "exclude", most=MOST_CANDIDATES))
     return {row for row in rows if row is not None}
 
 
-def _candidate_count(release: Release, wanted: int, candidates: int) -> int:
+def candidate_count(release: Release, wanted: int, candidates: int) -> int:
+    """How many candidates to consider: no fewer than are wanted, no more than there are."""
     return max(1, min(max(wanted, candidates), len(release.catalogue)))
 
 
-def _user_inputs(tensors: FeatureTensors) -> dict[str, Array]:
+def user_inputs(tensors: FeatureTensors) -> dict[str, Array]:
+    """The packed features under their input names."""
     return {
         "user_float": tensors.user_float,
         "user_int": tensors.user_int,
@@ -305,20 +324,25 @@ def _user_inputs(tensors: FeatureTensors) -> dict[str, Array]:
     }
 
 
-def _retrieval_inputs(
+def retrieval_inputs(
     release: Release, excluded: Collection[int], count: int, wanted: int, users: int
 ) -> dict[str, Array]:
-    """The same exclusions and counts for each user.
-
-    -1 pads exclusions to a power of two: no tensor may be empty, and Triton batches requests of equal shape only.
-    """
-    told = sorted(row for row in excluded if row < len(release.catalogue))
-    rows = np.full((users, 1 << (max(1, len(told)) - 1).bit_length()), -1, dtype=np.int64)
-    rows[:, : len(told)] = told
+    """The same exclusions and counts for each user."""
+    rows = padded_rows(sorted(row for row in excluded if row < len(release.catalogue)), users)
     return {"excluded_rows": rows, "counts": np.repeat(np.array([[count, wanted]], dtype=np.int64), users, axis=0)}
 
 
-def _outputs(model: PersonalModel, users: int, *names: str, length: int = -1) -> dict[str, OutputSpec]:
+def padded_rows(rows: Sequence[int], users: int) -> NDArray[np.int64]:
+    """The same rows for each user, ``[users, n]``.
+
+    -1 pads them to a power of two: no tensor may be empty, and Triton batches requests of equal shape only.
+    """
+    padded = np.full((users, 1 << (max(1, len(rows)) - 1).bit_length()), -1, dtype=np.int64)
+    padded[:, : len(rows)] = rows
+    return padded
+
+
+def wanted_outputs(model: PersonalModel, users: int, *names: str, length: int = -1) -> dict[str, OutputSpec]:
     """What to ask a model for: those of the names that it has, packed into one tensor if it packs them."""
     wanted = {name: OutputSpec("INT64" if name == "rows" else "FP32", (users, length)) for name in names}
     if model.value_columns:

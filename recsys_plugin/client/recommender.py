@@ -16,10 +16,11 @@ from typing import Any, Self, TypeVar
 from recsys_plugin.background import Watcher
 from recsys_plugin.client import flows
 from recsys_plugin.client.arrivals import take_up
-from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, ClientBase, repeatable, time_left
+from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, repeatable, time_left
 from recsys_plugin.client.release import Release, load_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.shadowing import ShadowThread
+from recsys_plugin.client.shelves import Shelves
 from recsys_plugin.client.trying import Limited, follow_trial, last_words
 from recsys_plugin.client.watching import watch_items, watch_releases
 from recsys_plugin.errors import RecsysError
@@ -40,7 +41,7 @@ __all__ = ["Recommender"]
 _Result = TypeVar("_Result")
 
 
-class Recommender(ClientBase):
+class Recommender(Shelves):
     """Answers a shop's requests from Redis and Triton; safe to share between threads.
 
     Making one connects, finds the newest version that Triton serves, checks its feature contract against the feature

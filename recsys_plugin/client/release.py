@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,8 @@ _log = logging.getLogger("recsys_plugin")
 _Answer = TypeVar("_Answer")
 
 _PERSONAL = ("recommend", "rank", "search")
+#: Models that versions exported before there were such shelves lack.
+_SHELVES = ("complements",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Release:
     """Model → the outputs by which its steps say their versions; all must be this release's."""
     new_items: NewItems = field(default_factory=NewItems)
     """Items that the catalogue lacks; their rows follow those of the catalogue."""
+    shelves: frozenset[str] = frozenset()
+    """Which of the models that not every version has there are."""
 
     @property
     def takes_new_items(self) -> bool:
@@ -130,8 +135,9 @@ def load_version(project: str, version: int, current: Release | None) -> Generat
         models[model] = _personal(contract, settings)
     if (ranks_new := (yield from _new_item_ranker(version))) is not None:
         models["rank_new"] = ranks_new
+    shelves = yield from _shelves(version)
     catalogue = yield from load_catalogue(version)
-    release = Release(version, catalogue, models, step_versions)
+    release = Release(version, catalogue, models, step_versions, shelves=shelves)
     if current is None:
         return release
     # What was new to the release before is new to this one too, unless its catalogue has it.
@@ -147,6 +153,16 @@ def _new_item_ranker(version: int) -> Generator[Any, Any, PersonalModel | None]:
         return None
     contract = FeatureContract.from_json(contract_text("rank_new", version, settings))
     return _personal(contract, settings)
+
+
+def _shelves(version: int) -> Generator[Any, Any, frozenset[str]]:
+    """Which of the :data:`_SHELVES` the repository has."""
+    found: list[str] = []
+    for model in _SHELVES:
+        with contextlib.suppress(ReleaseChanged):
+            yield GetSettings(model, version)
+            found.append(model)
+    return frozenset(found)
 
 
 def with_new_items(release: Release, items: Iterable[ItemFacts]) -> Generator[Any, Any, Release]:

@@ -21,8 +21,8 @@ def complements_graph(complements: Complements) -> onnx.ModelProto:
     Returns:
         ``basket_rows`` and ``excluded_rows`` int64 [B, any], -1 pads; ``counts`` int64 [B, 2], of which the first is
         read → ``rows`` int64 [B, K] and ``scores`` float32 [B, K], best first, where K = min(largest count, N). Rows
-        are -1 for excluded items, those of the basket, and beyond a line's own count. A basket of padding alone is
-        answered by what is popular.
+        are -1 for excluded items, those of the basket, and beyond a line's own count; such scores are 0. A basket of
+        padding alone is answered by what is popular.
     """
     size = len(complements.rows)
     node, info = helper.make_node, helper.make_tensor_value_info
@@ -46,10 +46,11 @@ def complements_graph(complements: Complements) -> onnx.ModelProto:
         node("ScatterElements", ["padded_scores", "never", "never_scores"], ["allowed"], axis=1),
         node("Slice", ["allowed", "first_row", "size", "axis"], ["ordering"]),
         *largest_count(0, "size"),
-        node("TopK", ["ordering", "k"], ["scores", "top_rows"], axis=1),
-        node("IsInf", ["scores"], ["is_never"]),
+        node("TopK", ["ordering", "k"], ["top_order", "top_rows"], axis=1),
+        node("IsInf", ["top_order"], ["is_never"]),
         node("Or", ["is_never", "is_beyond"], ["is_nothing"]),
         node("Where", ["is_nothing", "no_row", "top_rows"], ["rows"]),
+        node("Where", ["is_nothing", "no_score", "top_order"], ["scores"]),
     ]
     padded_rows = np.where(complements.rows < 0, size, complements.rows)
     return make_graph(
@@ -75,6 +76,7 @@ def complements_graph(complements: Complements) -> onnx.ModelProto:
             "size": integers([size]),
             "axis": integers([1]),
             "no_row": integers(-1),
+            "no_score": np.array(0.0, np.float32),
             **COUNT_CONSTANTS,
         },
     )

@@ -120,6 +120,7 @@ def describe_repository(
         Tensor("input_ids", "INT64", (-1,), "token ids"),
         Tensor("attention_mask", "INT64", (-1,), "1 for a token, 0 for padding"),
     )
+    basket = Tensor("basket_rows", "INT64", (-1,), "catalogue rows of the basket; -1 pads")
     item_row = Tensor("item_row", "INT64", (1,), "catalogue row")
     item_vector = Tensor("item_vector", "FP32", (vector,), "unit vector of the item")
     scores = (
@@ -212,6 +213,12 @@ def describe_repository(
                     {"rows": "rows", "similarities": "similarity"},
                 ),
             ),
+        ),
+        Model(
+            "complements",
+            "What goes with the items of a basket: weights of items bought together, added up; popular items if empty.",
+            (basket, excluded, counts),
+            (rows, Tensor("scores", "FP32", (-1,), "what to rank by; higher is better")),
         ),
         Model(
             "catalogue",

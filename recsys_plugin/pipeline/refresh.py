@@ -82,6 +82,7 @@ def refresh(
         if catalogue:
             from recsys_plugin.export.export import ExportMaterial, export_repository
             from recsys_plugin.export.install import exported_versions
+            from recsys_plugin.training.complements import complements_now
             from recsys_plugin.training.kept import keep_models
 
             with Services(settings).ensure_redis():
@@ -95,6 +96,7 @@ def refresh(
                 encoder=kept.encoder,
                 candidates=options.candidates,
                 options=ExportOptions(),
+                complements=complements_now(run),
             )
             exported = int(
                 export_repository(settings.model_repository, settings.state, material, progress=progress)["version"]

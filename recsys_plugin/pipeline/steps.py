@@ -329,6 +329,7 @@ def export(
             from recsys_plugin.checks.reference import training_reference
             from recsys_plugin.export.export import ExportMaterial, export_repository
             from recsys_plugin.export.install import exported_versions
+            from recsys_plugin.training.complements import complements_now
             from recsys_plugin.training.kept import keep_models, kept_folder
             from recsys_plugin.training.packing import first_users
             from recsys_plugin.training.shop_encoder import name_in_use
@@ -348,6 +349,7 @@ def export(
                 options=chosen,
                 measured=run.frames().test,
                 reference=training_reference(run, selected, users=len(dataset.table("users", ["user_id"]))),
+                complements=complements_now(run),
             )
             made = export_repository(settings.model_repository, settings.state, material, progress=progress)
             keep_models(
@@ -372,7 +374,10 @@ def export(
                 "options": asdict(chosen),
             },
             outputs=[settings.state / "export" / name for name in ("known_answers.json", "manifest.json")],
-            sources=("export", "checks/reference", "checks/distributions", "checks/features", "training/kept"),
+            sources=(
+                *("export", "checks/reference", "checks/distributions", "checks/features"),
+                *("training/kept", "training/complements", "training/baskets"),
+            ),
         )
         return workspace.run(step, action, force=force or not _exported_files_exist(settings))
 

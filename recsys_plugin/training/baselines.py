@@ -26,7 +26,15 @@ from recsys_plugin.aggregation.arrays import microseconds
 from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.training.metrics import BlockScores, item_knn_scores, top_rows
 
-__all__ = ["EaseWeights", "Purchases", "als_scores", "ease_weights", "rank_users", "standard_baselines"]
+__all__ = [
+    "MOST_EASE_ITEMS",
+    "EaseWeights",
+    "Purchases",
+    "als_scores",
+    "ease_weights",
+    "rank_users",
+    "standard_baselines",
+]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _DAY = 86_400_000_000  # microseconds

@@ -46,7 +46,9 @@ class Baskets:
         bought, rows = bought[rows >= 0], rows[rows >= 0]
         users, _ = sorted_codes(bought["user_id"])
         moments = microseconds(bought["timestamp"])
-        named = bought["basket_id"].astype("category").cat.codes.to_numpy(np.int64)
+        named = np.full(len(rows), -1)
+        if "basket_id" in bought:
+            named = bought["basket_id"].astype("category").cat.codes.to_numpy(np.int64)
         # Of a named basket the lines may have been written at different moments; its buyer is one.
         lines = pd.DataFrame({"user": users, "basket": named, "moment": np.where(named < 0, moments, 0)})
         codes = lines.groupby(["user", "basket", "moment"], sort=False).ngroup().to_numpy()

@@ -11,22 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
-from recsys_plugin.training.baselines import EaseWeights, ease_weights
+from recsys_plugin.training.baselines import MOST_EASE_ITEMS, EaseWeights, ease_weights
 from recsys_plugin.training.baskets import Baskets
+
+if TYPE_CHECKING:  # the quality suites, which have no training run, are spared torch
+    from recsys_plugin.training.run import TrainingRun
 
 __all__ = [
     "ComplementOptions",
     "Complements",
+    "complements_now",
     "complements_of",
     "no_complements",
-    "read_complements",
-    "write_complements",
 ]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
@@ -48,6 +50,8 @@ class ComplementOptions:
         text_least: baskets from which on an item lends its weights.
         recent_days: over which popularity counts. prior: its weight beside what the basket says.
         most: weights kept for each item, the largest in size.
+        most_items: the items, the most bought, that are looked at together; others are never proposed, and those in a
+            basket speak by one regression each.
     """
 
     half_life: float = 240.0
@@ -61,6 +65,7 @@ class ComplementOptions:
     recent_days: float = 14.0
     prior: float = 0.05
     most: int = 100
+    most_items: int = MOST_EASE_ITEMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,7 @@ def complements_of(
         (sp.diags(np.sqrt(weights)) @ baskets.items).tocsr(),
         regularisation=chosen.regularisation,
         dropout=chosen.dropout,
+        most_items=chosen.most_items,
     )
     counts = np.asarray(baskets.items.sum(axis=0), np.float64).ravel()
     seldom = _seldom_bought(baskets.items, weights, ease.kept, chosen)
@@ -190,12 +196,13 @@ def _lent(
     return lent
 
 
-def write_complements(path: Path, complements: Complements) -> None:
-    """Write the tables to one file."""
-    np.savez(path, allow_pickle=False, rows=complements.rows, weights=complements.weights, prior=complements.prior)
-
-
-def read_complements(path: Path) -> Complements:
-    """Read what :func:`write_complements` wrote."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return Complements(arrays["rows"], arrays["weights"], arrays["prior"])
+def complements_now(run: TrainingRun) -> Complements:
+    """The tables by all purchases of a run's data and its texts, in the order of its catalogue."""
+    columns = ["user_id", "item_id", "event_type", "timestamp", "basket_id"]
+    events = run.dataset.frame("events", columns, dictionary=True, event_types=["purchase"])
+    end = pd.Timestamp(run.dataset.as_of) + pd.Timedelta(microseconds=1)
+    return complements_of(
+        Baskets.of(events, run.item_ids, before=end),
+        run.text_vectors(),
+        progress=lambda done, total: run.progress("complements", done, total),
+    )

@@ -15,7 +15,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from recsys_plugin.export.complement_graphs import complements_graph
 from recsys_plugin.features.contract import REQUEST_TIMESTAMP, Encoding, FeatureContract, FeatureSpec
+from recsys_plugin.training.complements import Complements
 
 ITEM_IDS = ("tea", "cup", "pot", "mug", "jar", "box")
 TITLES = ("Green tea", "Cup", "Tea pot", "Mug", "Jar", "Box – gift")
@@ -69,7 +71,7 @@ def write_repository(
     spoilt: float = 0.0,
     slow: float = 0.0,
 ) -> None:
-    """Write one version of the six models.
+    """Write one version of the seven models.
 
     Args:
         shift: added to every score; with NaN nothing is found.
@@ -104,6 +106,14 @@ def write_repository(
         {"item_row": ("INT64", 1), **_RETRIEVAL},
         {"rows": ("INT64", -1), "similarity": ("FP32", -1)},
         _similar(size),
+    )
+    _install(
+        folder,
+        "complements",
+        version,
+        {"basket_rows": ("INT64", -1), **_RETRIEVAL},
+        {"rows": ("INT64", -1), "scores": ("FP32", -1)},
+        complements_graph(complements_of_tiny_shop(size)),
     )
     _write(
         folder,
@@ -233,6 +243,17 @@ def _rank(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[onnx.No
     ]
 
 
+def complements_of_tiny_shop(size: int) -> Complements:
+    """Tea goes with the pot (0.5) and less with the cup (0.25), the pot with tea and the cup; jars are popular."""
+    rows, weights = np.full((size, 2), -1, np.int32), np.zeros((size, 2), np.float32)
+    if size > 2:
+        for row, said in {0: {2: 0.5, 1: 0.25}, 2: {0: 0.5, 1: 0.5}}.items():
+            rows[row], weights[row] = list(said), list(said.values())
+    prior = np.zeros(size, np.float32)
+    prior[4:6] = (0.125, 0.0625)[: max(0, size - 4)]
+    return Complements(rows, weights, prior)
+
+
 def _tokenizer() -> list[onnx.NodeProto]:
     """Each query is one token, whose number is 1."""
     return [
@@ -298,6 +319,19 @@ def _write(
         graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 2)], ir_version=8
     )
     onnx.checker.check_model(onnx_model)
+    _install(folder, model, version, inputs, outputs, onnx_model, batched=batched)
+
+
+def _install(
+    folder: Path,
+    model: str,
+    version: int,
+    inputs: Ports,
+    outputs: Ports,
+    onnx_model: onnx.ModelProto,
+    *,
+    batched: bool = True,
+) -> None:
     (folder / model / str(version)).mkdir(parents=True)
     onnx.save(onnx_model, str(folder / model / str(version) / "model.onnx"))
 
