@@ -32,6 +32,8 @@ COMMANDS = {
     "rank": "recsys_plugin.cli.ask:rank",
     "search": "recsys_plugin.cli.ask:search",
     "similar": "recsys_plugin.cli.ask:similar",
+    "cross-sell": "recsys_plugin.cli.ask:cross_sell",
+    "cross-category": "recsys_plugin.cli.ask:cross_category",
     "evaluate": "recsys_plugin.cli.evaluate:evaluate",
     "events": "recsys_plugin.cli.events:events",
     "bench": "recsys_plugin.cli.bench:bench",
