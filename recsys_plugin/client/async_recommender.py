@@ -23,6 +23,7 @@ from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
 from recsys_plugin.events.recorder import AsyncEventRecorder
 from recsys_plugin.events.recording import Recorded
+from recsys_plugin.features.commands import Commands
 from recsys_plugin.features.item_changes import AsyncItemChanges
 from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import AsyncFeatureReader
@@ -30,7 +31,6 @@ from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.replicas import AsyncReplicas, connect_async
 from recsys_plugin.inference.triton import AsyncTritonClient
-from recsys_plugin.trials.tally import Commands
 from recsys_plugin.trials.trial import SHADOW
 
 __all__ = ["AsyncRecommender"]
