@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -14,7 +14,8 @@ from recsys_plugin.client import flows
 from recsys_plugin.client.arrivals import take_up
 from recsys_plugin.client.async_shelves import AsyncShelves
 from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, repeatable, time_left
-from recsys_plugin.client.release import Release, load_release
+from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.release import Release, load_release, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.shadowing import ShadowTask
 from recsys_plugin.client.trying import Limited, follow_trial, last_words
@@ -282,6 +283,15 @@ class AsyncRecommender(AsyncShelves):
         if self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
             self._shadows.offer(flow, trying.tally)
         return pages
+
+    async def _answer(
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None
+    ) -> _Result:
+        """See :meth:`Recommender._answer`."""
+        asked = on_one_release(
+            self._project, await self._loaded(), lambda release: ask(self._context(release)), self._adopt
+        )
+        return await self._run(asked, self._seconds(timeout))
 
     async def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
         """Drive a flow to its end, performing each call with the time that is left."""

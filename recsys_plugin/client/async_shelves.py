@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, TypeVar
 
 from recsys_plugin.client.base import AskUsers, ClientBase, repeatable
 from recsys_plugin.client.categories import cross_category
 from recsys_plugin.client.complements import cross_sell
+from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
 from recsys_plugin.client.results import Page
 from recsys_plugin.identifiers import checked_id
 
 __all__ = ["AsyncShelves"]
+
+_Result = TypeVar("_Result")
 
 
 class AsyncShelves(ClientBase):
@@ -56,6 +61,20 @@ class AsyncShelves(ClientBase):
                 users,
             )
         )[0]
+
+    async def similar_users(self, user_id: object, k: int = 10, *, timeout: float | None = None) -> SimilarUsers:
+        """See :meth:`Shelves.similar_users`."""
+        return await self._answer(lambda context: similar_users(context, self._pseudonyms, user_id, k), timeout)
+
+    async def community(self, user_id: object, *, timeout: float | None = None) -> Community | None:
+        """See :meth:`Shelves.community`."""
+        return await self._answer(lambda context: community(context, self._pseudonyms, user_id), timeout)
+
+    @abstractmethod
+    async def _answer(
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None
+    ) -> _Result:
+        """Answer on the release that serves what has no page."""
 
     @abstractmethod
     async def _ask(self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = ()) -> list[Page]:

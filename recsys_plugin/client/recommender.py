@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,7 +17,8 @@ from recsys_plugin.background import Watcher
 from recsys_plugin.client import flows
 from recsys_plugin.client.arrivals import take_up
 from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, repeatable, time_left
-from recsys_plugin.client.release import Release, load_release
+from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.release import Release, load_release, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.shadowing import ShadowThread
 from recsys_plugin.client.shelves import Shelves
@@ -277,6 +278,11 @@ class Recommender(Shelves):
         if self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
             self._shadows.offer(flow, trying.tally)
         return pages
+
+    def _answer(self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None) -> _Result:
+        """Answer on the release that serves, trial or not, what has no page."""
+        asked = on_one_release(self._project, self._release, lambda release: ask(self._context(release)), self._adopt)
+        return self._run(asked, self._seconds(timeout))
 
     def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
         """Drive a flow to its end, performing each call with the time that is left."""

@@ -24,7 +24,7 @@ _Answer = TypeVar("_Answer")
 
 _PERSONAL = ("recommend", "rank", "search")
 #: Models that versions exported before there were such shelves lack.
-_SHELVES = ("complements",)
+_PERSONAL_SHELVES, _SHELVES = ("rank_new", "similar_users"), ("complements",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +133,12 @@ def load_version(project: str, version: int, current: Release | None) -> Generat
         contract = FeatureContract.from_json(contract_text(model, version, settings))
         _check_against_store(model, version, contract, project, schema)
         models[model] = _personal(contract, settings)
-    if (ranks_new := (yield from _new_item_ranker(version))) is not None:
-        models["rank_new"] = ranks_new
+    for model in _PERSONAL_SHELVES:
+        with contextlib.suppress(ReleaseChanged):
+            settings = yield GetSettings(model, version)
+            step_versions[model] = settings.step_versions
+            contract = FeatureContract.from_json(contract_text(model, version, settings))
+            models[model] = _personal(contract, settings)
     shelves = yield from _shelves(version)
     catalogue = yield from load_catalogue(version)
     release = Release(version, catalogue, models, step_versions, shelves=shelves)
@@ -145,18 +149,8 @@ def load_version(project: str, version: int, current: Release | None) -> Generat
     return (yield from with_new_items(release, known))
 
 
-def _new_item_ranker(version: int) -> Generator[Any, Any, PersonalModel | None]:
-    """The model that ranks new items; ``None`` where the repository has none."""
-    try:
-        settings: ModelSettings = yield GetSettings("rank_new", version)
-    except ReleaseChanged:
-        return None
-    contract = FeatureContract.from_json(contract_text("rank_new", version, settings))
-    return _personal(contract, settings)
-
-
 def _shelves(version: int) -> Generator[Any, Any, frozenset[str]]:
-    """Which of the :data:`_SHELVES` the repository has."""
+    """Which of the models that take no features, and that not every version has, the repository has."""
     found: list[str] = []
     for model in _SHELVES:
         with contextlib.suppress(ReleaseChanged):

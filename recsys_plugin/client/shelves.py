@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, TypeVar
 
 from recsys_plugin.client.base import AskUsers, ClientBase, repeatable
 from recsys_plugin.client.categories import cross_category
 from recsys_plugin.client.complements import cross_sell
+from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
 from recsys_plugin.client.results import Page
 from recsys_plugin.identifiers import checked_id
 
 __all__ = ["Shelves"]
+
+_Result = TypeVar("_Result")
 
 
 class Shelves(ClientBase):
@@ -72,6 +77,35 @@ class Shelves(ClientBase):
             timeout,
             users,
         )[0]
+
+    def similar_users(self, user_id: object, k: int = 10, *, timeout: float | None = None) -> SimilarUsers:
+        """The users nearest to one in the space of users and items, nearest first, as pseudonyms.
+
+        They are the users of the last export; whoever opted out, then or since, is not among them. For a user who
+        opted out, and for one that the store has never heard of, there is nobody.
+
+        Args:
+            user_id: a string or a whole number. k: how many; more than there are gives what there is.
+            timeout: seconds for this call.
+
+        Raises:
+            InvalidInput: for a wrong argument, which the message names.
+            ConfigurationError: if client and export have not the same pseudonym key.
+            ServiceUnavailable: if Redis or Triton fail, or take longer than the timeout.
+        """
+        return self._answer(lambda context: similar_users(context, self._pseudonyms, user_id, k), timeout)
+
+    def community(self, user_id: object, *, timeout: float | None = None) -> Community | None:
+        """The community of a user: its size at the export, and what its members buy more than others.
+
+        ``None`` for a user who opted out, for one that the store has never heard of, and where the shop has fewer users
+        than a community needs. Raises as :meth:`similar_users`.
+        """
+        return self._answer(lambda context: community(context, self._pseudonyms, user_id), timeout)
+
+    @abstractmethod
+    def _answer(self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None) -> _Result:
+        """Answer on the release that serves what has no page."""
 
     @abstractmethod
     def _ask(self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = ()) -> list[Page]:

@@ -38,8 +38,10 @@ from recsys_plugin.export.parity import (
 )
 from recsys_plugin.export.precision import reduce_precision
 from recsys_plugin.export.torch_graphs import encoder_graph, ranker_graph, user_tower_graph
+from recsys_plugin.export.user_graphs import communities_graph, user_index_graph
 from recsys_plugin.pipeline.workspace import atomic_text
 from recsys_plugin.training.artefacts import TrainedModels
+from recsys_plugin.training.communities import People, nobody
 from recsys_plugin.training.complements import Complements, no_complements
 from recsys_plugin.training.frames import Split
 from recsys_plugin.training.packing import UserTensors
@@ -67,6 +69,7 @@ class ExportMaterial:
         options: how models are laid out and weights stored. measured: real users and what they bought, on whom a
             lower precision is measured; without them there is no other than fp32.
         complements: what goes with a basket; without them every basket is answered alike.
+        people: the users who may be somebody's neighbour; nobody is, without them.
         reference: what the models were trained on, as JSON values, for ``recsys check drift``.
     """
 
@@ -79,6 +82,7 @@ class ExportMaterial:
     options: ExportOptions = field(default_factory=ExportOptions)
     measured: Split | None = None
     complements: Complements | None = None
+    people: People | None = None
     reference: Mapping[str, Any] | None = None
 
     @property
@@ -235,6 +239,7 @@ def _write_graphs(
     """Write every ONNX graph and the tokenizers, each to a folder named after its model; the paths of the graphs."""
     models, catalogue = material.models, material.catalogue
     vectors = models.towers.item_vectors()[1]
+    people = nobody(vectors.shape[1]) if material.people is None else material.people
     for name, kind in TOKENIZERS.items():
         _write_tokenizer(staging / name, served_tokenizer(encoder, tokenizer, kind), tokenizer)
     empty = tokenizer_of(staging / "item_tokenizer")(np.array([""], object))["input_ids"][0]
@@ -245,6 +250,8 @@ def _write_graphs(
         "item_embedding": lambda: lookup_graph(vectors),
         "text_index": lambda: index_graph(material.text_vectors, own_rows=False),
         "complements": lambda: complements_graph(_complements(material)),
+        "user_index": lambda: user_index_graph(people),
+        "communities": lambda: communities_graph(people.communities),
         "text_encoder": lambda: encoder_graph(encoder, tokenizer),
         "item_encoder": lambda: item_encoder_graph(models, torch.from_numpy(empty)),
         "new_item_ranker": lambda: new_item_ranker_graph(models),
@@ -319,6 +326,9 @@ def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dic
     asked["search"] |= tokens if merged else {"query": query}
     asked["tokenizer"] = {"query": query}
     asked |= _new_item_requests(local, material)
+    few = material.users.take(np.arange(min(1, len(material.users))))
+    asked["similar_users"] = {**user_inputs(few), "counts": np.full((len(few), 2), 5, np.int64)}
+    asked["communities"] = {"community": np.zeros((1, 1), np.int64)}
     asked["complements"] = complements_request(np.array([[0, -1]], np.int64), min(20, len(material.catalogue) - 1))
     asked["catalogue"] = {"offset": np.array([0], np.int64), "count": np.array([3], np.int64)}
     return [

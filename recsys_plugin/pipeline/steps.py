@@ -20,6 +20,7 @@ from recsys_plugin.pipeline.feature_tables import (
     build_feature_tables,
 )
 from recsys_plugin.pipeline.forecasts import make_forecasts
+from recsys_plugin.pipeline.people import exported_people, people_inputs
 from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_text
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings
@@ -350,6 +351,7 @@ def export(
                 measured=run.frames().test,
                 reference=training_reference(run, selected, users=len(dataset.table("users", ["user_id"]))),
                 complements=complements_now(run),
+                people=exported_people(settings, run, least=chosen.least_group),
             )
             made = export_repository(settings.model_repository, settings.state, material, progress=progress)
             keep_models(
@@ -372,11 +374,13 @@ def export(
                 "encoder": options.encoder,
                 "ctr_model": selected,
                 "options": asdict(chosen),
+                "people": people_inputs(settings),
             },
             outputs=[settings.state / "export" / name for name in ("known_answers.json", "manifest.json")],
             sources=(
                 *("export", "checks/reference", "checks/distributions", "checks/features"),
-                *("training/kept", "training/complements", "training/baskets"),
+                *("training/kept", "training/complements", "training/baskets", "training/communities"),
+                *("pipeline/people", "pseudonyms"),
             ),
         )
         return workspace.run(step, action, force=force or not _exported_files_exist(settings))
