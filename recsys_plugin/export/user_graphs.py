@@ -90,7 +90,10 @@ def communities_graph(communities: Communities) -> onnx.ModelProto:
         node("Squeeze", ["line_column", "axis"], ["line"]),
         node("Gather", ["all_members", "line"], ["members"], axis=0),
         node("Gather", ["all_item_rows", "line"], ["item_rows"], axis=0),
-        node("Gather", ["all_categories", "line"], ["categories"], axis=0),
+        # ONNX Runtime 1.32 gathers only the first text of a line, so texts are gathered one by one.
+        node("Mul", ["line_column", "texts_of_line"], ["first_text"]),
+        node("Add", ["first_text", "texts"], ["places_of_texts"]),
+        node("Gather", ["all_categories", "places_of_texts"], ["categories"], axis=0),
     ]
     return make_graph(
         "communities",
@@ -104,7 +107,9 @@ def communities_graph(communities: Communities) -> onnx.ModelProto:
         {
             "all_members": np.append(communities.sizes, 0)[:, np.newaxis].astype(np.int64),
             "all_item_rows": np.pad(communities.item_rows, ((0, 1), (0, 0)), constant_values=-1).astype(np.int64),
-            "all_categories": names,
+            "all_categories": names.ravel(),
+            "texts_of_line": integers([MOST_CATEGORIES]),
+            "texts": np.arange(MOST_CATEGORIES, dtype=np.int64)[np.newaxis],
             "first": integers([0]),
             "size": integers([size]),
             "axis": integers([1]),

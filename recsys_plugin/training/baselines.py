@@ -31,6 +31,7 @@ __all__ = [
     "EaseWeights",
     "Purchases",
     "als_scores",
+    "ease_of_gram",
     "ease_weights",
     "rank_users",
     "standard_baselines",
@@ -127,7 +128,7 @@ class EaseWeights:
 
 
 def ease_weights(
-    matrix: sp.csr_matrix, *, regularisation: float = 200.0, dropout: float = 0.0, most_items: int = MOST_EASE_ITEMS
+    matrix: sp.csr_matrix, *, regularisation: float = 200.0, most_items: int = MOST_EASE_ITEMS
 ) -> EaseWeights:
     """The item-item weights of EASE^R.
 
@@ -136,15 +137,23 @@ def ease_weights(
 
     Args:
         matrix: weights of users and items. regularisation: λ.
-        dropout: p, the share of a user's items that are hidden in training, on average over all ways to do so: λ
-            grows by ``p / (1 − p)`` of an item's own weight (Steck 2020, "Autoencoders that don't overfit towards the
-            identity").
         most_items: items beyond so many, in order of their total weight, are left out: time grows with the cube.
     """
     totals = np.asarray(matrix.sum(axis=0)).ravel()
     kept = np.sort(np.argsort(-totals, kind="stable")[:most_items])
     part = matrix[:, kept]
-    gram = (part.T @ part).toarray()
+    return EaseWeights(kept, ease_of_gram((part.T @ part).toarray(), regularisation=regularisation))
+
+
+def ease_of_gram(gram: _Array, *, regularisation: float, dropout: float = 0.0) -> _Array:
+    """The weights of EASE^R, float32 [K, K], given what items have in common.
+
+    Args:
+        gram: ``XᵀX``, float64 [K, K]; it is overwritten. regularisation: λ.
+        dropout: p, the share of a user's items that are hidden in training, on average over all ways to do so: λ grows
+            by ``p / (1 − p)`` of an item's own weight (Steck 2020, "Autoencoders that don't overfit towards the
+            identity").
+    """
     diagonal = np.diag_indices_from(gram)
     gram[diagonal] += regularisation + dropout / (1.0 - dropout) * gram[diagonal]
     # Positive definite by λ, so Cholesky does, in a third of the time of a general inverse.
@@ -153,7 +162,7 @@ def ease_weights(
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     inner: _Array = (-inverse / np.diag(inverse)).astype(np.float32)
     np.fill_diagonal(inner, 0.0)
-    return EaseWeights(kept, inner)
+    return inner
 
 
 def als_scores(

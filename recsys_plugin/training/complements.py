@@ -2,9 +2,9 @@
 
 The item-item weights of EASE^R with dropout noise (Steck 2019, "Embarrassingly shallow autoencoders for sparse data";
 Steck 2020, "Autoencoders that don't overfit towards the identity"), learnt from baskets rather than from users, so that
-they say what is bought together rather than what the same people like. A weight is what an item adds to the odds of
-another once all others in the basket are accounted for: what everybody buys anyway has none, and items that stand in
-for one another have negative ones. Rarely bought items lean on the weights of those with similar texts.
+they say what is bought together rather than what the same people like, and from how much more often than on average an
+item is in a basket (its lift), so that what everybody buys anyway goes with nothing in particular. Items that stand in
+for one another have negative weights. Rarely bought items lean on the weights of those with similar texts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from recsys_plugin.training.baselines import MOST_EASE_ITEMS, EaseWeights, ease_weights
+from recsys_plugin.training.baselines import MOST_EASE_ITEMS, EaseWeights, ease_of_gram
 from recsys_plugin.training.baskets import Baskets
 
 if TYPE_CHECKING:  # the quality suites, which have no training run, are spared torch
@@ -63,7 +63,7 @@ class ComplementOptions:
     text_neighbours: int = 5
     text_least: int = 20
     recent_days: float = 14.0
-    prior: float = 0.05
+    prior: float = 0.01
     most: int = 100
     most_items: int = MOST_EASE_ITEMS
 
@@ -115,12 +115,7 @@ def complements_of(
         return no_complements(size)
     weights = baskets.recency(chosen.half_life)
     weights *= np.maximum(np.diff(baskets.items.indptr) - 1.0, 1.0) ** -chosen.size_exponent
-    ease = ease_weights(
-        (sp.diags(np.sqrt(weights)) @ baskets.items).tocsr(),
-        regularisation=chosen.regularisation,
-        dropout=chosen.dropout,
-        most_items=chosen.most_items,
-    )
+    ease = _ease(baskets.items, weights, chosen)
     counts = np.asarray(baskets.items.sum(axis=0), np.float64).ravel()
     seldom = _seldom_bought(baskets.items, weights, ease.kept, chosen)
     place = np.full(size, -1)
@@ -146,6 +141,15 @@ def complements_of(
     popular = baskets.popularity(chosen.recent_days)
     share = popular / max(1, int((baskets.moments >= baskets.before - chosen.recent_days * 86_400_000_000).sum()))
     return Complements(rows, kept_weights, (chosen.prior * share).astype(np.float32))
+
+
+def _ease(items: sp.csr_matrix, weights: _Array, chosen: ComplementOptions) -> EaseWeights:
+    """EASE^R of centred baskets: a regression with an intercept, which takes what is popular out of the weights."""
+    totals = np.asarray(items.T @ weights, np.float64)
+    kept = np.sort(np.argsort(-totals, kind="stable")[: chosen.most_items])
+    part = (sp.diags(np.sqrt(weights)) @ items[:, kept]).tocsr()
+    gram = (part.T @ part).toarray() - np.outer(totals[kept], totals[kept]) / weights.sum()
+    return EaseWeights(kept, ease_of_gram(gram, regularisation=chosen.regularisation, dropout=chosen.dropout))
 
 
 def _seldom_bought(items: sp.csr_matrix, weights: _Array, kept: _Array, chosen: ComplementOptions) -> sp.csr_matrix:

@@ -43,7 +43,7 @@ def run(environ: dict[str, str | None], *arguments: str) -> Result:
         (("search", "-", "to drink", "-k", "1"), ["tea"]),
         (("similar", "mug", "-k", "2"), ["pot", "jar"]),
         (("cross-sell", "tea", "gone", "-k", "2"), ["pot", "cup"]),
-        (("cross-category", "mug-lover"), ["box"]),
+        (("cross-category", "mug-lover"), ["tea", "box"]),
     ],
 )
 def test_json_and_table(environ: dict[str, str | None], arguments: tuple[str, ...], item_ids: list[str]) -> None:

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import tiny_people
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from recsys_plugin.export.complement_graphs import complements_graph
+from recsys_plugin.export.user_graphs import communities_graph
 from recsys_plugin.features.contract import REQUEST_TIMESTAMP, Encoding, FeatureContract, FeatureSpec
+from recsys_plugin.training.communities import MOST_CATEGORIES, MOST_ITEMS
 from recsys_plugin.training.complements import Complements
 
 ITEM_IDS = ("tea", "cup", "pot", "mug", "jar", "box")
@@ -59,7 +62,13 @@ _USER = {"user_float": ("FP32", 1), "user_int": ("INT64", 3), "user_string": ("B
 _RETRIEVAL = {"excluded_rows": ("INT64", -1), "counts": ("INT64", 2)}
 _SCORES = dict.fromkeys(("scores", "purchase_probability", "click_probability"), ("FP32", -1))
 
-Ports = dict[str, tuple[str, int]]
+#: Tensor → its type, and its size or sizes without the batch; -1 for any.
+Ports = Mapping[str, tuple[str, int | tuple[int, ...]]]
+
+
+def dims(size: int | tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes of a tensor."""
+    return size if isinstance(size, tuple) else (size,)
 
 
 def write_repository(
@@ -71,7 +80,7 @@ def write_repository(
     spoilt: float = 0.0,
     slow: float = 0.0,
 ) -> None:
-    """Write one version of the seven models.
+    """Write one version of the nine models.
 
     Args:
         shift: added to every score; with NaN nothing is found.
@@ -114,6 +123,27 @@ def write_repository(
         {"basket_rows": ("INT64", -1), **_RETRIEVAL},
         {"rows": ("INT64", -1), "scores": ("FP32", -1)},
         complements_graph(complements_of_tiny_shop(size)),
+    )
+    _install(
+        folder,
+        "similar_users",
+        version,
+        {**_USER, "counts": _RETRIEVAL["counts"]},
+        {
+            "pseudonyms": ("INT64", (-1, 2)),
+            "similarities": ("FP32", -1),
+            "community": ("INT64", 1),
+            "key_check": ("INT64", 2),
+        },
+        tiny_people.similar_users_graph(),
+    )
+    _install(
+        folder,
+        "communities",
+        version,
+        {"community": ("INT64", 1)},
+        {"members": ("INT64", 1), "item_rows": ("INT64", MOST_ITEMS), "categories": ("BYTES", MOST_CATEGORIES)},
+        communities_graph(tiny_people.people().communities),
     )
     _write(
         folder,
@@ -310,8 +340,10 @@ def _write(
     def ports(named: Ports, kind: str) -> list[onnx.ValueInfoProto]:
         first = ["batch"] if batched else []
         return [
-            helper.make_tensor_value_info(name, _TYPES[datatype], [*first, f"{kind}_{name}" if width < 0 else width])
-            for name, (datatype, width) in named.items()
+            helper.make_tensor_value_info(
+                name, _TYPES[datatype], [*first, *(f"{kind}_{name}" if width < 0 else width for width in dims(size))]
+            )
+            for name, (datatype, size) in named.items()
         ]
 
     graph = helper.make_graph(nodes, model, ports(inputs, "in"), ports(outputs, "out"))
@@ -338,8 +370,8 @@ def _install(
     def lines(named: Ports) -> str:
         names = {"FP32": "TYPE_FP32", "INT64": "TYPE_INT64", "BYTES": "TYPE_STRING"}
         return ", ".join(
-            f'{{ name: "{name}" data_type: {names[datatype]} dims: [ {width} ] }}'
-            for name, (datatype, width) in named.items()
+            f'{{ name: "{name}" data_type: {names[datatype]} dims: {list(dims(size))} }}'
+            for name, (datatype, size) in named.items()
         )
 
     escaped = CONTRACT.to_json().replace("\\", "\\\\").replace('"', '\\"')
