@@ -63,10 +63,11 @@ def open_recommender(settings: Settings, *, timeout: float = 0.5) -> Recommender
     """
     services = Services(settings)
     moment = request_moment(settings)
-    if moment is None:
-        return Recommender(services.redis_url, services.triton_url, timeout=timeout)
-    seconds = moment.timestamp()
-    return Recommender(services.redis_url, services.triton_url, timeout=timeout, clock=lambda: seconds)
+    options: dict[str, Any] = {"timeout": timeout, "pseudonym_key": settings.pseudonym_key}
+    if moment is not None:
+        seconds = moment.timestamp()
+        options["clock"] = lambda: seconds
+    return Recommender(services.redis_url, services.triton_url, **options)
 
 
 def page_table(page: Page, *, title: str) -> Table:
