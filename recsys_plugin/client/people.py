@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys_plugin.client.arguments import checked_k
+from recsys_plugin.client.arguments import MOST_USERS, checked_k
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.flows import infer, read_features, user_inputs
 from recsys_plugin.errors import ConfigurationError, InferenceUnavailable
@@ -88,7 +88,7 @@ def similar_users(
     context: RequestContext, pseudonyms: Pseudonyms | None, user_id: object, k: object
 ) -> Generator[Any, Any, SimilarUsers]:
     """The users nearest to one, who is not among them; nobody for one who opted out, or of whom nothing is known."""
-    user, wanted = checked_id(user_id, "user_id"), checked_k(k)
+    user, wanted = checked_id(user_id, "user_id"), min(checked_k(k), MOST_USERS)
     names, release = _required(context, pseudonyms), context.release
     found: tuple[SimilarUser, ...] = ()
     known = False

@@ -42,7 +42,7 @@ def test_neighbours_are_pseudonyms_nearest_first(client: Recommender) -> None:
     assert (found.known, found.user_id, found.version, len(found)) == (True, "mug-lover", 1, 4)
     assert not any(user_id in str(found.to_dict()["users"]) for user_id in USERS)
     assert [user.pseudonym for user in client.similar_users("mug-lover", 1)] == names("second")
-    assert len(client.similar_users("mug-lover", 10_000)) == 4
+    assert len(client.similar_users("mug-lover", 10**20)) == 4
     assert client.pseudonym("second") == found[0].pseudonym
 
 
