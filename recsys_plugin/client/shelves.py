@@ -85,8 +85,8 @@ class Shelves(ClientBase):
         opted out, and for one that the store has never heard of, there is nobody.
 
         Args:
-            user_id: a string or a whole number. k: how many, of which 10,000 count; more than there are gives what there
-                is.
+            user_id: a string or a whole number.
+            k: how many, 10,000 at most; more than there are gives what there is.
             timeout: seconds for this call.
 
         Raises:
