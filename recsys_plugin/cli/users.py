@@ -92,7 +92,7 @@ def _send(command: str, *names: str) -> Any:
     import redis
 
     url = Services(Settings.from_environment()).redis_url
-    client = RedisAddress.parse(url).connect(timeout=5.0)
+    client: Any = RedisAddress.parse(url).connect(timeout=5.0)
     try:
         return client.execute_command(command, opted_out_key(PROJECT), *names)
     except redis.RedisError as error:

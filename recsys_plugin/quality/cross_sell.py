@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from recsys_plugin.data.adapters import Places
 from recsys_plugin.data.adapters.online_retail import OnlineRetail
+from recsys_plugin.data.files import RawTable
 from recsys_plugin.errors import ConfigurationError, InvalidInput
 from recsys_plugin.quality.report import Figure, QualityReport, Stopwatch, Target
 from recsys_plugin.training.baselines import ease_weights
@@ -215,7 +216,8 @@ def _invoices(data: Path | None, end: str | None) -> tuple[Baskets, list[str]]:
     # Given the path, nothing is downloaded.
     files = adapter.locate(Places(data, None, data), lambda what, done, total: None)
     tables = adapter.read(files).tables
-    events, items = (tables[name].data.to_pandas() for name in ("events", "items"))
+    raw = [tables[name] for name in ("events", "items")]
+    events, items = (table.data.to_pandas() for table in raw if isinstance(table, RawTable))
     events["timestamp"] = events["timestamp"].dt.tz_localize("UTC")
     before = events["timestamp"].max() + pd.Timedelta(seconds=1) if end is None else pd.Timestamp(end, tz="UTC")
     return Baskets.of(events, pd.Index(items["item_id"]), before=before), list(items["title"])

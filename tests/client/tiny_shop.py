@@ -322,7 +322,7 @@ def _write_catalogue(folder: Path, version: int, columns: Sequence[Sequence[str]
     nodes += [_constant("all_prices", prices), helper.make_node("Slice", ["all_prices", "offset", "end"], ["prices"])]
     nodes.append(_constant("number", np.array([len(prices)], dtype=np.int64)))
     nodes.append(helper.make_node("Identity", ["number"], ["size"]))
-    outputs: Ports = dict.fromkeys(("item_ids", "titles", "categories"), ("BYTES", -1))
+    outputs = dict.fromkeys(("item_ids", "titles", "categories"), ("BYTES", -1))
     outputs |= {"prices": ("FP32", -1), "size": ("INT64", 1)}
     _write(folder, "catalogue", version, {"offset": ("INT64", 1), "count": ("INT64", 1)}, outputs, nodes, batched=False)
 

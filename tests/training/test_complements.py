@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ PLAIN = ComplementOptions(half_life=1e9, size_exponent=0.0, rarity_exponent=0.0,
 NOW = pd.Timestamp("2024-03-01", tz="UTC")
 
 
-def events(lines: list[tuple[str, str, str, str | None]], types: str = "purchase") -> pd.DataFrame:
+def events(lines: Sequence[tuple[str, str, str, str | None]], types: str = "purchase") -> pd.DataFrame:
     """User, item, moment, basket."""
     frame = pd.DataFrame(lines, columns=["user_id", "item_id", "timestamp", "basket_id"])
     frame["timestamp"] = pd.to_datetime(frame["timestamp"], utc=True, format="ISO8601").astype("datetime64[us, UTC]")
