@@ -15,12 +15,15 @@ from __future__ import annotations
 
 from recsys_plugin.client import (
     AsyncRecommender,
+    Community,
     Exploration,
     FeatureReport,
     Page,
     Recommender,
     ScoredItem,
     ServedBy,
+    SimilarUser,
+    SimilarUsers,
     Timings,
 )
 from recsys_plugin.errors import (
@@ -47,6 +50,7 @@ __all__ = [
     "AsyncEventRecorder",
     "AsyncRecommender",
     "CheckFailed",
+    "Community",
     "ConfigurationError",
     "DataError",
     "DeadlineExceeded",
@@ -71,6 +75,8 @@ __all__ = [
     "SearchBlend",
     "ServedBy",
     "ServiceUnavailable",
+    "SimilarUser",
+    "SimilarUsers",
     "SpoolFull",
     "StepFailed",
     "StoreUnavailable",

@@ -1,4 +1,4 @@
-"""``recsys recommend|rank|search|similar``: one question to the serving client, answered as a table or as JSON."""
+"""``recsys recommend`` and its like: one question to the serving client, answered as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,18 @@ from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings, parse_moment
 
-__all__ = ["open_recommender", "page_table", "print_page", "rank", "recommend", "request_moment", "search", "similar"]
+__all__ = [
+    "cross_category",
+    "cross_sell",
+    "open_recommender",
+    "page_table",
+    "print_page",
+    "rank",
+    "recommend",
+    "request_moment",
+    "search",
+    "similar",
+]
 
 _Command = Callable[..., None]
 
@@ -52,10 +63,11 @@ def open_recommender(settings: Settings, *, timeout: float = 0.5) -> Recommender
     """
     services = Services(settings)
     moment = request_moment(settings)
-    if moment is None:
-        return Recommender(services.redis_url, services.triton_url, timeout=timeout)
-    seconds = moment.timestamp()
-    return Recommender(services.redis_url, services.triton_url, timeout=timeout, clock=lambda: seconds)
+    options: dict[str, Any] = {"timeout": timeout, "pseudonym_key": settings.pseudonym_key}
+    if moment is not None:
+        seconds = moment.timestamp()
+        options["clock"] = lambda: seconds
+    return Recommender(services.redis_url, services.triton_url, **options)
 
 
 def page_table(page: Page, *, title: str) -> Table:
@@ -197,6 +209,47 @@ def similar(item_id: str, k: int, exclude: tuple[str, ...], timeout: float, as_j
     _answer(
         lambda recommender: recommender.similar_items(item_id, k, exclude=exclude),
         title=f"Like item {escape(item_id)}",
+        as_json=as_json,
+        timeout=timeout,
+    )
+
+
+@click.command()
+@click.argument("basket", metavar="[ITEM]...", nargs=-1)
+@_options(several=True)
+def cross_sell(basket: tuple[str, ...], k: int, exclude: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """What is bought together with the ITEMs of a basket; what is popular if there are none.
+
+    \b
+    Examples:
+      recsys cross-sell 1133018 1082185
+      recsys cross-sell 1133018 -k 5 --exclude 1029743 --json
+    """
+    _answer(
+        lambda recommender: recommender.cross_sell(basket, k, exclude=exclude),
+        title=f"Goes with {escape(', '.join(basket)) or 'any basket'}",
+        as_json=as_json,
+        timeout=timeout,
+    )
+
+
+@click.command()
+@click.argument("user_id", metavar="USER")
+@click.option("--per-category", default=2, show_default=True, help="Items of one category, at most.")
+@_options(several=True)
+def cross_category(
+    user_id: str, per_category: int, k: int, exclude: tuple[str, ...], timeout: float, as_json: bool
+) -> None:
+    """Items of categories that are new to USER.
+
+    \b
+    Examples:
+      recsys cross-category 2020
+      recsys cross-category 2020 -k 6 --per-category 1 --json
+    """
+    _answer(
+        lambda recommender: recommender.cross_category(user_id, k, per_category=per_category, exclude=exclude),
+        title=f"Of categories that are new to user {escape(user_id)}",
         as_json=as_json,
         timeout=timeout,
     )

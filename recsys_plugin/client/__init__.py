@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from recsys_plugin.client.async_recommender import AsyncRecommender
 from recsys_plugin.client.context import Exploration
+from recsys_plugin.client.people import Community, SimilarUser, SimilarUsers
 from recsys_plugin.client.recommender import Recommender
 from recsys_plugin.client.results import Page, ScoredItem, ServedBy, Timings
 from recsys_plugin.features.plan import FeatureReport
 
 __all__ = [
     "AsyncRecommender",
+    "Community",
     "Exploration",
     "FeatureReport",
     "Page",
     "Recommender",
     "ScoredItem",
     "ServedBy",
+    "SimilarUser",
+    "SimilarUsers",
     "Timings",
 ]

@@ -15,6 +15,7 @@ __all__ = [
     "checked_candidates",
     "checked_interval",
     "checked_k",
+    "checked_per_category",
     "checked_query",
     "checked_timeout",
 ]
@@ -32,6 +33,15 @@ def checked_k(value: object, name: str = "k") -> int:
         InvalidInput: for anything else.
     """
     return _whole_number(value, name, least=0)
+
+
+def checked_per_category(value: object) -> int:
+    """How many items of one category a page may hold: a whole number of 1 or more.
+
+    Raises:
+        InvalidInput: for anything else.
+    """
+    return _whole_number(value, "per_category", least=1)
 
 
 def checked_candidates(value: object) -> int:

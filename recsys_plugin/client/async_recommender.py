@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -21,9 +21,10 @@ from recsys_plugin.client.base import (
     time_left,
     under,
 )
+from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.following import follow_rules, written
 from recsys_plugin.client.offload import Offload
-from recsys_plugin.client.release import Release, load_release
+from recsys_plugin.client.release import Release, load_release, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.searching import search
 from recsys_plugin.client.shadowing import ShadowTask
@@ -33,6 +34,7 @@ from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
 from recsys_plugin.events.recorder import AsyncEventRecorder
 from recsys_plugin.events.recording import Recorded
+from recsys_plugin.features.commands import Commands
 from recsys_plugin.features.item_changes import AsyncItemChanges
 from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import AsyncFeatureReader
@@ -41,7 +43,6 @@ from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.replicas import AsyncReplicas, connect_async
 from recsys_plugin.inference.triton import AsyncTritonClient
 from recsys_plugin.policy.rules import ShelfRules
-from recsys_plugin.trials.tally import Commands
 from recsys_plugin.trials.trial import SHADOW
 
 __all__ = ["AsyncRecommender"]
@@ -355,6 +356,15 @@ class AsyncRecommender(AsyncShelves):
         if self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
             self._shadows.offer(flow, trying.tally)
         return pages
+
+    async def _answer(
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None
+    ) -> _Result:
+        """See :meth:`Recommender._answer`."""
+        asked = on_one_release(
+            self._project, await self._loaded(), lambda release: ask(self._context(release)), self._adopt
+        )
+        return await self._run(asked, self._seconds(timeout))
 
     async def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
         """Drive a flow to its end, performing each call with the time that is left."""

@@ -1,14 +1,20 @@
-"""What the awaiting client does for a shop besides products."""
+"""The further shelves of a shop, for the awaiting client."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, TypeVar
 
-from recsys_plugin.client.base import ClientBase
+from recsys_plugin.client.base import AskUsers, ClientBase, repeatable
+from recsys_plugin.client.categories import cross_category
+from recsys_plugin.client.complements import cross_sell
+from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.following import written
+from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
+from recsys_plugin.client.results import Page
 from recsys_plugin.features.item_stock import stock_commands
+from recsys_plugin.identifiers import checked_id
 
 __all__ = ["AsyncShelves"]
 
@@ -16,13 +22,71 @@ _Result = TypeVar("_Result")
 
 
 class AsyncShelves(ClientBase):
-    """A part of the awaiting client."""
+    """:class:`~recsys_plugin.client.shelves.Shelves` for asyncio: same arguments, same methods, same pages."""
+
+    async def cross_sell(
+        self,
+        basket: Iterable[object],
+        k: int = 10,
+        *,
+        exclude: Iterable[object] = (),
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """See :meth:`Shelves.cross_sell`."""
+        asked, excluded = repeatable(basket), repeatable(exclude)
+        return (
+            await self._ask(
+                lambda context, _: cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
+                timeout,
+            )
+        )[0]
+
+    async def cross_category(
+        self,
+        user_id: object,
+        k: int = 10,
+        *,
+        per_category: int = 2,
+        exclude: Iterable[object] = (),
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """See :meth:`Shelves.cross_category`."""
+        excluded, users = repeatable(exclude), [checked_id(user_id, "user_id")]
+        return (
+            await self._ask(
+                lambda context, _: cross_category(
+                    context, user_id, k, per_category=per_category, exclude=excluded, candidates=candidates
+                ),
+                timeout,
+                users,
+            )
+        )[0]
+
+    async def similar_users(self, user_id: object, k: int = 10, *, timeout: float | None = None) -> SimilarUsers:
+        """See :meth:`Shelves.similar_users`."""
+        return await self._answer(lambda context: similar_users(context, self._pseudonyms, user_id, k), timeout)
+
+    async def community(self, user_id: object, *, timeout: float | None = None) -> Community | None:
+        """See :meth:`Shelves.community`."""
+        return await self._answer(lambda context: community(context, self._pseudonyms, user_id), timeout)
 
     async def set_stock(self, stock: Mapping[Any, int], *, timeout: float | None = None) -> None:
         """See :meth:`Shelves.set_stock`."""
         commands = stock_commands(self._project, stock, now=self._clock())
         if commands:
             await self._run(written(commands), self._seconds(timeout))
+
+    @abstractmethod
+    async def _answer(
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None
+    ) -> _Result:
+        """Answer on the release that serves what has no page."""
+
+    @abstractmethod
+    async def _ask(self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = ()) -> list[Page]:
+        """Answer a request on the release that serves."""
 
     @abstractmethod
     async def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:

@@ -20,13 +20,14 @@ from recsys_plugin.errors import ConfigurationError, DeadlineExceeded, InvalidIn
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.item_changes import ItemKeys
 from recsys_plugin.features.item_facts import ItemPlan
-from recsys_plugin.identifiers import checked_ids
+from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.impressions.log import ImpressionLog, ImpressionWriter
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.tensors import Array
 from recsys_plugin.policy.exploration_settings import parse_exploration
 from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
 from recsys_plugin.policy.rules import NO_RULES, PageRules
+from recsys_plugin.pseudonyms import KEY_VARIABLE, Pseudonyms
 from recsys_plugin.query.recent import Recent
 from recsys_plugin.settings import Settings
 from recsys_plugin.trials.assignment import is_shadowed
@@ -63,6 +64,8 @@ class ClientBase(ABC):
         event_ids: names recorded events that have no id.
         impressions: how pages are logged, beside the requests; ``None`` for not at all.
         exploration: how pages of ``recommend`` are chosen among the best candidates; the best themselves by default.
+        pseudonym_key: the secret by which users are shown to others, the same as for the export; without one they are
+            not, see :mod:`recsys_plugin.pseudonyms`.
 
     Raises:
         ConfigurationError: if a URL is malformed.
@@ -92,6 +95,7 @@ class ClientBase(ABC):
         event_ids: Callable[[], str] = lambda: uuid.uuid4().hex,
         impressions: ImpressionLog | None = None,
         exploration: Exploration = BEST_FIRST,
+        pseudonym_key: str | None = None,
     ) -> None:
         self._redis_address = RedisAddress.parse(redis_url)
         self._triton_addresses = TritonAddress.parse_several(triton_url)
@@ -114,6 +118,7 @@ class ClientBase(ABC):
         }
         self._impressions = None if impressions is None else ImpressionWriter(redis_url, impressions, project=project)
         self._exploration = exploration
+        self._pseudonyms = None if pseudonym_key is None else Pseudonyms(pseudonym_key)
         self._trial_warner = Warner("could not follow the trial of a model version")
         self._rules_warner = Warner("could not take up the rules for pages")
         self._name = uuid.uuid4().hex
@@ -126,7 +131,7 @@ class ClientBase(ABC):
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
         """Make a client from ``RECSYS_REDIS_URL``, ``RECSYS_TRITON_URL`` and what is set of ``RECSYS_SPOOL``,
-        ``RECSYS_IMPRESSIONS`` and ``RECSYS_EXPLORATION``.
+        ``RECSYS_IMPRESSIONS``, ``RECSYS_EXPLORATION`` and ``RECSYS_PSEUDONYM_KEY``.
 
         ``RECSYS_AS_OF`` stops the clock at that moment, for historical data. ``options`` are the keyword arguments
         of the class.
@@ -143,6 +148,7 @@ class ClientBase(ABC):
             as_of = settings.as_of.timestamp()
             options.setdefault("clock", lambda: as_of)
         options.setdefault("spool", settings.spool)
+        options.setdefault("pseudonym_key", settings.pseudonym_key)
         if settings.impressions is not None:
             options.setdefault("impressions", ImpressionLog(sample=settings.impressions))
         if settings.exploration is not None:
@@ -213,6 +219,18 @@ class ClientBase(ABC):
         self._trial_warner.failed(error)
         if isinstance(error, MalformedTrial):
             self._trying = None
+
+    def pseudonym(self, user_id: object) -> str:
+        """The name by which a user is shown to others: 32 hexadecimal digits, the same for as long as the key is.
+
+        Raises:
+            InvalidInput: if it is no id.
+            ConfigurationError: if the client has no key.
+        """
+        user = checked_id(user_id, "user_id")
+        if self._pseudonyms is None:
+            raise ConfigurationError(f"a pseudonym needs a key: set {KEY_VARIABLE} or pass pseudonym_key")
+        return self._pseudonyms.of(user)
 
     def _adopt(self, release: Release) -> None:
         self._release = release

@@ -38,6 +38,7 @@ __all__ = [
     "encode_text",
     "infer",
     "known_rows",
+    "new_item_texts",
     "nobody",
     "padded_rows",
     "rank",
@@ -155,10 +156,7 @@ def _similar_texts(
 ) -> Generator[Infer, Any, dict[str, Array]]:
     """Rows of the catalogue and of new items, and the cosine of their texts to that of one new item."""
     new, model = context.release.new_items, context.release.models["search"]
-    facts = new.facts[place]
-    words = text_inputs(item_text(facts.title, facts.category, facts.brand))
-    if model.takes_vector:
-        words = yield from encode_text(context, words, "item_tokenizer")
+    words = new_item_texts(context.release, [place], takes_vector=model.takes_vector)
     nothing: dict[str, Array] = {"lexical_rows": padded_rows([np.empty(0, np.int64)])}
     found = yield from infer(
         context,
@@ -182,6 +180,18 @@ def text_inputs(text: str) -> dict[str, Array]:
     query = np.empty((1, 1), dtype=object)
     query[0, 0] = text.encode()
     return {"query": query}
+
+
+def new_item_texts(release: Release, places: Sequence[int], *, takes_vector: bool) -> dict[str, Array]:
+    """What the search model is to look for to find what is like some new items: their vectors, which are known, or
+    their texts where it encodes them itself."""
+    if takes_vector:
+        return {"text_embedding": release.new_items.texts[list(places)]}
+    words = np.empty((len(places), 1), dtype=object)
+    for line, place in enumerate(places):
+        facts = release.new_items.facts[place]
+        words[line, 0] = item_text(facts.title, facts.category, facts.brand).encode()
+    return {"query": words}
 
 
 def encode_text(

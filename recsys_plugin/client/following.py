@@ -6,8 +6,8 @@ from collections.abc import Generator
 from typing import Any
 
 from recsys_plugin.events.keys import EventKeys
+from recsys_plugin.features.commands import Commands
 from recsys_plugin.policy.rules import NO_RULES, MalformedRules, PageRules
-from recsys_plugin.trials.tally import Commands
 
 __all__ = ["follow_rules", "rules_commands", "written"]
 

@@ -102,13 +102,19 @@ def page(
     items: RankedItems,
     features: FeatureReport | None,
     unknown_items: tuple[str, ...] = (),
+    *,
+    shelf: str | None = None,
 ) -> Page:
-    """The page of these items; what is logged of it is added to the context."""
+    """The page of these items; what is logged of it is added to the context.
+
+    Args:
+        shelf: what the page is known as where the model also serves another, whose log must stay its own.
+    """
     context.end_of("policy")
     release = context.release
     personal = release.models.get(model)
     served_by = ServedBy(
-        model=model,
+        model=shelf or model,
         version=release.version,
         contract=None if personal is None else personal.plan.contract.fingerprint,
         catalogue_version=release.catalogue.version,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -24,9 +24,10 @@ from recsys_plugin.client.base import (
     time_left,
     under,
 )
+from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.following import follow_rules, written
 from recsys_plugin.client.offload import Offload
-from recsys_plugin.client.release import Release, load_release
+from recsys_plugin.client.release import Release, load_release, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.searching import search
 from recsys_plugin.client.shadowing import ShadowThread
@@ -37,6 +38,7 @@ from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
 from recsys_plugin.events.recorder import EventRecorder
 from recsys_plugin.events.recording import Recorded
+from recsys_plugin.features.commands import Commands
 from recsys_plugin.features.item_changes import ItemChanges
 from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import FeatureReader
@@ -44,7 +46,6 @@ from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.replicas import connect
 from recsys_plugin.policy.rules import ShelfRules
-from recsys_plugin.trials.tally import Commands
 from recsys_plugin.trials.trial import SHADOW
 
 __all__ = ["Recommender"]
@@ -355,6 +356,11 @@ class Recommender(Shelves):
         if self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
             self._shadows.offer(flow, trying.tally)
         return pages
+
+    def _answer(self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None) -> _Result:
+        """Answer on the release that serves, trial or not, what has no page."""
+        asked = on_one_release(self._project, self._release, lambda release: ask(self._context(release)), self._adopt)
+        return self._run(asked, self._seconds(timeout))
 
     def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
         """Drive a flow to its end, performing each call with the time that is left."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,8 @@ _Answer = TypeVar("_Answer")
 #: Items read from the feature store in one round trip.
 READ_AT_ONCE = 500
 _PERSONAL = ("recommend", "rank", "search")
+#: Models that versions exported before there were such shelves lack.
+_PERSONAL_SHELVES, _SHELVES = ("rank_new", "similar_users"), ("complements",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Release:
     """The catalogue's texts, indexed; every release that serves has it."""
     memory: dict[Any, Any] = field(init=False, default_factory=dict)
     """What rules worked out of its items, see :mod:`recsys_plugin.client.item_columns`."""
+    shelves: frozenset[str] = frozenset()
+    """Which of the models that not every version has there are."""
 
     @property
     def takes_new_items(self) -> bool:
@@ -160,11 +165,16 @@ def load_version(project: str, version: int, current: Release | None) -> Generat
         contract = FeatureContract.from_json(contract_text(model, version, settings))
         _check_against_store(model, version, contract, project, schema)
         models[model] = _personal(contract, settings)
-    if (ranks_new := (yield from _new_item_ranker(version))) is not None:
-        models["rank_new"] = ranks_new
+    for model in _PERSONAL_SHELVES:
+        with contextlib.suppress(ReleaseChanged):
+            settings = yield GetSettings(model, version)
+            step_versions[model] = settings.step_versions
+            contract = FeatureContract.from_json(contract_text(model, version, settings))
+            models[model] = _personal(contract, settings)
+    shelves = yield from _shelves(version)
     catalogue = yield from load_catalogue(version)
     index = yield Offload(lambda: SearchIndex.of(catalogue))
-    release = Release(version, catalogue, models, step_versions, search_index=index)
+    release = Release(version, catalogue, models, step_versions, search_index=index, shelves=shelves)
     if current is None:
         if schema is None or STOCK_FEATURE in schema:
             yield from read_stock(release, ItemPlan(project), catalogue.item_ids)
@@ -201,14 +211,14 @@ def _carry_stock(current: Release, release: Release) -> None:
             after.stock[row] = count
 
 
-def _new_item_ranker(version: int) -> Generator[Any, Any, PersonalModel | None]:
-    """The model that ranks new items; ``None`` where the repository has none."""
-    try:
-        settings: ModelSettings = yield GetSettings("rank_new", version)
-    except ReleaseChanged:
-        return None
-    contract = FeatureContract.from_json(contract_text("rank_new", version, settings))
-    return _personal(contract, settings)
+def _shelves(version: int) -> Generator[Any, Any, frozenset[str]]:
+    """Which of the models that take no features, and that not every version has, the repository has."""
+    found: list[str] = []
+    for model in _SHELVES:
+        with contextlib.suppress(ReleaseChanged):
+            yield GetSettings(model, version)
+            found.append(model)
+    return frozenset(found)
 
 
 def with_new_items(release: Release, items: Iterable[ItemFacts]) -> Generator[Any, Any, Release]:

@@ -1,14 +1,20 @@
-"""What the blocking client does for a shop besides products."""
+"""The further shelves of a shop, for the blocking client."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, TypeVar
 
-from recsys_plugin.client.base import ClientBase
+from recsys_plugin.client.base import AskUsers, ClientBase, repeatable
+from recsys_plugin.client.categories import cross_category
+from recsys_plugin.client.complements import cross_sell
+from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.following import written
+from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
+from recsys_plugin.client.results import Page
 from recsys_plugin.features.item_stock import stock_commands
+from recsys_plugin.identifiers import checked_id
 
 __all__ = ["Shelves"]
 
@@ -16,7 +22,89 @@ _Result = TypeVar("_Result")
 
 
 class Shelves(ClientBase):
-    """A part of the blocking client."""
+    """What a shop shows beside recommendations and search; a part of the blocking client."""
+
+    def cross_sell(
+        self,
+        basket: Iterable[object],
+        k: int = 10,
+        *,
+        exclude: Iterable[object] = (),
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """The items that go with a basket: bought together with its items, whereas :meth:`similar_items` are like them.
+
+        Args:
+            basket: item ids; of one given twice the first counts. Ids that are not known are listed in
+                ``page.unknown_items``. Without a known item the page holds what is in many baskets of late.
+            k: how many items; those of the basket are never among them.
+            exclude: further item ids that must not be on the page.
+            candidates: how many to consider, 1 to 10,000; at least ``k``.
+            timeout: seconds for this call.
+
+        Raises:
+            InvalidInput: for a wrong argument, which the message names.
+            InferenceUnavailable: if Triton fails, or the version that serves has no model for it.
+            DeadlineExceeded: if it takes longer than the timeout.
+        """
+        asked, excluded = repeatable(basket), repeatable(exclude)
+        return self._ask(
+            lambda context, _: cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
+            timeout,
+        )[0]
+
+    def cross_category(
+        self,
+        user_id: object,
+        k: int = 10,
+        *,
+        per_category: int = 2,
+        exclude: Iterable[object] = (),
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """Recommended items of categories that are new to the user, at most ``per_category`` of each.
+
+        New is a category of which neither what the user bought most nor his latest acts hold an item. Items without a
+        category are left out. A user that the store has never heard of is served from the contract's defaults, all
+        categories being new; for one who knows all of them the page is empty.
+        Raises as :meth:`Recommender.recommend`.
+        """
+        excluded, users = repeatable(exclude), [checked_id(user_id, "user_id")]
+        return self._ask(
+            lambda context, _: cross_category(
+                context, user_id, k, per_category=per_category, exclude=excluded, candidates=candidates
+            ),
+            timeout,
+            users,
+        )[0]
+
+    def similar_users(self, user_id: object, k: int = 10, *, timeout: float | None = None) -> SimilarUsers:
+        """The users nearest to one in the space of users and items, nearest first, as pseudonyms.
+
+        They are the users of the last export; whoever opted out, then or since, is not among them. For a user who
+        opted out, and for one that the store has never heard of, there is nobody.
+
+        Args:
+            user_id: a string or a whole number.
+            k: how many, 10,000 at most; more than there are gives what there is.
+            timeout: seconds for this call.
+
+        Raises:
+            InvalidInput: for a wrong argument, which the message names.
+            ConfigurationError: if client and export have not the same pseudonym key.
+            ServiceUnavailable: if Redis or Triton fail, or take longer than the timeout.
+        """
+        return self._answer(lambda context: similar_users(context, self._pseudonyms, user_id, k), timeout)
+
+    def community(self, user_id: object, *, timeout: float | None = None) -> Community | None:
+        """The community of a user: its size at the export, and what its members buy more than others.
+
+        ``None`` for a user who opted out, for one that the store has never heard of, and where the shop has fewer users
+        than a community needs. Raises as :meth:`similar_users`.
+        """
+        return self._answer(lambda context: community(context, self._pseudonyms, user_id), timeout)
 
     def set_stock(self, stock: Mapping[Any, int], *, timeout: float | None = None) -> None:
         """Tell the feature store how many of some items can be sold now: what is at 0 leaves the pages of all clients.
@@ -31,6 +119,14 @@ class Shelves(ClientBase):
         commands = stock_commands(self._project, stock, now=self._clock())
         if commands:
             self._run(written(commands), self._seconds(timeout))
+
+    @abstractmethod
+    def _answer(self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None) -> _Result:
+        """Answer on the release that serves what has no page."""
+
+    @abstractmethod
+    def _ask(self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = ()) -> list[Page]:
+        """Answer a request on the release that serves."""
 
     @abstractmethod
     def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:

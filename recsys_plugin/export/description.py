@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from recsys_plugin.features.contract import FeatureContract
+from recsys_plugin.training.communities import MOST_CATEGORIES, MOST_ITEMS
 
 __all__ = [
     "BEST_RESULTS",
@@ -121,6 +122,7 @@ def describe_repository(
         Tensor("input_ids", "INT64", (-1,), "token ids"),
         Tensor("attention_mask", "INT64", (-1,), "1 for a token, 0 for padding"),
     )
+    basket = Tensor("basket_rows", "INT64", (-1,), "catalogue rows of the basket; -1 pads")
     item_row = Tensor("item_row", "INT64", (1,), "catalogue row")
     item_vector = Tensor("item_vector", "FP32", (vector,), "unit vector of the item")
     scores = (
@@ -130,6 +132,10 @@ def describe_repository(
         Tensor("click_probability", "FP32", (-1,), "calibrated probability of a click; NaN if never trained"),
     )
     score_names = tuple(tensor.name for tensor in scores)
+    neighbours = Tensor("pseudonyms", "INT64", (-1, 2), "users, nearest first, by the halves of their pseudonyms")
+    user_cosines = Tensor("similarities", "FP32", (-1,), "cosines of the users")
+    community = Tensor("community", "INT64", (1,), "number of a community, -1 for none")
+    key_check = Tensor("key_check", "INT64", (2,), "tells whether two keys of pseudonyms are the same")
     item_texts = Tensor("item_string", "STRING", (3,), "category, subcategory and brand; empty where unknown")
     price = Tensor("price", "FP32", (1,), "price, NaN where unknown")
     packed = Tensor("item", "FP32", (item,), "all that `rank_new` needs of the item")
@@ -219,6 +225,39 @@ def describe_repository(
             ),
         ),
         Model(
+            "similar_users",
+            "A user's features to the users nearest to him, as pseudonyms, and his community.",
+            (*user, counts),
+            (neighbours, user_cosines, community, key_check),
+            (
+                to_vector,
+                Step(
+                    "user_index",
+                    _same("user_vector", COUNTS),
+                    _same(neighbours.name, user_cosines.name, community.name, key_check.name),
+                ),
+            ),
+            parameters=carries,
+        ),
+        Model(
+            "communities",
+            "What is told of a community of users.",
+            (community,),
+            (
+                Tensor("members", "INT64", (1,), "how many users it had at the export; 0 for one that is not there"),
+                Tensor(
+                    "item_rows", "INT64", (MOST_ITEMS,), "catalogue rows of what they buy more than others; -1 pads"
+                ),
+                Tensor("categories", "STRING", (MOST_CATEGORIES,), "likewise; the empty text pads"),
+            ),
+        ),
+        Model(
+            "complements",
+            "What goes with the items of a basket: weights of items bought together, added up; popular items if empty.",
+            (basket, excluded, counts),
+            (rows, Tensor("scores", "FP32", (-1,), "what to rank by; higher is better")),
+        ),
+        Model(
             "catalogue",
             "The items built into this version, page by page; an item's row number is its position.",
             (
@@ -264,6 +303,12 @@ def describe_repository(
             "Click, cart and purchase probabilities by the chosen CTR model, the catalogue being resident.",
             (*user, user_vector, candidates),
             scores,
+        ),
+        Model(
+            "user_index",
+            "Exact nearest users by cosine, as pseudonyms, and the community of a vector.",
+            (user_vector, counts),
+            (neighbours, user_cosines, community, key_check),
         ),
         Model("item_embedding", "The vector of a catalogue row.", (item_row,), (item_vector, _any_length(own))),
         Model(

@@ -18,6 +18,8 @@ from onnx import compose
 
 from recsys_plugin.errors import StepFailed
 from recsys_plugin.export.catalogue import seconds_of
+from recsys_plugin.export.complement_graphs import complements_graph
+from recsys_plugin.export.complement_parity import check_complements, complements_request
 from recsys_plugin.export.description import Model, describe_repository, own_row_count
 from recsys_plugin.export.graph_files import GRAPH_LIMIT, digest_of, load_graph, save_graph, spill, tidy, total_bytes
 from recsys_plugin.export.index_graphs import answer_version, catalogue_graph, index_graph, lookup_graph
@@ -37,8 +39,11 @@ from recsys_plugin.export.parity import (
 )
 from recsys_plugin.export.precision import reduce_precision
 from recsys_plugin.export.torch_graphs import encoder_graph, ranker_graph, user_tower_graph
+from recsys_plugin.export.user_graphs import communities_graph, user_index_graph
 from recsys_plugin.pipeline.workspace import atomic_text
 from recsys_plugin.training.artefacts import TrainedModels
+from recsys_plugin.training.communities import People, nobody
+from recsys_plugin.training.complements import Complements, no_complements
 from recsys_plugin.training.frames import Split
 from recsys_plugin.training.packing import UserTensors
 from recsys_plugin.training.text import MAX_TOKENS, TextEncoder, load_encoder, served_tokenizer
@@ -72,6 +77,8 @@ class ExportMaterial:
         candidates: how many candidates a recommendation ranks.
         options: how models are laid out and weights stored. measured: real users and what they bought, on whom a
             lower precision is measured; without them there is no other than fp32.
+        complements: what goes with a basket; without them every basket is answered alike.
+        people: the users who may be somebody's neighbour; nobody is, without them.
         reference: what the models were trained on, as JSON values, for ``recsys check drift``.
     """
 
@@ -83,6 +90,8 @@ class ExportMaterial:
     candidates: int
     options: ExportOptions = field(default_factory=ExportOptions)
     measured: Split | None = None
+    complements: Complements | None = None
+    people: People | None = None
     reference: Mapping[str, Any] | None = None
 
     @property
@@ -136,6 +145,7 @@ def export_repository(
         )
         new_items = check_new_items(local, models, material.catalogue, material.users, encoder, tokenizer)
         differences |= new_items.differences
+        differences |= check_complements(local, _complements(material))
         reduced = _reduce(graphs, tokenizers["tokenizer"], material, progress)
         steps_described, described = described, lay_out(described, material.options.graphs)
         progress("merging graphs", 0, 0)
@@ -238,6 +248,7 @@ def _write_graphs(
     """Write every ONNX graph and the tokenizers, each to a folder named after its model; the paths of the graphs."""
     models, catalogue = material.models, material.catalogue
     vectors = models.towers.item_vectors()[1]
+    people = nobody(vectors.shape[1]) if material.people is None else material.people
     for name, kind in TOKENIZERS.items():
         _write_tokenizer(staging / name, served_tokenizer(encoder, tokenizer, kind), tokenizer)
     empty = tokenizer_of(staging / "item_tokenizer")(np.array([""], object))["input_ids"][0]
@@ -247,6 +258,9 @@ def _write_graphs(
         "ctr_ranker": lambda: ranker_graph(models),
         "item_embedding": lambda: lookup_graph(vectors),
         "text_index": lambda: index_graph(material.text_vectors, own_rows=True),
+        "complements": lambda: complements_graph(_complements(material)),
+        "user_index": lambda: user_index_graph(people),
+        "communities": lambda: communities_graph(people.communities),
         "text_encoder": lambda: encoder_graph(encoder, tokenizer),
         "item_encoder": lambda: item_encoder_graph(models, torch.from_numpy(empty)),
         "new_item_ranker": lambda: new_item_ranker_graph(models),
@@ -264,6 +278,10 @@ def _write_graphs(
         # The catalogue is asked for by its version; the others may be run as steps of another version's ensemble.
         onnx.save(make() if name == "catalogue" else answer_version(make(), version), graphs[name])
     return graphs
+
+
+def _complements(material: ExportMaterial) -> Complements:
+    return no_complements(len(material.catalogue)) if material.complements is None else material.complements
 
 
 def _write_tokenizer(folder: Path, served: str, tokenizer: Any) -> None:
@@ -318,6 +336,10 @@ def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dic
     asked["tokenizer"] = {"query": query}
     asked["text_encoder"] = tokens
     asked |= _new_item_requests(local, material)
+    few = material.users.take(np.arange(min(1, len(material.users))))
+    asked["similar_users"] = {**user_inputs(few), "counts": np.full((len(few), 2), 5, np.int64)}
+    asked["communities"] = {"community": np.zeros((1, 1), np.int64)}
+    asked["complements"] = complements_request(np.array([[0, -1]], np.int64), min(20, len(material.catalogue) - 1))
     asked["catalogue"] = {"offset": np.array([0], np.int64), "count": np.array([3], np.int64)}
     return [
         {

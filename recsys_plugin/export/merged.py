@@ -38,7 +38,7 @@ def merge_descriptions(models: tuple[Model, ...]) -> tuple[Model, ...]:
     for model in models:
         if model.is_ensemble:
             merged.append(_merged(model, {step.name: step for step in models}))
-        elif model.name not in ("item_index", "text_index", "ctr_ranker"):
+        elif model.name not in ("item_index", "text_index", "ctr_ranker", "user_index"):
             merged.append(model)
     return tuple(merged)
 

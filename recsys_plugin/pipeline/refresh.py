@@ -12,6 +12,7 @@ from recsys_plugin.data.store import load_dataset
 from recsys_plugin.errors import ConfigurationError, StepFailed
 from recsys_plugin.export.options import ExportOptions
 from recsys_plugin.pipeline import online, steps
+from recsys_plugin.pipeline.people import exported_people
 from recsys_plugin.pipeline.workspace import Workspace
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.runtime.versions import ModelVersions
@@ -87,6 +88,7 @@ def refresh(
             from recsys_plugin.export.catalogue import catalogue_frame
             from recsys_plugin.export.export import ExportMaterial, export_repository
             from recsys_plugin.export.install import exported_versions
+            from recsys_plugin.training.complements import complements_now
             from recsys_plugin.training.kept import keep_models
 
             with Services(settings).ensure_redis():
@@ -99,6 +101,8 @@ def refresh(
                 encoder=kept.encoder,
                 candidates=options.candidates,
                 options=ExportOptions(),
+                complements=complements_now(run),
+                people=exported_people(settings, run, least=ExportOptions().least_group),
             )
             exported = int(
                 export_repository(settings.model_repository, settings.state, material, progress=progress)["version"]

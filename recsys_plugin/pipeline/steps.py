@@ -21,6 +21,7 @@ from recsys_plugin.pipeline.feature_tables import (
     build_feature_tables,
 )
 from recsys_plugin.pipeline.forecasts import make_forecasts
+from recsys_plugin.pipeline.people import exported_people, people_inputs
 from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_text
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings
@@ -354,6 +355,7 @@ def export(
             from recsys_plugin.export.catalogue import catalogue_frame
             from recsys_plugin.export.export import ExportMaterial, export_repository
             from recsys_plugin.export.install import exported_versions
+            from recsys_plugin.training.complements import complements_now
             from recsys_plugin.training.kept import keep_models, kept_folder
             from recsys_plugin.training.packing import first_users
             from recsys_plugin.training.shop_encoder import name_in_use
@@ -372,6 +374,8 @@ def export(
                 options=chosen,
                 measured=run.frames().test,
                 reference=training_reference(run, selected, users=len(dataset.table("users", ["user_id"]))),
+                complements=complements_now(run),
+                people=exported_people(settings, run, least=chosen.least_group),
             )
             made = export_repository(settings.model_repository, settings.state, material, progress=progress)
             keep_models(
@@ -394,9 +398,14 @@ def export(
                 "encoder": options.encoder,
                 "ctr_model": selected,
                 "options": asdict(chosen),
+                "people": people_inputs(settings),
             },
             outputs=[settings.state / "export" / name for name in ("known_answers.json", "manifest.json")],
-            sources=("export", "checks/reference", "checks/distributions", "checks/features", "training/kept"),
+            sources=(
+                *("export", "checks/reference", "checks/distributions", "checks/features"),
+                *("training/kept", "training/complements", "training/baskets", "training/communities"),
+                *("pipeline/people", "pseudonyms"),
+            ),
         )
         return workspace.run(step, action, force=force or not _exported_files_exist(settings))
 

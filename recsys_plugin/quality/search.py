@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from recsys_plugin.errors import ConfigurationError, InvalidInput
-from recsys_plugin.quality.report import Figure, QualityReport, Target
+from recsys_plugin.quality.report import Figure, QualityReport, Stopwatch, Target
 from recsys_plugin.training.fine_tuning import FineTuningReport, fine_tune
 from recsys_plugin.training.fine_tuning_tasks import GradedPairs
 from recsys_plugin.training.options import FineTuningOptions
@@ -288,19 +286,3 @@ def _fine_tune_without(
         judgements.relevance[rows].tolist(),
     )
     return fine_tune(*loaded, [task], options, progress=lambda step, steps, loss: tell(what, step, steps))
-
-
-class Stopwatch:
-    """Adds the seconds of named parts."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self._seconds = seconds
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Time a part, in a ``with`` statement."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""``recsys recommend|rank|search|similar`` against the tiny shop."""
+"""``recsys recommend`` and the other commands that ask one question, against the tiny shop."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ def run(environ: dict[str, str | None], *arguments: str) -> Result:
         (("search", "mug-lover", "to drink", "-k", "1"), ["tea"]),
         (("search", "-", "to drink", "-k", "1"), ["tea"]),
         (("similar", "mug", "-k", "2"), ["pot", "jar"]),
+        (("cross-sell", "tea", "gone", "-k", "2"), ["pot", "cup"]),
+        (("cross-category", "mug-lover"), ["tea", "box"]),
     ],
 )
 def test_json_and_table(environ: dict[str, str | None], arguments: tuple[str, ...], item_ids: list[str]) -> None:
@@ -53,7 +55,8 @@ def test_json_and_table(environ: dict[str, str | None], arguments: tuple[str, ..
     assert result.exit_code == 0, result.output
     places = [result.stdout.index(f" {item_id} ") for item_id in item_ids]
     assert places == sorted(places)
-    assert f"model {arguments[0]} version 1, catalogue version 1 (6 items)" in result.stdout
+    served = {"cross-sell": "complements", "cross-category": "cross_category"}.get(arguments[0], arguments[0])
+    assert f"model {served} version 1, catalogue version 1 (6 items)" in result.stdout
 
 
 def test_footer_says_what_served_and_what_was_missing(environ: dict[str, str | None]) -> None:

@@ -12,10 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import tiny_people
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from recsys_plugin.export.complement_graphs import complements_graph
+from recsys_plugin.export.user_graphs import communities_graph
 from recsys_plugin.features.contract import REQUEST_TIMESTAMP, Encoding, FeatureContract, FeatureSpec
+from recsys_plugin.training.communities import MOST_CATEGORIES, MOST_ITEMS
+from recsys_plugin.training.complements import Complements
 
 ITEM_IDS = ("tea", "cup", "pot", "mug", "jar", "box")
 TITLES = ("Green tea", "Cup", "Tea pot", "Mug", "Jar", "Box – gift")
@@ -60,7 +65,13 @@ _USER = {"user_float": ("FP32", 1), "user_int": ("INT64", 3), "user_string": ("B
 _RETRIEVAL = {"excluded_rows": ("INT64", -1), "counts": ("INT64", 2)}
 _SCORES = dict.fromkeys(("scores", "purchase_probability", "click_probability"), ("FP32", -1))
 
-Ports = dict[str, tuple[str, int]]
+#: Tensor → its type, and its size or sizes without the batch; -1 for any.
+Ports = Mapping[str, tuple[str, int | tuple[int, ...]]]
+
+
+def dims(size: int | tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes of a tensor."""
+    return size if isinstance(size, tuple) else (size,)
 
 
 def write_repository(
@@ -72,7 +83,7 @@ def write_repository(
     spoilt: float = 0.0,
     slow: float = 0.0,
 ) -> None:
-    """Write one version of the seven models.
+    """Write one version of the nine models.
 
     Args:
         shift: added to every score; with NaN nothing is found.
@@ -107,6 +118,35 @@ def write_repository(
         {"item_row": ("INT64", 1), **_RETRIEVAL},
         {"rows": ("INT64", -1), "similarity": ("FP32", -1)},
         _similar(size),
+    )
+    _install(
+        folder,
+        "complements",
+        version,
+        {"basket_rows": ("INT64", -1), **_RETRIEVAL},
+        {"rows": ("INT64", -1), "scores": ("FP32", -1)},
+        complements_graph(complements_of_tiny_shop(size)),
+    )
+    _install(
+        folder,
+        "similar_users",
+        version,
+        {**_USER, "counts": _RETRIEVAL["counts"]},
+        {
+            "pseudonyms": ("INT64", (-1, 2)),
+            "similarities": ("FP32", -1),
+            "community": ("INT64", 1),
+            "key_check": ("INT64", 2),
+        },
+        tiny_people.similar_users_graph(),
+    )
+    _install(
+        folder,
+        "communities",
+        version,
+        {"community": ("INT64", 1)},
+        {"members": ("INT64", 1), "item_rows": ("INT64", MOST_ITEMS), "categories": ("BYTES", MOST_CATEGORIES)},
+        communities_graph(tiny_people.people().communities),
     )
     _write(
         folder,
@@ -269,6 +309,17 @@ def _rank(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[onnx.No
     ]
 
 
+def complements_of_tiny_shop(size: int) -> Complements:
+    """Tea goes with the pot (0.5) and less with the cup (0.25), the pot with tea and the cup; jars are popular."""
+    rows, weights = np.full((size, 2), -1, np.int32), np.zeros((size, 2), np.float32)
+    if size > 2:
+        for row, said in {0: {2: 0.5, 1: 0.25}, 2: {0: 0.5, 1: 0.5}}.items():
+            rows[row], weights[row] = list(said), list(said.values())
+    prior = np.zeros(size, np.float32)
+    prior[4:6] = (0.125, 0.0625)[: max(0, size - 4)]
+    return Complements(rows, weights, prior)
+
+
 def _tokenizer() -> list[onnx.NodeProto]:
     """Each query is one token, whose number is 1."""
     return [
@@ -333,8 +384,10 @@ def _write(
     def ports(named: Ports, kind: str) -> list[onnx.ValueInfoProto]:
         first = ["batch"] if batched else []
         return [
-            helper.make_tensor_value_info(name, _TYPES[datatype], [*first, f"{kind}_{name}" if width < 0 else width])
-            for name, (datatype, width) in named.items()
+            helper.make_tensor_value_info(
+                name, _TYPES[datatype], [*first, *(f"{kind}_{name}" if width < 0 else width for width in dims(size))]
+            )
+            for name, (datatype, size) in named.items()
         ]
 
     graph = helper.make_graph(nodes, model, ports(inputs, "in"), ports(outputs, "out"))
@@ -342,14 +395,27 @@ def _write(
         graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 2)], ir_version=8
     )
     onnx.checker.check_model(onnx_model)
+    _install(folder, model, version, inputs, outputs, onnx_model, batched=batched)
+
+
+def _install(
+    folder: Path,
+    model: str,
+    version: int,
+    inputs: Ports,
+    outputs: Ports,
+    onnx_model: onnx.ModelProto,
+    *,
+    batched: bool = True,
+) -> None:
     (folder / model / str(version)).mkdir(parents=True)
     onnx.save(onnx_model, str(folder / model / str(version) / "model.onnx"))
 
     def lines(named: Ports) -> str:
         names = {"FP32": "TYPE_FP32", "INT64": "TYPE_INT64", "BYTES": "TYPE_STRING"}
         return ", ".join(
-            f'{{ name: "{name}" data_type: {names[datatype]} dims: [ {width} ] }}'
-            for name, (datatype, width) in named.items()
+            f'{{ name: "{name}" data_type: {names[datatype]} dims: {list(dims(size))} }}'
+            for name, (datatype, size) in named.items()
         )
 
     escaped = CONTRACT.to_json().replace("\\", "\\\\").replace('"', '\\"')

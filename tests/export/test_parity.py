@@ -169,7 +169,7 @@ def test_a_head_that_was_never_trained_is_nan(exported: Exported, tmp_path: Path
 def test_known_answers_and_manifest(exported: Exported) -> None:
     known = load_known_answers(exported.state / "export" / "known_answers.json")
     assert known.version == exported.version
-    new = {"item_tokenizer", "new_item", "rank_new"}
+    new = {"item_tokenizer", "new_item", "rank_new", "complements", "similar_users", "communities"}
     assert {answer.model for answer in known.answers} == new.union(SERVED_MODELS)
     local = exported.local()
     for answer in known.answers:
