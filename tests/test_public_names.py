@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inference": {"errors", "inference"},
     "policy": {"errors", "policy"},
     "trials": {"errors", "events", "features", "trials"},
+    "ads": {"errors", "identifiers", "events", "features", "ads"},
     "impressions": {"errors", "background", "features", "events", "impressions"},
     "client": {
         "errors",
@@ -46,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "inference",
         "policy",
         "trials",
+        "ads",
         "client",
     },
 }

@@ -12,7 +12,8 @@ from typing import Any, Self, TypeVar
 from recsys_plugin.background import Warner
 from recsys_plugin.client import flows
 from recsys_plugin.client.arrivals import take_up
-from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, ClientBase, repeatable, time_left
+from recsys_plugin.client.async_shelves import AsyncShelves
+from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, repeatable, time_left
 from recsys_plugin.client.release import Release, load_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.shadowing import ShadowTask
@@ -22,6 +23,7 @@ from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
 from recsys_plugin.events.recorder import AsyncEventRecorder
 from recsys_plugin.events.recording import Recorded
+from recsys_plugin.features.commands import Commands
 from recsys_plugin.features.item_changes import AsyncItemChanges
 from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import AsyncFeatureReader
@@ -29,7 +31,6 @@ from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.replicas import AsyncReplicas, connect_async
 from recsys_plugin.inference.triton import AsyncTritonClient
-from recsys_plugin.trials.tally import Commands
 from recsys_plugin.trials.trial import SHADOW
 
 __all__ = ["AsyncRecommender"]
@@ -40,7 +41,7 @@ _Result = TypeVar("_Result")
 _CANCEL_SECONDS = 0.2
 
 
-class AsyncRecommender(ClientBase):
+class AsyncRecommender(AsyncShelves):
     """:class:`~recsys_plugin.client.recommender.Recommender` for asyncio: same arguments, same methods, same pages.
 
     It belongs to one event loop. It connects and loads at ``async with``, or else at its first call.
@@ -271,14 +272,16 @@ class AsyncRecommender(ClientBase):
             except RecsysError as error:
                 warner.failed(error)
 
-    async def _ask(self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = ()) -> list[Page]:
-        """Answer a request on the release that serves at present, and during a trial on each user's own."""
+    async def _ask(
+        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+    ) -> list[Page]:
+        """See :meth:`Recommender._ask`."""
         seconds, release = self._seconds(timeout), await self._loaded()
         trying = self._tried(release)
         if trying is None:
             return await self._run(self._on_control(ask, user_ids, release), seconds)
         pages = await self._run(self._on_trial(trying, ask, user_ids, release, seconds), seconds)
-        if self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
+        if repeats and self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
             self._shadows.offer(flow, trying.tally)
         return pages
 

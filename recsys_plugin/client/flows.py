@@ -32,7 +32,7 @@ from recsys_plugin.inference.new_items import item_text
 from recsys_plugin.inference.tensors import Array
 from recsys_plugin.policy.page import SearchBlend
 
-__all__ = ["Flow", "rank", "recommend", "search", "similar_items"]
+__all__ = ["Flow", "rank", "recommend", "score_rows", "search", "similar_items"]
 
 #: What the tokenizer makes of a query.
 _TOKENS = {"input_ids": OutputSpec("INT64", (1, -1)), "attention_mask": OutputSpec("INT64", (1, -1))}
@@ -83,7 +83,24 @@ def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -
         return [page(context, "rank", user, RankedItems(), None, unknown)]
     model = context.release.models["rank"]
     tensors, (report,) = yield from _read_features(context, model, [user])
-    size = len(context.release.catalogue)
+    outputs = yield from score_rows(context, tensors, rows)
+    items = page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size)
+    return [page(context, "rank", user, items, report, unknown)]
+
+
+def score_rows(
+    context: RequestContext, tensors: FeatureTensors, rows: NDArray[np.int64]
+) -> Generator[Infer, Any, dict[str, Array]]:
+    """What the click model says of some items for one user.
+
+    Args:
+        tensors: the user's features, as the model ``rank`` takes them.
+        rows: ``[n]`` of the catalogue and of new items, ascending, one at least.
+
+    Returns:
+        ``rows`` again and those of :data:`SCORES` that the model has, each ``[n]``.
+    """
+    model, size = context.release.models["rank"], len(context.release.catalogue)
     old, new = rows[rows < size], rows[rows >= size]
     answer: dict[str, Array] = {}
     if old.size:
@@ -93,9 +110,7 @@ def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -
     if new.size:
         scored = yield from _new_items(context, tensors, new - size)
         answer = _beside(answer, scored) if answer else scored
-    outputs = line_of("rank", answer, 0)
-    items = page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size)
-    return [page(context, "rank", user, items, report, unknown)]
+    return line_of("rank", answer, 0)
 
 
 def search(

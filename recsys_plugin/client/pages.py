@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.release import Release
 from recsys_plugin.client.results import Page, RankedItems, ScoredItem, ServedBy
 from recsys_plugin.errors import InferenceUnavailable
 from recsys_plugin.features.plan import FeatureReport
@@ -19,7 +20,7 @@ from recsys_plugin.policy.exploration import Choice, calibrated_logits
 from recsys_plugin.policy.last_layer import served_features
 from recsys_plugin.policy.page import best_first
 
-__all__ = ["SCORES", "line_of", "page", "page_items"]
+__all__ = ["SCORES", "known_values", "line_of", "page", "page_items", "shown_facts"]
 
 #: What says how good each candidate is; a model has the probabilities that it was trained for.
 SCORES = ("scores", "purchase_probability", "cart_probability", "click_probability")
@@ -75,17 +76,12 @@ def page_items(
     ranked = scores[order]
 
     def item(place: int) -> ScoredItem:
-        row = chosen.item(place)
-        title, category, price = release.shown(row)
         return ScoredItem(
-            item_id=release.item_id(row),
             score=ranked.item(place),
             position=place + 1,
-            title=title,
-            category=category,
-            price=_number(price),
             propensity=1.0 if choice is None else choice.propensities.item(place),
-            **{name: _number(values.item(place)) for name, values in known.items()},
+            **shown_facts(release, chosen.item(place)),
+            **known_values(known, place),
         )
 
     return RankedItems(len(chosen), lambda: map(release.item_id, chosen.tolist()), item)
@@ -109,6 +105,17 @@ def _chosen(
         features = served_features(logits, outputs["retrieval_scores"][pool], new)
     generator = exploration.generator(context.request_id, user_id)
     return exploration.policy.choose(logits, k, generator, features=features)
+
+
+def shown_facts(release: Release, row: int) -> dict[str, Any]:
+    """What a :class:`ScoredItem` says of a row whatever the request was."""
+    title, category, price = release.shown(row)
+    return {"item_id": release.item_id(row), "title": title, "category": category, "price": _number(price)}
+
+
+def known_values(outputs: Mapping[str, Array], place: int) -> dict[str, float | None]:
+    """What each output has at a place."""
+    return {name: _number(values.item(place)) for name, values in outputs.items()}
 
 
 def _number(value: float) -> float | None:

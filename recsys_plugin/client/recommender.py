@@ -16,23 +16,24 @@ from typing import Any, Self, TypeVar
 from recsys_plugin.background import Watcher
 from recsys_plugin.client import flows
 from recsys_plugin.client.arrivals import take_up
-from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, ClientBase, repeatable, time_left
+from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, repeatable, time_left
 from recsys_plugin.client.release import Release, load_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.shadowing import ShadowThread
+from recsys_plugin.client.shelves import Shelves
 from recsys_plugin.client.trying import Limited, follow_trial, last_words
 from recsys_plugin.client.watching import watch_items, watch_releases
 from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
 from recsys_plugin.events.recorder import EventRecorder
 from recsys_plugin.events.recording import Recorded
+from recsys_plugin.features.commands import Commands
 from recsys_plugin.features.item_changes import ItemChanges
 from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import FeatureReader
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.replicas import connect
-from recsys_plugin.trials.tally import Commands
 from recsys_plugin.trials.trial import SHADOW
 
 __all__ = ["Recommender"]
@@ -40,7 +41,7 @@ __all__ = ["Recommender"]
 _Result = TypeVar("_Result")
 
 
-class Recommender(ClientBase):
+class Recommender(Shelves):
     """Answers a shop's requests from Redis and Triton; safe to share between threads.
 
     Making one connects, finds the newest version that Triton serves, checks its feature contract against the feature
@@ -266,14 +267,19 @@ class Recommender(ClientBase):
     def _run_shadow(self, flow: flows.Flow) -> None:
         self._run(flow, LOADING_TIMEOUT)
 
-    def _ask(self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = ()) -> list[Page]:
-        """Answer a request on the release that serves at present, and during a trial on each user's own."""
+    def _ask(
+        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+    ) -> list[Page]:
+        """Answer a request on the release that serves at present, and during a trial on each user's own.
+
+        ``repeats``: whether it may be asked once more, of a candidate that nobody sees the pages of.
+        """
         seconds, release = self._seconds(timeout), self._release
         trying = self._tried(release)
         if trying is None:
             return self._run(self._on_control(ask, user_ids, release), seconds)
         pages = self._run(self._on_trial(trying, ask, user_ids, release, seconds), seconds)
-        if self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
+        if repeats and self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
             self._shadows.offer(flow, trying.tally)
         return pages
 

@@ -35,6 +35,8 @@ class ScoredItem:
     """How likely the item was to stand here, given the items before it; 1 without exploration."""
     relevance: float | None = None
     """What the first stage found: retrieval score, cosine to the query, or similarity to the item."""
+    sponsored: bool = False
+    """Whether somebody pays for its standing here."""
 
 
 class RankedItems(Sequence[ScoredItem]):

@@ -10,11 +10,12 @@ from recsys_plugin.client.flows import Flow
 from recsys_plugin.client.release import Release, load_version
 from recsys_plugin.client.results import Page
 from recsys_plugin.errors import DeadlineExceeded, InvalidInput, RecsysError
+from recsys_plugin.features.commands import Commands
 from recsys_plugin.features.reader import promotion_key
 from recsys_plugin.trials.assignment import arm_of
 from recsys_plugin.trials.shadow import kendall_tau, overlap
 from recsys_plugin.trials.store import look_after, read_trial
-from recsys_plugin.trials.tally import Commands, Tally
+from recsys_plugin.trials.tally import Tally
 from recsys_plugin.trials.trial import CANDIDATE, CONTROL, Trial
 
 __all__ = ["CANDIDATE_TIME", "Limited", "Trying", "follow_trial", "last_words", "limited", "serve", "shadow"]
