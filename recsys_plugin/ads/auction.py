@@ -14,6 +14,9 @@ from itertools import islice
 
 __all__ = ["Bid", "Placement", "hold_auction"]
 
+#: What is a whole number but for the rounding of doubles is not rounded up to the next.
+_ROUNDED = 1.0 - 1e-12
+
 
 @dataclass(frozen=True, slots=True)
 class Bid:
@@ -107,7 +110,7 @@ def hold_auction(
                 break
             sibling = sibling or -below
         score = -negative
-        price = min(bid.bid_micros, max(reserve_micros, math.ceil(rival / bid.drawn)))
+        price = min(bid.bid_micros, max(reserve_micros, math.ceil(rival / bid.drawn * _ROUNDED)))
         chance = bid.pass_rate * bid.chance_between(max(rival, sibling), above)
         placed.append(Placement(bid, price, score, chance))
         campaigns.add(campaign_id)

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from recsys_plugin.ads.campaign import MOST_MICROS, Campaign, checked_fields, checked_whole
+from recsys_plugin.ads.pacing import DAY, TrafficForecast
 from recsys_plugin.errors import InvalidInput
 
 __all__ = ["FORMAT", "MOST_ADVERTISED", "MOST_CAMPAIGNS", "AuctionSettings", "CampaignBook"]
@@ -19,10 +20,8 @@ MOST_CAMPAIGNS = 1_000
 #: Items of all campaigns together: what one call of the model ``rank`` takes.
 MOST_ADVERTISED = 10_000
 
-_DAY = 86_400
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class AuctionSettings:
     """The rules of the auction, alike for all campaigns.
 
@@ -67,14 +66,19 @@ class AuctionSettings:
             raise InvalidInput("traffic: one hour at least must be above 0")
         object.__setattr__(self, "traffic", tuple(map(float, self.traffic)))
 
+    @cached_property
+    def forecast(self) -> TrafficForecast:
+        """``traffic``, ready to plan with."""
+        return TrafficForecast(self.traffic)
+
     def day(self, now: float) -> tuple[int, float]:
         """The day of a moment (unix seconds), counted from 1970, and the seconds since it began."""
-        number, second = divmod(now + 60 * self.utc_offset_minutes, _DAY)
+        number, second = divmod(now + 60 * self.utc_offset_minutes, DAY)
         return int(number), second
 
     def day_begins(self, day: int) -> float:
         """The moment, unix seconds, at which a day begins."""
-        return float(day * _DAY - 60 * self.utc_offset_minutes)
+        return day * DAY - 60 * self.utc_offset_minutes
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
+from recsys_plugin.ads.pacing import DAY
 from recsys_plugin.errors import InvalidInput
 from recsys_plugin.identifiers import checked_ids
 
@@ -31,7 +32,6 @@ MOST_ITEMS = 100
 MOST_MICROS = 10**15
 _MOST_CONDITIONS = 20
 _MOST_CHARACTERS = 256
-_DAY = 86_400.0
 
 #: No colon, since it parts the fields under which a campaign is counted.
 _CAMPAIGN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -229,7 +229,7 @@ class Campaign:
 
     def window(self, day_begins: float) -> tuple[float, float]:
         """The seconds of a day between which it runs, of a day that begins at a moment (unix seconds)."""
-        return max(0.0, self.starts_at - day_begins), min(_DAY, self.ends_at - day_begins)
+        return max(0.0, self.starts_at - day_begins), min(DAY, self.ends_at - day_begins)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; what is at its default is left out."""

@@ -156,7 +156,7 @@ def _status(
     spent_today, shown, clicks_today, free, spent, clicks, expected = counts
     share = 1.0
     if book.settings.pace:
-        share = planned_share(second, campaign.window(book.settings.day_begins(day)), book.settings.traffic)
+        share = planned_share(second, campaign.window(book.settings.day_begins(day)), book.settings.forecast)
     reserve = book.settings.reserve_micros
     if campaign.paused:
         state = "paused"

@@ -8,41 +8,61 @@ as it is. There, the share of auctions is moved by a tenth every minute; here it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
-__all__ = ["pass_rate", "planned_share", "traffic_before"]
+__all__ = ["DAY", "TrafficForecast", "pass_rate", "planned_share"]
 
-_HOUR = 3_600.0
+#: Seconds.
+DAY = 86_400.0
 
 
-def traffic_before(second: float, traffic: Sequence[float]) -> float:
-    """The share of a day's traffic that comes before a second of it; within an hour it comes evenly.
+@dataclass(frozen=True)
+class TrafficForecast:
+    """How a day's requests are expected to be spread over its hours.
 
     Args:
-        second: seconds since the day began; outside of it counts as its beginning or end.
-        traffic: weights of the hours, 0 or more, one of them above 0.
+        weights: of equally long parts of the day, in any unit: 0 or more, one of them above 0.
     """
-    hours = min(max(second, 0.0), len(traffic) * _HOUR) / _HOUR
-    whole = min(int(hours), len(traffic) - 1)
-    return (sum(traffic[:whole]) + (hours - whole) * traffic[whole]) / sum(traffic)
+
+    weights: tuple[float, ...]
+
+    def before(self, second: float) -> float:
+        """The share of the day's traffic that comes before a second of it, 0 to 1; within a part it comes evenly.
+
+        Outside of the day, that of its beginning or end.
+        """
+        if second <= 0.0:
+            return 0.0
+        if second >= DAY:
+            return 1.0
+        parts = second * len(self.weights) / DAY
+        whole = int(parts)
+        low, high = self._shares[whole : whole + 2]
+        return low + (parts - whole) * (high - low)
+
+    @cached_property
+    def _shares(self) -> tuple[float, ...]:
+        total = sum(self.weights)
+        return tuple(each / total for each in accumulate(self.weights, initial=0.0))
 
 
-def planned_share(second: float, window: tuple[float, float], traffic: Sequence[float]) -> float:
+def planned_share(second: float, window: tuple[float, float], traffic: TrafficForecast) -> float:
     """The share of today's budget that is planned to be spent by a second of the day, 0 to 1.
 
     Args:
         second: since the day began. window: the seconds between which the campaign runs today; where no traffic is
             expected in it, there is nothing to spread, and the share is 1.
-        traffic: see :func:`traffic_before`.
     """
-    begins, now, ends = (traffic_before(each, traffic) for each in (window[0], second, window[1]))
-    return min(1.0, max(0.0, (now - begins) / (ends - begins))) if ends > begins else 1.0
+    begins, ends = traffic.before(window[0]), traffic.before(window[1])
+    return min(1.0, max(0.0, (traffic.before(second) - begins) / (ends - begins))) if ends > begins else 1.0
 
 
 def pass_rate(
     second: float,
     window: tuple[float, float],
-    traffic: Sequence[float],
+    traffic: TrafficForecast,
     *,
     spent: int,
     budget: int,
@@ -62,5 +82,6 @@ def pass_rate(
     """
     if spent >= budget:
         return 0.0
-    now, soon = (budget * planned_share(each, window, traffic) for each in (second, min(second + ahead, window[1])))
+    now = budget * planned_share(second, window, traffic)
+    soon = budget * planned_share(min(second + ahead, window[1]), window, traffic)
     return min(1.0, max(0.0, (soon - spent) / max(soon - now, float(bid))))

@@ -205,7 +205,7 @@ def take_part(
             rate = pass_rate(
                 second,
                 campaign.window(begins),
-                settings.traffic,
+                settings.forecast,
                 spent=today,
                 budget=budget,
                 bid=campaign.bid_micros,
@@ -216,23 +216,20 @@ def take_part(
     return takers
 
 
-def factors_of(
-    query: StateQuery, state: State, prior_clicks: float
-) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+def factors_of(query: StateQuery, state: State, prior_clicks: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What the model's probabilities are to be multiplied with.
 
     Returns:
-        Campaign → factors and how far they may be off (see :func:`draw_spread`), each float64 ``[items of the query]``.
+        For each item of each campaign of the query, in order, its factor and how far that may be off (see
+        :func:`draw_spread`): two of float64 ``[creatives]``.
     """
     clicks, expected = np.array(state.clicks, np.float64), np.array(state.expected, np.float64)
-    count = len(query.campaigns)
+    first = 1 + len(query.campaigns)
     sizes = [len(items) for items in query.campaigns.values()]
     overall = shrunk_factor(1.0, prior_clicks, clicks[0], expected[0])
-    campaigns = shrunk_factor(overall, prior_clicks, clicks[1 : 1 + count], expected[1 : 1 + count])
-    creatives = shrunk_factor(np.repeat(campaigns, sizes), prior_clicks, clicks[1 + count :], expected[1 + count :])
-    spreads = draw_spread(prior_clicks, clicks[1 + count :])
-    ends = np.cumsum(sizes)[:-1]
-    return dict(zip(query.campaigns, zip(np.split(creatives, ends), np.split(spreads, ends), strict=True), strict=True))
+    campaigns = shrunk_factor(overall, prior_clicks, clicks[1:first], expected[1:first])
+    factors = shrunk_factor(np.repeat(campaigns, sizes), prior_clicks, clicks[first:], expected[first:])
+    return factors, draw_spread(prior_clicks, clicks[first:])
 
 
 def _running(book: CampaignBook, request: AdRequest) -> dict[str, list[str]]:
@@ -256,25 +253,21 @@ def _bids(
     generator: np.random.Generator,
 ) -> list[Bid]:
     """A bid for each creative of each campaign that takes part."""
-    factors = factors_of(query, state, settings.prior_clicks)
-    bids = []
-    for campaign_id, taker in takers.items():
-        named = dict(zip(query.campaigns[campaign_id], zip(*map(np.ndarray.tolist, factors[campaign_id]), strict=True),
-                         strict=True))  # fmt: skip
-        draws = generator.standard_normal(len(admitted[campaign_id])).tolist() if settings.explore else ()
-        for number, item in enumerate(admitted[campaign_id]):
-            factor, spread = named[item]
-            bids.append(
-                Bid(
-                    campaign_id,
-                    item,
-                    taker.bid_micros,
-                    min(1.0, probabilities[item] * factor),
-                    spread if settings.explore else 0.0,
-                    draws[number] if settings.explore else 0.0,
-                    taker.pass_rate,
-                )
-            )
+    factors, spreads = (each.tolist() for each in factors_of(query, state, settings.prior_clicks))
+    draws = generator.standard_normal(len(factors)).tolist()
+    if not settings.explore:
+        spreads = draws = [0.0] * len(factors)
+    bids, first = [], 0
+    for campaign_id, items in query.campaigns.items():
+        if (taker := takers.get(campaign_id)) is not None:
+            allowed = admitted[campaign_id]
+            for at, item in enumerate(items, first):
+                if item in allowed:
+                    chance = min(1.0, probabilities[item] * factors[at])
+                    bids.append(
+                        Bid(campaign_id, item, taker.bid_micros, chance, spreads[at], draws[at], taker.pass_rate)
+                    )
+        first += len(items)
     return bids
 
 

@@ -8,30 +8,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_plugin.ads.calibration import draw_spread, shrunk_factor
-from recsys_plugin.ads.pacing import pass_rate, planned_share, traffic_before
+from recsys_plugin.ads.pacing import TrafficForecast, pass_rate, planned_share
 
 DAY = 86_400.0
-EVEN = (1.0,) * 24
-traffics = st.lists(st.floats(0.0, 100.0), min_size=24, max_size=24).filter(lambda each: sum(each) > 1)
+EVEN = TrafficForecast((1.0,) * 24)
+traffics = (
+    st.lists(st.floats(0.0, 100.0), min_size=24, max_size=24)
+    .filter(lambda each: sum(each) > 1)
+    .map(lambda each: TrafficForecast(tuple(each)))
+)
 
 
 @given(traffics, st.floats(-10, DAY + 10), st.floats(-10, DAY + 10))
-def test_traffic_rises_from_nothing_to_all(traffic: list[float], one: float, other: float) -> None:
-    assert traffic_before(0.0, traffic) == 0.0
-    assert traffic_before(DAY, traffic) == pytest.approx(1.0)
+def test_traffic_rises_from_nothing_to_all(traffic: TrafficForecast, one: float, other: float) -> None:
+    assert traffic.before(0.0) == 0.0
+    assert traffic.before(DAY) == pytest.approx(1.0)
     low, high = sorted((one, other))
-    assert traffic_before(low, traffic) <= traffic_before(high, traffic) + 1e-12
+    assert traffic.before(low) <= traffic.before(high) + 1e-12
 
 
 @given(traffics, st.floats(0, DAY), st.integers(0, 2000), st.integers(1, 1000), st.floats(1, 7200))
-def test_pass_rates_fall_with_spend(traffic: list[float], second: float, spent: int, bid: int, ahead: float) -> None:
+def test_pass_rates_fall_with_spend(
+    traffic: TrafficForecast, second: float, spent: int, bid: int, ahead: float
+) -> None:
     def rate(already: int) -> float:
         return pass_rate(second, (0.0, DAY), traffic, spent=already, budget=1000, bid=bid, ahead=ahead)
 
     assert 0.0 <= rate(spent + 1) <= rate(spent) <= 1.0
     if spent >= 1000:
         assert rate(spent) == 0.0
-    assert rate(0) > 0.0 or traffic_before(min(DAY, second + ahead), traffic) == 0.0
+    assert rate(0) > 0.0 or traffic.before(min(DAY, second + ahead)) == 0.0
 
 
 def test_pass_rates_by_hand() -> None:
@@ -49,7 +55,7 @@ def test_pass_rates_by_hand() -> None:
 def test_windows_and_empty_traffic() -> None:
     assert planned_share(DAY / 2, (DAY / 2, DAY), EVEN) == 0.0
     assert planned_share(0.75 * DAY, (DAY / 2, DAY), EVEN) == pytest.approx(0.5)
-    night = (0.0,) * 12 + (1.0,) * 12
+    night = TrafficForecast((0.0,) * 12 + (1.0,) * 12)
     assert planned_share(100.0, (0.0, DAY / 2), night) == 1.0
     assert pass_rate(100.0, (0.0, DAY / 2), night, spent=1, budget=10, bid=1, ahead=60.0) == 1.0
 
