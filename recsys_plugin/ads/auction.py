@@ -41,16 +41,17 @@ class Bid:
         return min(1.0, self.probability * math.exp(self.spread * self.draw - 0.5 * self.spread**2))
 
     def chance_between(self, low: float, high: float) -> float:
-        """P(low < drawn probability times bid < high): over the draw, the bid being as it is."""
-        return self._chance_below(high) - self._chance_below(low)
+        """P(low <= drawn probability times bid <= high), over the draw, the bid being as it is."""
+        return self._chance_below(high, equal=True) - self._chance_below(low, equal=False)
 
-    def _chance_below(self, score: float) -> float:
+    def _chance_below(self, score: float, *, equal: bool) -> float:
         if score <= 0.0:
             return 0.0
-        if score > self.bid_micros:
-            return 1.0
         if self.spread == 0.0:
-            return float(score > self.probability * self.bid_micros)
+            mine = self.drawn * self.bid_micros
+            return float(mine <= score if equal else mine < score)
+        if score > self.bid_micros or (equal and score == self.bid_micros):
+            return 1.0
         z = math.log(score / self.bid_micros / self.probability) / self.spread + 0.5 * self.spread
         return 0.5 * math.erfc(-z / math.sqrt(2.0))
 

@@ -132,12 +132,15 @@ class CampaignBook:
             ),
         )
 
-    def to_json(self) -> str:
-        """The document; equal books give equal text."""
+    def to_dict(self) -> dict[str, Any]:
+        """The document as JSON values."""
         settings = {**asdict(self.settings), "traffic": list(self.settings.traffic)}
         campaigns = [campaign.to_dict() for campaign in self.campaigns]
-        document = {"format": FORMAT, "settings": settings, "campaigns": campaigns}
-        return json.dumps(document, allow_nan=False, ensure_ascii=False, sort_keys=True)
+        return {"format": FORMAT, "settings": settings, "campaigns": campaigns}
+
+    def to_json(self) -> str:
+        """The document; equal books give equal text."""
+        return json.dumps(self.to_dict(), allow_nan=False, ensure_ascii=False, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> CampaignBook:
@@ -169,7 +172,12 @@ class CampaignBook:
                 wrong.append(f"campaigns[{number}]{_named(each)}: {error}")
         if wrong:
             raise InvalidInput("\n".join(wrong))
-        return cls(tuple(campaigns), settings)
+        book = cls(tuple(campaigns), settings)
+        try:
+            book.to_json().encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(f"not valid Unicode: {error.reason}") from error
+        return book
 
 
 _SETTINGS = tuple(AuctionSettings.__dataclass_fields__)

@@ -7,6 +7,7 @@ has a shape that the forecast knows only roughly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -109,12 +110,12 @@ class AdMarket:
 
     def examined(self, place: int) -> float:
         """How likely a slot, counted from 0, is looked at."""
-        return float(_EXAMINED**place)
+        return math.pow(_EXAMINED, place)
 
     @cached_property
     def _before(self) -> _Floats:
         """The share of the day's requests before each hour, and before its end."""
-        return np.append(0.0, np.cumsum(self._traffic)) / self._traffic.sum()
+        return np.asarray(np.append(0.0, np.cumsum(self._traffic)) / self._traffic.sum(), np.float64)
 
 
 def _campaign(number: int, items: tuple[str, ...], options: MarketOptions, generator: np.random.Generator) -> Campaign:

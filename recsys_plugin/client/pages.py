@@ -113,8 +113,8 @@ def shown_facts(release: Release, row: int) -> dict[str, Any]:
     return {"item_id": release.item_id(row), "title": title, "category": category, "price": _number(price)}
 
 
-def known_values(outputs: Mapping[str, Array], place: int) -> dict[str, float | None]:
-    """What each output has at a place."""
+def known_values(outputs: Mapping[str, Array], place: int) -> dict[str, Any]:
+    """What each output has at a place, a number or ``None``."""
     return {name: _number(values.item(place)) for name, values in outputs.items()}
 
 
