@@ -121,7 +121,7 @@ class AdMarket:
 def _campaign(number: int, items: tuple[str, ...], options: MarketOptions, generator: np.random.Generator) -> Campaign:
     """One campaign; every so many have a further restriction."""
     bid = int(200_000 * np.exp(generator.normal(0.0, 0.5)))
-    clicks = generator.uniform(30, 200) * options.auctions / 200_000 * 40 / options.campaigns
+    clicks = generator.uniform(40, 500) * options.auctions / 200_000 * 40 / options.campaigns
     made = Campaign(
         campaign_id=f"campaign-{number:03}",
         items=items,

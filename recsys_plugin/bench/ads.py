@@ -20,7 +20,7 @@ from recsys_plugin.ads.book import CampaignBook
 from recsys_plugin.ads.operations import Campaigns
 from recsys_plugin.ads.pacing import planned_share
 from recsys_plugin.bench.ad_market import DAY_BEGINS, DAY_ENDS, AdMarket, MarketOptions
-from recsys_plugin.bench.ads_driver import AdLog, AdPlan, serve_day
+from recsys_plugin.bench.ads_driver import AdLog, AdPlan, AdServer, serve_day
 from recsys_plugin.bench.machine import describe_machine, load_average, package_versions, redis_version
 from recsys_plugin.bench.report import Report
 from recsys_plugin.bench.shop import Tell
@@ -39,6 +39,8 @@ GRID: _Floats = np.arange(0.0, 86_401.0, 600.0)
 #: Seconds that a process may take to become ready, and to answer after the last request.
 _PATIENCE = 180.0
 _LOOK = 0.5
+#: Requests that one process serves alone.
+_ALONE = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ def measure_ads(market: MarketOptions, *, clients: int, seed: int, tell: Tell) -
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys-bench-")))
         url = stack.enter_context(Services(Settings(home=folder)).ensure_redis())
         report = Report("Ads", machine, {**package_versions(), "redis-server": redis_version(url)})
+        report.add_samples("alone.auction", _alone(AdPlan(url, "alone", market, seed)))
         days = {
             way: _serve(AdPlan(url, way, market, seed), way == PACED, clients=clients, tell=tell)
             for way in (PACED, GREEDY)
@@ -130,7 +133,9 @@ def measure_ads(market: MarketOptions, *, clients: int, seed: int, tell: Tell) -
         "greedy: the same campaigns and users without pacing: each takes part until its budget is spent",
         "deviation: the largest distance between the curve of what a campaign spent and its plan, in shares of its "
         "budget, over campaigns that spent theirs but for one bid with pacing; both ways over the same campaigns",
-        "auction: a whole request without the click model; arithmetic: without the two round trips to Redis as well",
+        "auction: a whole request without the click model; arithmetic: without the two round trips to Redis as well; "
+        "alone: by one process before the day, of which nothing else is kept; client_cpu_ms is the servers' processor "
+        "time for each request, with the click model, the user and his clicks",
         "calibration: clicks that were expected for each click that there was, from noon on",
     ]
     evened = days[PACED].used_up
@@ -145,6 +150,7 @@ def _add_figures(report: Report, way: str, day: AdDay) -> None:
     clicks, shown = day.log.clicks, np.array(day.log.shown)
     over = day.over_by_bids
     report.add_samples(f"{way}.auction", _samples(day.log))
+    report.add(f"{way}.client_cpu_ms", 1000 * day.log.cpu_seconds / len(day.log.milliseconds))
     report.add(f"{way}.auctions_per_second", len(day.log.milliseconds) / day.seconds)
     report.add(f"{way}.ads_shown", len(shown))
     report.add(f"{way}.clicks", len(clicks))
@@ -159,6 +165,16 @@ def _add_figures(report: Report, way: str, day: AdDay) -> None:
     if clicked:
         report.add(f"{way}.calibration.model", float(late[:, 2].sum()) / clicked)
         report.add(f"{way}.calibration.calibrated", float(late[:, 3].sum()) / clicked)
+
+
+def _alone(plan: AdPlan) -> Samples:
+    """Requests from the middle of the day, one after the other."""
+    with Campaigns(plan.redis_url, plan.project) as campaigns:
+        campaigns.load(AdMarket(plan.market, plan.seed).book(pace=True))
+    server, first = AdServer(plan), plan.market.auctions // 2
+    for number in range(first, first + min(_ALONE, plan.market.auctions - first)):
+        server.serve(number)
+    return _samples(server.log)
 
 
 def _samples(log: AdLog) -> Samples:
@@ -179,6 +195,7 @@ def _serve(plan: AdPlan, pace: bool, *, clients: int, tell: Tell) -> AdDay:
         log.shown += each.shown
         log.clicks += [click for click in each.clicks if click[0] < DAY_ENDS]
         log.milliseconds += each.milliseconds
+        log.cpu_seconds += each.cpu_seconds
     return _day(book, spent, log, seconds)
 
 

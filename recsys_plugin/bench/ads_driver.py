@@ -18,7 +18,7 @@ from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.reader import FeatureReader
 
-__all__ = ["AdLog", "AdPlan", "serve_day"]
+__all__ = ["AdLog", "AdPlan", "AdServer", "serve_day"]
 
 _Result = TypeVar("_Result")
 _TIMEOUT = 60.0
@@ -39,15 +39,16 @@ class AdLog:
     """What a process saw.
 
     Attributes:
-        shown: for each ad: moment, campaign number, probability by the model and calibrated, times the share of people
-            who look at its slot.
+        shown: for each ad: moment, campaign number, probability of a click by the model, and calibrated.
         clicks: for each click: moment, campaign number, price and what was charged, micro-units.
         milliseconds: for each request: altogether, and without Redis and the click model.
+        cpu_seconds: processor time of the process, for requests, users and clicks.
     """
 
     shown: list[tuple[float, int, float, float]] = field(default_factory=list)
     clicks: list[tuple[float, int, int, int]] = field(default_factory=list)
     milliseconds: list[tuple[float, float]] = field(default_factory=list)
+    cpu_seconds: float = 0.0
 
 
 def serve_day(connection: Connection, plan: AdPlan, counter: Any) -> None:
@@ -61,9 +62,10 @@ def serve_day(connection: Connection, plan: AdPlan, counter: Any) -> None:
         counter: the number of requests begun, shared between the processes, with its lock.
     """
     try:
-        server = _Server(plan)
+        server = AdServer(plan)
         connection.send("ready")
         connection.recv()
+        began = time.process_time()
         while True:
             with counter.get_lock():
                 number = counter.value
@@ -72,13 +74,18 @@ def serve_day(connection: Connection, plan: AdPlan, counter: Any) -> None:
                 break
             server.serve(number)
         server.click_until(np.inf)
+        server.log.cpu_seconds = time.process_time() - began
         connection.send(server.log)
     except RecsysError as error:
         connection.send(error)
 
 
-class _Server:
-    """One server of ads, and the users in front of it."""
+class AdServer:
+    """One server of ads, and the users in front of it.
+
+    Args:
+        plan: names Redis, where the campaigns must be loaded, and the market.
+    """
 
     def __init__(self, plan: AdPlan) -> None:
         self.log = AdLog()
@@ -87,6 +94,7 @@ class _Server:
         self._known = KnownCampaigns(EventKeys(plan.project))
         self._reader = FeatureReader(RedisAddress.parse(plan.redis_url), timeout=_TIMEOUT)
         self._waiting: list[tuple[float, str]] = []
+        # What a request waited for, seconds.
         self._elsewhere = 0.0
 
     def serve(self, number: int) -> None:
@@ -119,7 +127,7 @@ class _Server:
         for place, ad in enumerate(ads):
             bid, looked = ad.placement.bid, self._market.examined(place)
             campaign = int(bid.campaign_id.rpartition("-")[2])
-            self.log.shown.append((now, campaign, ad.model_probability * looked, bid.probability * looked))
+            self.log.shown.append((now, campaign, ad.model_probability, bid.probability))
             (rate,) = self._market.click_rates(user, [bid.item_id])
             if behaviour.random() < rate * looked:
                 due = now + behaviour.exponential(self._plan.market.click_delay)

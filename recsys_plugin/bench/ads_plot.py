@@ -13,7 +13,7 @@ __all__ = ["draw_ads"]
 
 #: Colours of Okabe and Ito (2008), which people with any colour vision tell apart.
 _COLOURS = {PACED: "#0072B2", GREEDY: "#D55E00"}
-_TITLES = {PACED: "With pacing", GREEDY: "Without: each until its budget is spent"}
+_TITLES = {PACED: "With pacing", GREEDY: "Without pacing"}
 
 
 def draw_ads(path: Path, days: Mapping[str, AdDay], *, subtitle: str) -> None:
@@ -28,7 +28,7 @@ def draw_ads(path: Path, days: Mapping[str, AdDay], *, subtitle: str) -> None:
     from matplotlib.ticker import MultipleLocator, PercentFormatter
 
     figure = Figure(figsize=(13.0, 4.4), layout="constrained")
-    figure.suptitle(f"Spend of campaigns that use their budget up\n{subtitle}", fontsize=10)
+    figure.suptitle(f"Spend of campaigns that run all day and use their budget up\n{subtitle}", fontsize=10)
     panels = figure.subplots(1, 3, width_ratios=(3, 3, 2))
     hours = GRID / 3_600
     chosen = days[PACED].used_up
@@ -40,7 +40,7 @@ def draw_ads(path: Path, days: Mapping[str, AdDay], *, subtitle: str) -> None:
             panel.plot(hours, shares[number], color=_COLOURS[way], lw=0.8, alpha=0.45)
         for number in np.flatnonzero(all_day)[:1]:
             panel.plot(hours, day.planned[number], color="black", lw=1.2, ls="--", label="plan: the traffic's forecast")
-        panel.set_title(f"{_TITLES[way]} ({int((chosen & all_day).sum())} campaigns that run all day)", fontsize=10)
+        panel.set_title(f"{_TITLES[way]} ({int((chosen & all_day).sum())} campaigns)", fontsize=10)
         panel.set_xlabel("hour of the simulated day")
         panel.xaxis.set_major_locator(MultipleLocator(4))
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -52,7 +52,7 @@ def draw_ads(path: Path, days: Mapping[str, AdDay], *, subtitle: str) -> None:
     for way in (PACED, GREEDY):
         distances = np.sort(days[way].deviations[chosen])
         shares_below = np.arange(1, len(distances) + 1) / max(1, len(distances))
-        panels[2].step(distances, shares_below, where="post", color=_COLOURS[way], label=_TITLES[way].partition(":")[0])
+        panels[2].step(distances, shares_below, where="post", color=_COLOURS[way], label=_TITLES[way])
     panels[2].set_title("Largest distance from the plan", fontsize=10)
     panels[2].set_xlabel("of the budget")
     panels[2].set_ylabel("campaigns with at most so much")

@@ -1,4 +1,4 @@
-"""A server of ads without models: every item has the probability that a test gives it."""
+"""A server of ads without models: every item is clicked with the same probability."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def load(url: str, *campaigns: Campaign, **settings: Any) -> None:
 class AdServer:
     """One of any number of servers on a Redis."""
 
-    def __init__(self, url: str, chances: Mapping[str, float] | None = None) -> None:
+    def __init__(self, url: str, *, reads: Sequence[tuple[Any, ...]] = ()) -> None:
         self.known = KnownCampaigns(EventKeys("recsys"))
         self.round_trips = 0
-        self._chances = chances or {}
+        self._reads = reads
         self._reader = FeatureReader(RedisAddress.parse(url), timeout=5.0)
         self._generator = np.random.default_rng(1)
 
@@ -66,9 +66,9 @@ class AdServer:
 
         def score(items: Sequence[str]) -> Generator[Any, Any, Mapping[str, float]]:
             yield from ()
-            return {item: self._chances.get(item, 0.1) for item in items}
+            return dict.fromkeys(items, 0.1)
 
-        return self._run(serve_ads(self.known, request, reads=(), admit=lambda _, __, each: each, score=score))
+        return self._run(serve_ads(self.known, request, reads=self._reads, admit=lambda *given: given[-1], score=score))
 
     def shown(self, request_id: str, slots: int = 1, **more: Any) -> list[str]:
         """The campaigns that are shown."""
