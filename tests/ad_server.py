@@ -68,19 +68,19 @@ class AdServer:
             yield from ()
             return dict.fromkeys(items, 0.1)
 
-        return self._run(serve_ads(self.known, request, reads=self._reads, admit=lambda *given: given[-1], score=score))
+        return self.run(serve_ads(self.known, request, reads=self._reads, admit=lambda *given: given[-1], score=score))
 
     def shown(self, request_id: str, slots: int = 1, **more: Any) -> list[str]:
         """The campaigns that are shown."""
         return [ad.placement.bid.campaign_id for ad in self.ads(request_id, slots, **more)]
 
     def click(self, impression_id: str, *, now: float = NOON) -> AdClick:
-        return self._run(click_ad(self.known, impression_id, now=now))
+        return self.run(click_ad(self.known, impression_id, now=now))
 
     def close(self) -> None:
         self._reader.close()
 
-    def _run(self, flow: Generator[Any, Any, _Result]) -> _Result:
+    def run(self, flow: Generator[Any, Any, _Result]) -> _Result:
         try:
             call = next(flow)
             while True:

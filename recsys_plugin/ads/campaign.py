@@ -227,6 +227,12 @@ class Campaign:
                 raise InvalidInput(f"targeting: {error}") from error
         return cls(**given)
 
+    def budget_of_day(self, spent_before: int) -> int:
+        """The most that a day's clicks may cost, micro-units, after so much was spent on the days before."""
+        if self.budget_micros is None:
+            return self.budget_per_day_micros
+        return min(self.budget_per_day_micros, self.budget_micros - spent_before)
+
     def window(self, day_begins: float) -> tuple[float, float]:
         """The seconds of a day between which it runs, of a day that begins at a moment (unix seconds)."""
         return max(0.0, self.starts_at - day_begins), min(DAY, self.ends_at - day_begins)

@@ -36,7 +36,7 @@ class CampaignStatus:
     spent_today: int
     budget_per_day: int
     planned_today: float
-    """What pacing would have spent until now; the whole day's budget where nothing is paced."""
+    """What pacing would have spent until now; all that may be spent today where nothing is paced."""
     spent: int
     """In all."""
     budget: int | None
@@ -154,10 +154,10 @@ def _status(
     book: CampaignBook, campaign: Campaign, day: int, second: float, now: float, counts: tuple[int, ...]
 ) -> CampaignStatus:
     spent_today, shown, clicks_today, free, spent, clicks, expected = counts
+    budget, reserve = campaign.budget_of_day(spent - spent_today), book.settings.reserve_micros
     share = 1.0
     if book.settings.pace:
         share = planned_share(second, campaign.window(book.settings.day_begins(day)), book.settings.forecast)
-    reserve = book.settings.reserve_micros
     if campaign.paused:
         state = "paused"
     elif now < campaign.starts_at:
@@ -166,7 +166,7 @@ def _status(
         state = "over"
     elif campaign.budget_micros is not None and campaign.budget_micros - spent < reserve:
         state = "spent"
-    elif campaign.budget_per_day_micros - spent_today < reserve:
+    elif budget - spent_today < reserve:
         state = "spent today"
     else:
         state = "running"
@@ -175,7 +175,7 @@ def _status(
         state,
         spent_today,
         campaign.budget_per_day_micros,
-        campaign.budget_per_day_micros * share,
+        max(0, budget) * share,
         spent,
         campaign.budget_micros,
         shown,

@@ -193,9 +193,7 @@ def take_part(
         today, spent, shown = (
             0 if counts is None else counts[campaign_id] for counts in (state.today, state.spent, state.shown)
         )
-        budget = campaign.budget_per_day_micros
-        if campaign.budget_micros is not None:
-            budget = min(budget, campaign.budget_micros - (spent - today))
+        budget = campaign.budget_of_day(spent - today)
         bid = min(campaign.bid_micros, budget - today)
         capped = campaign.most_per_user_per_day is not None and shown >= campaign.most_per_user_per_day
         if bid < settings.reserve_micros or capped:

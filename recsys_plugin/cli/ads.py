@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from recsys_plugin.ads.book import CampaignBook
     from recsys_plugin.ads.operations import Campaigns, CampaignStatus
 
-__all__ = ["ads", "check", "list_campaigns", "load", "pause", "resume", "status"]
+__all__ = ["ads", "check", "list_campaigns", "load", "pause", "resume", "schema", "status"]
 
 _FILE = click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 
@@ -39,9 +39,7 @@ def ads() -> None:
           "targeting": {"context": {"page": ["home", "search"]},
                         "user": [{"feature": "user_profile:age", "one_of": ["25-34", "35-44"]}]},
           "most_per_user_per_day": 5, "paused": false}]}
-    Of a campaign the first two lines are needed, of the settings none. The settings: reserve_micros (least
-    price of a click), quality_floor (least probability of a click), explore, prior_clicks, pace,
-    ahead_minutes, traffic (24 weights, one for each hour), utc_offset_minutes, click_window_minutes.
+    Of a campaign the first two lines are needed, of the settings none; `recsys ads schema` says what each is.
 
     \b
     Examples:
@@ -62,6 +60,19 @@ def check(path: Path) -> None:
       recsys ads check campaigns.json
     """
     finish(_sentence(_read(path)), then=f"recsys ads load {path}")
+
+
+@ads.command()
+def schema() -> None:
+    """Print what a document of campaigns may hold, as a JSON Schema.
+
+    \b
+    Example:
+      recsys ads schema > campaigns.schema.json
+    """
+    from recsys_plugin.ads.schema import campaigns_schema
+
+    emit_json(campaigns_schema())
 
 
 @ads.command()

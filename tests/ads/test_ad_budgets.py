@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys_plugin.ads.book import CampaignBook
+from recsys_plugin.ads.campaign import Targeting
 from recsys_plugin.ads.operations import Campaigns, CampaignStatus
+from recsys_plugin.ads.store import Served, note_served
 from recsys_plugin.errors import InvalidInput, StoreUnavailable
 from recsys_plugin.events.keys import EventKeys
 
@@ -78,14 +80,12 @@ def test_a_paused_campaign_is_gone_at_the_next_request(event_redis: Any, server:
 
 def test_a_campaign_that_is_paused_within_a_request_is_not_noted(event_redis: Any, server: AdServer) -> None:
     """Between reading the counters and noting what won, others may change everything."""
-    from recsys_plugin.ads.store import Served, note_served
-
     load(event_redis.url, campaign("tea", paused=True), campaign("cup"))
     ads = [Served("i1", "tea", "x", 5, 0.1, None), Served("i2", "cup", "x", 5, 0.1, None)]
     ads.append(Served("i3", "gone", "x", 5, 0.1, None))
-    assert server._run(note_served(KEYS, ads, user_id="ann", day=1, click_window=60)) == [False, True, False]
+    assert server.run(note_served(KEYS, ads, user_id="ann", day=1, click_window=60)) == [False, True, False]
     # An impression id is used once.
-    assert server._run(note_served(KEYS, ads[1:2], user_id="ann", day=1, click_window=60)) == [False]
+    assert server.run(note_served(KEYS, ads[1:2], user_id="ann", day=1, click_window=60)) == [False]
 
 
 def test_a_campaign_that_runs_out_is_gone_at_the_next_request(event_redis: Any, server: AdServer) -> None:
@@ -156,7 +156,7 @@ def test_frequency_caps_hold_when_one_user_asks_at_once(event_redis: Any) -> Non
 def test_what_is_not_for_this_call_is_left_out(event_redis: Any, server: AdServer) -> None:
     load(
         event_redis.url,
-        campaign("home", targeting=_context(page=("home",))),
+        campaign("home", targeting=Targeting(context={"page": ("home",)})),
         campaign("later", start="2023-11-14T13:00:00Z"),
         campaign("past", end="2023-11-14T12:00:00Z"),
         campaign("two", "x", "y"),
@@ -254,9 +254,3 @@ def test_changes_of_others_are_not_lost(event_redis: Any) -> None:
     with Campaigns(event_redis.url) as campaigns:
         book: CampaignBook = campaigns.read()
     assert all(each.paused for each in book.campaigns)
-
-
-def _context(**context: tuple[str, ...]) -> Any:
-    from recsys_plugin.ads.campaign import Targeting
-
-    return Targeting(context=context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def test_check_names_what_is_wrong(run: Run, tmp_path: Path, document: Path) -> 
         assert "wrong.json: campaigns[1] 'cups': bid_micros: -1 is not" in said
     assert "0 campaigns" in run("ads", "list").output
     run("ads", "check", str(tmp_path / "none.json"), expect=2)
+    assert json.loads(run("ads", "schema").stdout)["required"] == ["format", "campaigns"]
 
 
 def test_load_list_pause_resume_status(run: Run, document: Path, event_redis: Any) -> None:
@@ -69,8 +71,6 @@ def test_load_list_pause_resume_status(run: Run, document: Path, event_redis: An
     assert all(text in listed for text in ("tea-week", "tea, pot", "20.00", "100.00", "home, a:b"))
     assert json.loads(run("ads", "list", "--json").stdout)["campaigns"] == DOCUMENT["campaigns"]
     server = AdServer(event_redis.url)
-    import time
-
     (ad,) = server.ads("r1", now=time.time())
     server.click(ad.impression_id, now=time.time())
     status = run("ads", "status").output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from recsys_plugin.ads.book import AuctionSettings, CampaignBook
 from recsys_plugin.ads.campaign import Campaign, Targeting, UserCondition
+from recsys_plugin.ads.schema import campaigns_schema
 from recsys_plugin.errors import InvalidInput
 
 LEAST: dict[str, Any] = {"campaign_id": "tea", "items": ["x"], "bid_micros": 10, "budget_per_day_micros": 100}
@@ -160,3 +162,18 @@ def test_days_begin_where_the_shop_is() -> None:
     assert AuctionSettings().day(midnight)[1] == 0.0
     assert ahead.day(midnight - 3600) == (AuctionSettings().day(midnight)[0], 0.0)
     assert ahead.day_begins(ahead.day(midnight)[0]) == midnight - 3600
+
+
+def test_the_schema_names_every_field() -> None:
+    schema = campaigns_schema()
+    campaign = schema["properties"]["campaigns"]["items"]
+    targeting = campaign["properties"]["targeting"]
+    for described, made in [
+        (campaign, Campaign),
+        (schema["properties"]["settings"], AuctionSettings),
+        (targeting, Targeting),
+        (targeting["properties"]["user"]["items"], UserCondition),
+    ]:
+        assert list(described["properties"]) == [field.name for field in fields(made) if field.init]
+    assert campaign["required"] == list(LEAST)
+    json.dumps(schema, allow_nan=False)

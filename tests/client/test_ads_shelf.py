@@ -16,6 +16,7 @@ from recsys_plugin import AdItem, AdsPage, AsyncRecommender, InvalidInput, Page,
 from recsys_plugin.ads.book import AuctionSettings, CampaignBook
 from recsys_plugin.ads.campaign import Campaign, Targeting, UserCondition
 from recsys_plugin.ads.operations import Campaigns
+from recsys_plugin.features.connection import RedisAddress
 
 TIMEOUT = 30.0
 _names = (f"request-{number}" for number in itertools.count())
@@ -33,8 +34,6 @@ def load(shop: TinyShop, *campaigns: Campaign, **settings: Any) -> None:
 @pytest.fixture
 def shop(tiny: TinyShop) -> Iterator[TinyShop]:
     """The tiny shop without campaigns of other tests, nor what they spent."""
-    from recsys_plugin.features.connection import RedisAddress
-
     yield tiny
     with RedisAddress.parse(tiny.redis_url).connect(5) as client:
         for key in client.scan_iter(match="recsys:{recsys}:ads*"):
