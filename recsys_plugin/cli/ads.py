@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -37,7 +37,7 @@ def ads() -> None:
           "bid_micros": 250000, "budget_per_day_micros": 20000000,
           "budget_micros": 100000000, "start": "2026-11-01", "end": "2026-12-01T00:00:00Z",
           "targeting": {"context": {"page": ["home", "search"]},
-                        "user": [{"feature": "user_profile:age", "one_of": ["25-34", "35-44"]}]},
+                        "user": [{"feature": "user_profile:age_group", "one_of": ["25-34", "35-44"]}]},
           "most_per_user_per_day": 5, "paused": false}]}
     Of a campaign the first two lines are needed, of the settings none; `recsys ads schema` says what each is.
 
@@ -111,7 +111,6 @@ def list_campaigns(as_json: bool) -> None:
             name, justify="right" if name.startswith(("bid", "budget", "cap")) else "left", overflow="fold"
         )
     for each in book.campaigns:
-        targeting = each.targeting.to_dict()
         table.add_row(
             each.campaign_id,
             escape(", ".join(each.items[:5]) + (f" and {len(each.items) - 5} more" if len(each.items) > 5 else "")),
@@ -120,7 +119,7 @@ def list_campaigns(as_json: bool) -> None:
             "" if each.budget_micros is None else _money(each.budget_micros),
             each.start or "",
             each.end or "",
-            escape(", ".join((*targeting.get("context", ()), *(one["feature"] for one in targeting.get("user", ()))))),
+            escape(_whom(each.targeting.to_dict())),
             "" if each.most_per_user_per_day is None else str(each.most_per_user_per_day),
             "paused" if each.paused else "",
         )
@@ -177,6 +176,12 @@ def status(as_json: bool) -> None:
     finish(f"{running} of {len(found)} campaigns running, {_money(spent)} spent today, clicks for {_money(free)} free")
 
 
+def _whom(targeting: dict[str, Any]) -> str:
+    """Targeting in a few words."""
+    context = [f"{key}: {' or '.join(values)}" for key, values in targeting.get("context", {}).items()]
+    return ", ".join([*context, *(condition["feature"] for condition in targeting.get("user", ()))])
+
+
 def _status_table(found: list[CampaignStatus]) -> Table:
     table = Table(caption="plan: what pacing would have spent by now; calibration: clicks for each that was expected")
     table.add_column("campaign", overflow="fold")
@@ -210,14 +215,15 @@ def _read(path: Path) -> CampaignBook:
 
 
 def _campaigns() -> Campaigns:
-    """Those of this home's Redis, at the moment that requests are asked at."""
+    """Those of this home's Redis, at the moment that requests are asked at; the embedded one is started if need be."""
     from recsys_plugin.ads.operations import Campaigns
     from recsys_plugin.cli.bench import request_time
     from recsys_plugin.pipeline.steps import PROJECT
     from recsys_plugin.runtime.services import Services
 
     settings = Settings.from_environment()
-    return Campaigns(Services(settings).redis_url, PROJECT, clock=lambda: request_time(settings))
+    url = click.get_current_context().with_resource(Services(settings).ensure_redis())
+    return Campaigns(url, PROJECT, clock=lambda: request_time(settings))
 
 
 def _sentence(book: CampaignBook) -> str:

@@ -182,7 +182,7 @@ def test_clicks_move_the_calibration(event_redis: Any, server: AdServer) -> None
     assert found["cup"].calibration == pytest.approx(100 / (102 * 0.1), rel=1e-6)  # "last" was shown, too
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.integers(1, 60), st.integers(0, 200)), min_size=1, max_size=4),
     st.lists(st.tuples(st.sampled_from("sck"), st.integers(0, 30)), max_size=30),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ DOCUMENT: dict[str, Any] = {
 def run(event_redis: Any, tmp_path: Path) -> Run:
     def invoke(*arguments: str, expect: int = 0) -> Result:
         environ = {"RECSYS_HOME": str(tmp_path), "RECSYS_REDIS_URL": event_redis.url, "COLUMNS": "200"}
+        environ["RECSYS_AS_OF"] = "2023-11-14T12:00:00Z"  # NOON
         done = CliRunner(env=environ).invoke(recsys, [*arguments])
         assert done.exit_code == expect, done.output + repr(done.exception)
         return done
@@ -68,11 +68,11 @@ def test_check_names_what_is_wrong(run: Run, tmp_path: Path, document: Path) -> 
 def test_load_list_pause_resume_status(run: Run, document: Path, event_redis: Any) -> None:
     assert "loaded 2 campaigns" in run("ads", "load", str(document)).output
     listed = run("ads", "list").output
-    assert all(text in listed for text in ("tea-week", "tea, pot", "20.00", "100.00", "home, a:b"))
+    assert all(text in listed for text in ("tea-week", "tea, pot", "20.00", "100.00", "page: home, a:b"))
     assert json.loads(run("ads", "list", "--json").stdout)["campaigns"] == DOCUMENT["campaigns"]
     server = AdServer(event_redis.url)
-    (ad,) = server.ads("r1", now=time.time())
-    server.click(ad.impression_id, now=time.time())
+    (ad,) = server.ads("r1")
+    server.click(ad.impression_id)
     status = run("ads", "status").output
     assert "spent today" in status
     assert "1 of 2 campaigns running, 0.00 spent today" in status
@@ -84,12 +84,20 @@ def test_load_list_pause_resume_status(run: Run, document: Path, event_redis: An
     )
     assert found["tea-week"]["click_rate_today"] is None
     run("ads", "pause", "tea-week")
-    assert server.shown("r2", now=time.time(), context={"page": "home"}) == []
+    assert server.shown("r2", context={"page": "home"}) == []
     assert "paused" in run("ads", "list").output
     run("ads", "resume", "tea-week")
-    assert server.shown("r3", now=time.time(), context={"page": "home"}) == ["tea-week"]
+    assert server.shown("r3", context={"page": "home"}) == ["tea-week"]
     assert "there is no campaign 'x'" in run("ads", "pause", "x", expect=2).output
     server.close()
+
+
+def test_without_a_running_server(document: Path, tmp_path: Path) -> None:
+    """The embedded Redis is started for each command, and keeps what was loaded."""
+    for command in (["load", str(document)], ["status", "--json"]):
+        done = CliRunner(env={"RECSYS_HOME": str(tmp_path), "RECSYS_REDIS_URL": None}).invoke(recsys, ["ads", *command])
+        assert done.exit_code == 0, done.output
+    assert len(json.loads(done.stdout)["campaigns"]) == 2
 
 
 def test_a_day_by_several_processes(run: Run, tmp_path: Path) -> None:
