@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +19,10 @@ from recsys_plugin.ads.pacing import planned_share
 from recsys_plugin.bench.ad_market import DAY_BEGINS, DAY_ENDS, AdMarket, MarketOptions
 from recsys_plugin.bench.ads_driver import AdLog, AdPlan, AdServer, serve_day
 from recsys_plugin.bench.machine import describe_machine, load_average, package_versions, redis_version
+from recsys_plugin.bench.processes import SPAWN, answer_of, started
 from recsys_plugin.bench.report import Report
 from recsys_plugin.bench.shop import Tell
 from recsys_plugin.bench.timing import Samples
-from recsys_plugin.errors import StepFailed
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings
 
@@ -39,6 +36,7 @@ GRID: _Floats = np.arange(0.0, 86_401.0, 600.0)
 #: Seconds that a process may take to become ready, and to answer after the last request.
 _PATIENCE = 180.0
 _LOOK = 0.5
+_WHAT = "a process that serves ads"
 #: Requests that one process serves alone.
 _ALONE = 2_000
 
@@ -215,46 +213,16 @@ def _day(book: CampaignBook, spent: Mapping[str, int], log: AdLog, seconds: floa
 
 
 def _drive(plan: AdPlan, clients: int, tell: Tell, what: str) -> tuple[list[AdLog], float]:
-    context = multiprocessing.get_context("spawn")
-    counter: Any = context.Value("q", 0)
-    processes: list[BaseProcess] = []
-    connections: list[Connection] = []
-    try:
-        for _ in range(clients):
-            mine, theirs = context.Pipe()
-            process = context.Process(target=serve_day, args=(theirs, plan, counter), daemon=True)
-            process.start()
-            theirs.close()
-            processes.append(process)
-            connections.append(mine)
-        for connection in connections:
-            _received(connection, _PATIENCE)
+    counter = SPAWN.Value("q", 0)
+    total = plan.market.auctions
+    with started(serve_day, [(plan, counter)] * clients, what=_WHAT, patience=_PATIENCE) as connections:
         began = time.monotonic()
         for connection in connections:
             connection.send("go")
-        while not all(connection.poll(_LOOK if number == 0 else 0.0) for number, connection in enumerate(connections)):
-            tell(what, min(counter.value, plan.market.auctions), plan.market.auctions)
-            if not any(each.is_alive() for each in processes):
-                break
-        tell(what, plan.market.auctions, plan.market.auctions)
-        return [_received(connection, _PATIENCE) for connection in connections], time.monotonic() - began
-    finally:
-        for each in processes:
-            if each.is_alive() and each.exitcode is None:
-                each.join(timeout=5.0)
-                each.terminate()
-            each.join()
-        for connection in connections:
-            connection.close()
-
-
-def _received(connection: Connection, timeout: float) -> Any:
-    try:
-        if not connection.poll(timeout):
-            raise StepFailed(f"a process that serves ads gave no answer for {timeout:g} s")
-        answer = connection.recv()
-    except EOFError as error:
-        raise StepFailed("a process that serves ads ended; what it printed above says why") from error
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+        busy = set(connections)
+        while busy:
+            # The connection of a process that ended can be read, too, and says so below.
+            busy.difference_update(each for each in wait(busy, timeout=_LOOK) if isinstance(each, Connection))
+            tell(what, min(counter.value, total), total)
+        seconds = time.monotonic() - began
+        return [answer_of(each, AdLog, what=_WHAT, patience=_PATIENCE) for each in connections], seconds
