@@ -14,6 +14,9 @@ This import is thin: it needs numpy, redis and tritonclient, and loads the last 
 from __future__ import annotations
 
 from recsys_plugin.client import (
+    AdClick,
+    AdItem,
+    AdsPage,
     AsyncRecommender,
     Community,
     Exploration,
@@ -25,6 +28,7 @@ from recsys_plugin.client import (
     SimilarUser,
     SimilarUsers,
     Timings,
+    mix_ads,
 )
 from recsys_plugin.errors import (
     CheckFailed,
@@ -47,6 +51,9 @@ from recsys_plugin.policy.exploration import EpsilonGreedy, GumbelTopK, NoExplor
 from recsys_plugin.policy.thompson import ThompsonSampling
 
 __all__ = [
+    "AdClick",
+    "AdItem",
+    "AdsPage",
     "AsyncEventRecorder",
     "AsyncRecommender",
     "CheckFailed",
@@ -83,6 +90,7 @@ __all__ = [
     "ThompsonSampling",
     "Timings",
     "__version__",
+    "mix_ads",
 ]
 
 #: The same number as in ``pyproject.toml``; a test holds them together.

@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "policy": {"errors", "policy"},
     "query": {"inference", "query"},
     "trials": {"errors", "events", "features", "trials"},
+    "ads": {"errors", "identifiers", "events", "features", "ads"},
     "impressions": {"errors", "background", "features", "events", "impressions"},
     "client": {
         "errors",
@@ -50,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "query",
         "pseudonyms",
         "trials",
+        "ads",
         "client",
     },
 }

@@ -38,6 +38,7 @@ COMMANDS = {
     "similar-users": "recsys_plugin.cli.people:similar_users",
     "community": "recsys_plugin.cli.people:community",
     "users": "recsys_plugin.cli.users:users",
+    "ads": "recsys_plugin.cli.ads:ads",
     "evaluate": "recsys_plugin.cli.evaluate:evaluate",
     "events": "recsys_plugin.cli.events:events",
     "bench": "recsys_plugin.cli.bench:bench",

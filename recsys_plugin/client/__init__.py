@@ -6,6 +6,8 @@ Read it in this order: ``recommender`` (drives), ``flows`` (what happens), ``fea
 
 from __future__ import annotations
 
+from recsys_plugin.ads.store import AdClick
+from recsys_plugin.client.ad_pages import AdItem, AdsPage, mix_ads
 from recsys_plugin.client.async_recommender import AsyncRecommender
 from recsys_plugin.client.context import Exploration
 from recsys_plugin.client.people import Community, SimilarUser, SimilarUsers
@@ -14,6 +16,9 @@ from recsys_plugin.client.results import Page, ScoredItem, ServedBy, Timings
 from recsys_plugin.features.plan import FeatureReport
 
 __all__ = [
+    "AdClick",
+    "AdItem",
+    "AdsPage",
     "AsyncRecommender",
     "Community",
     "Exploration",
@@ -25,4 +30,5 @@ __all__ = [
     "SimilarUser",
     "SimilarUsers",
     "Timings",
+    "mix_ads",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -10,17 +11,22 @@ from recsys_plugin.errors import InvalidInput
 
 __all__ = [
     "MOST_CANDIDATES",
+    "MOST_CONTEXT_KEYS",
     "MOST_QUERY_CHARACTERS",
     "MOST_USERS",
+    "checked_call_context",
     "checked_candidates",
     "checked_interval",
     "checked_k",
     "checked_per_category",
     "checked_query",
+    "checked_slots",
     "checked_timeout",
 ]
 
 MOST_CANDIDATES = 10_000
+#: Keys of what a call says about itself.
+MOST_CONTEXT_KEYS = 100
 MOST_USERS = 10_000
 #: A longer query is refused; how much of a shorter one counts is the tokenizer's business.
 MOST_QUERY_CHARACTERS = 10_000
@@ -42,6 +48,31 @@ def checked_per_category(value: object) -> int:
         InvalidInput: for anything else.
     """
     return _whole_number(value, "per_category", least=1)
+
+
+def checked_slots(value: object) -> int:
+    """How many ads are wanted: a whole number of 0 or more.
+
+    Raises:
+        InvalidInput: for anything else.
+    """
+    return _whole_number(value, "slots", least=0)
+
+
+def checked_call_context(value: object) -> dict[str, str]:
+    """What a call says about itself, for targeting: texts by name.
+
+    Raises:
+        InvalidInput: for anything else, and for more than :data:`MOST_CONTEXT_KEYS`.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidInput(f"context: expected texts by name, not {type(value).__name__} ({value!r:.60})")
+    if len(value) > MOST_CONTEXT_KEYS:
+        raise InvalidInput(f"context: {len(value)} keys, at most {MOST_CONTEXT_KEYS} are allowed")
+    for key, text in value.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise InvalidInput(f"context: {key!r:.60} is {text!r:.60}; keys and values are texts")
+    return dict(value)
 
 
 def checked_candidates(value: object) -> int:

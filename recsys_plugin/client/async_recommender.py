@@ -346,14 +346,16 @@ class AsyncRecommender(AsyncShelves):
             except RecsysError as error:
                 warner.failed(error)
 
-    async def _ask(self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = ()) -> list[Page]:
-        """Answer a request on the release that serves at present, and during a trial on each user's own."""
+    async def _ask(
+        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+    ) -> list[Page]:
+        """See :meth:`Recommender._ask`."""
         seconds, release = self._seconds(timeout), await self._loaded()
         trying = self._tried(release)
         if trying is None:
             return await self._run(self._on_control(ask, user_ids, release), seconds)
         pages = await self._run(self._on_trial(trying, ask, user_ids, release, seconds), seconds)
-        if self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
+        if repeats and self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
             self._shadows.offer(flow, trying.tally)
         return pages
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from recsys_plugin.ads.serving import click_ad
+from recsys_plugin.ads.store import AdClick
+from recsys_plugin.client import ads as ad_flows
+from recsys_plugin.client.ad_pages import AdsPage
 from recsys_plugin.client.base import AskUsers, ClientBase, repeatable
 from recsys_plugin.client.categories import cross_category
 from recsys_plugin.client.complements import cross_sell
@@ -19,6 +23,7 @@ from recsys_plugin.identifiers import checked_id
 __all__ = ["AsyncShelves"]
 
 _Result = TypeVar("_Result")
+_NO_CONTEXT: Mapping[str, str] = {}
 
 
 class AsyncShelves(ClientBase):
@@ -78,6 +83,30 @@ class AsyncShelves(ClientBase):
         if commands:
             await self._run(written(commands), self._seconds(timeout))
 
+    async def ads(
+        self,
+        user_id: object,
+        slots: int = 1,
+        *,
+        context: Mapping[str, str] = _NO_CONTEXT,
+        exclude: Iterable[object] = (),
+        timeout: float | None = None,
+    ) -> AdsPage:
+        """See :meth:`Shelves.ads`."""
+        users, excluded = [checked_id(user_id, "user_id")], repeatable(exclude)
+        pages = await self._ask(
+            lambda request, _: ad_flows.ads(request, self._campaigns, user_id, slots, about=context, exclude=excluded),
+            timeout,
+            users,
+            repeats=False,
+        )
+        return cast(AdsPage, pages[0])
+
+    async def record_ad_click(self, impression_id: object, *, timeout: float | None = None) -> AdClick:
+        """See :meth:`Shelves.record_ad_click`."""
+        clicked = checked_id(impression_id, "impression_id")
+        return await self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._seconds(timeout))
+
     @abstractmethod
     async def _answer(
         self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None
@@ -85,8 +114,10 @@ class AsyncShelves(ClientBase):
         """Answer on the release that serves what has no page."""
 
     @abstractmethod
-    async def _ask(self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = ()) -> list[Page]:
-        """Answer a request on the release that serves."""
+    async def _ask(
+        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+    ) -> list[Page]:
+        """Answer a request."""
 
     @abstractmethod
     async def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:

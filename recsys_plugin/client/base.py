@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Self
 
+from recsys_plugin.ads.serving import KnownCampaigns
 from recsys_plugin.background import Warner
 from recsys_plugin.client.arguments import MOST_USERS, checked_interval, checked_k, checked_timeout
 from recsys_plugin.client.context import BEST_FIRST, Exploration, RequestContext, RequestRules
@@ -17,6 +18,7 @@ from recsys_plugin.client.release import Release, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.trying import Trying, serve, shadow
 from recsys_plugin.errors import ConfigurationError, DeadlineExceeded, InvalidInput, RecsysError
+from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.item_changes import ItemKeys
 from recsys_plugin.features.item_facts import ItemPlan
@@ -119,6 +121,7 @@ class ClientBase(ABC):
         self._impressions = None if impressions is None else ImpressionWriter(redis_url, impressions, project=project)
         self._exploration = exploration
         self._pseudonyms = None if pseudonym_key is None else Pseudonyms(pseudonym_key)
+        self._campaigns = KnownCampaigns(EventKeys(project))
         self._trial_warner = Warner("could not follow the trial of a model version")
         self._rules_warner = Warner("could not take up the rules for pages")
         self._name = uuid.uuid4().hex

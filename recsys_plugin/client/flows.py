@@ -46,6 +46,7 @@ __all__ = [
     "recommend",
     "retrieval_inputs",
     "score_new_items",
+    "score_rows",
     "similar_items",
     "text_inputs",
     "user_inputs",
@@ -105,7 +106,25 @@ def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -
         return [page(context, "rank", user, RankedItems(), None, unknown)]
     model = context.release.models["rank"]
     tensors, (report,) = yield from read_features(context, model, [user])
-    size = len(context.release.catalogue)
+    outputs = yield from score_rows(context, tensors, rows)
+    yield from fetch_vectors(context, "rank", outputs["rows"][np.newaxis], outputs["scores"][np.newaxis])
+    items = page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size, user_id=user)
+    return [page(context, "rank", user, items, report, unknown)]
+
+
+def score_rows(
+    context: RequestContext, tensors: FeatureTensors, rows: NDArray[np.int64]
+) -> Generator[Infer, Any, dict[str, Array]]:
+    """What the click model says of some items for one user.
+
+    Args:
+        tensors: the user's features, as the model ``rank`` takes them.
+        rows: ``[n]`` of the catalogue and of new items, ascending, one at least.
+
+    Returns:
+        ``rows`` again and those of :data:`SCORES` that the model has, each ``[n]``.
+    """
+    model, size = context.release.models["rank"], len(context.release.catalogue)
     old, new = rows[rows < size], rows[rows >= size]
     answer: dict[str, Array] = {}
     if old.size:
@@ -115,10 +134,7 @@ def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -
     if new.size:
         scored = yield from score_new_items(context, tensors, new - size)
         answer = beside(answer, scored) if answer else scored
-    yield from fetch_vectors(context, "rank", answer["rows"], answer["scores"])
-    outputs = line_of("rank", answer, 0)
-    items = page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size, user_id=user)
-    return [page(context, "rank", user, items, report, unknown)]
+    return line_of("rank", answer, 0)
 
 
 def similar_items(

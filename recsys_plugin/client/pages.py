@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from recsys_plugin.client.choosing import best, by_rules
 from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.release import Release
 from recsys_plugin.client.results import Page, RankedItems, ScoredItem, ServedBy
 from recsys_plugin.client.shelf_rules import shelf_policy
 from recsys_plugin.errors import InferenceUnavailable
@@ -18,7 +19,7 @@ from recsys_plugin.features.plan import FeatureReport
 from recsys_plugin.impressions.document import Candidates, ServedPage
 from recsys_plugin.inference.tensors import Array
 
-__all__ = ["SCORES", "line_of", "page", "page_items"]
+__all__ = ["SCORES", "known_values", "line_of", "page", "page_items", "shown_facts"]
 
 #: What says how good each candidate is; a model has the probabilities that it was trained for.
 SCORES = ("scores", "purchase_probability", "cart_probability", "click_probability")
@@ -72,22 +73,29 @@ def page_items(
 
     def item(place: int) -> ScoredItem:
         row = rows.item(place)
-        title, category, price = release.shown(row)
         return ScoredItem(
-            item_id=release.item_id(row),
             score=ranked.item(place),
             position=place + 1,
-            title=title,
-            category=category,
-            price=_number(price),
             propensity=1.0 if propensities is None else propensities.item(place),
             original_position=None if moves is None else moves.original_position(place + 1),
             moved_by=() if moves is None else moves.moved_by(place + 1),
             sponsored=moves is not None and moves.is_sponsored(place + 1),
-            **{name: _number(values.item(place)) for name, values in known.items()},
+            **shown_facts(release, row),
+            **known_values(known, place),
         )
 
     return RankedItems(len(rows), lambda: map(release.item_id, rows.tolist()), item)
+
+
+def shown_facts(release: Release, row: int) -> dict[str, Any]:
+    """What a :class:`ScoredItem` says of a row whatever the request was."""
+    title, category, price = release.shown(row)
+    return {"item_id": release.item_id(row), "title": title, "category": category, "price": _number(price)}
+
+
+def known_values(outputs: Mapping[str, Array], place: int) -> dict[str, Any]:
+    """What each output has at a place, a number or ``None``."""
+    return {name: _number(values.item(place)) for name, values in outputs.items()}
 
 
 def _number(value: float) -> float | None:

@@ -346,14 +346,19 @@ class Recommender(Shelves):
     def _run_shadow(self, flow: flows.Flow) -> None:
         self._run(flow, LOADING_TIMEOUT)
 
-    def _ask(self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = ()) -> list[Page]:
-        """Answer a request on the release that serves at present, and during a trial on each user's own."""
+    def _ask(
+        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+    ) -> list[Page]:
+        """Answer a request on the release that serves at present, and during a trial on each user's own.
+
+        ``repeats``: whether it may be asked once more, of a candidate that nobody sees the pages of.
+        """
         seconds, release = self._seconds(timeout), self._release
         trying = self._tried(release)
         if trying is None:
             return self._run(self._on_control(ask, user_ids, release), seconds)
         pages = self._run(self._on_trial(trying, ask, user_ids, release, seconds), seconds)
-        if self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
+        if repeats and self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
             self._shadows.offer(flow, trying.tally)
         return pages
 

@@ -44,7 +44,8 @@ class ScoredItem:
     better ones away (``stock``, ``price``, ``exclude``, ``already``), ``exploration``, ``diversity``, ``caps``,
     ``pins``, ``sponsored``. Of an item that another one's pin moved aside it says ``pins`` too."""
     sponsored: bool = False
-    """Whether it stands here because the request brought it as a sponsored item, and is to be labelled as one."""
+    """Whether somebody pays for its standing here: an ad, or an item that the request brought as a sponsored one. It is
+    to be labelled as such."""
 
 
 class RankedItems(Sequence[ScoredItem]):
