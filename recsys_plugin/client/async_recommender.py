@@ -62,11 +62,16 @@ class AsyncRecommender(ClientBase):
         *,
         exclude: Iterable[object] = (),
         candidates: int = 500,
+        explain: bool = False,
         timeout: float | None = None,
     ) -> Page:
         """See :meth:`Recommender.recommend`."""
         users = [checked_id(user_id, "user_id")]
-        return (await self.recommend_many(users, k, exclude=exclude, candidates=candidates, timeout=timeout))[0]
+        return (
+            await self.recommend_many(
+                users, k, exclude=exclude, candidates=candidates, explain=explain, timeout=timeout
+            )
+        )[0]
 
     async def recommend_many(
         self,
@@ -75,20 +80,27 @@ class AsyncRecommender(ClientBase):
         *,
         exclude: Iterable[object] = (),
         candidates: int = 500,
+        explain: bool = False,
         timeout: float | None = None,
     ) -> list[Page]:
         """See :meth:`Recommender.recommend_many`."""
         users, excluded = repeatable(user_ids), repeatable(exclude)
         return await self._ask(
-            lambda context, users: flows.recommend(context, users, k, exclude=excluded, candidates=candidates),
+            lambda context, users: flows.recommend(
+                context, users, k, exclude=excluded, candidates=candidates, explain=explain
+            ),
             timeout,
             users,
         )
 
-    async def rank(self, user_id: object, item_ids: Iterable[object], *, timeout: float | None = None) -> Page:
+    async def rank(
+        self, user_id: object, item_ids: Iterable[object], *, explain: bool = False, timeout: float | None = None
+    ) -> Page:
         """See :meth:`Recommender.rank`."""
         asked, users = repeatable(item_ids), [checked_id(user_id, "user_id")]
-        return (await self._ask(lambda context, _: flows.rank(context, user_id, asked), timeout, users))[0]
+        return (
+            await self._ask(lambda context, _: flows.rank(context, user_id, asked, explain=explain), timeout, users)
+        )[0]
 
     async def search(
         self,

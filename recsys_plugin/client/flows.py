@@ -21,6 +21,7 @@ from recsys_plugin.client.arguments import (
     checked_query,
 )
 from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.explaining import explained
 from recsys_plugin.client.pages import SCORES, line_of, page, page_items
 from recsys_plugin.client.release import PersonalModel, Release
 from recsys_plugin.client.results import Page, RankedItems
@@ -42,7 +43,13 @@ Flow = Generator[ReadFeatures | Infer, Any, list[Page]]
 
 
 def recommend(
-    context: RequestContext, user_ids: Iterable[object], k: object, *, exclude: Iterable[object], candidates: object
+    context: RequestContext,
+    user_ids: Iterable[object],
+    k: object,
+    *,
+    exclude: Iterable[object],
+    candidates: object,
+    explain: bool = False,
 ) -> Flow:
     """A page for each user: candidates from the index, ranked by the click model."""
     users = checked_ids(user_ids, "user_ids", most=MOST_USERS)
@@ -71,11 +78,13 @@ def recommend(
             items = page_items(
                 context, "recommend", outputs, scores, "retrieval_scores", excluded, wanted, explore=user_id
             )
+            if explain:
+                items = yield from explained(context, tensors, number, items)
             pages.append(page(context, "recommend", user_id, items, reports[number]))
     return pages
 
 
-def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -> Flow:
+def rank(context: RequestContext, user_id: object, item_ids: Iterable[object], *, explain: bool = False) -> Flow:
     """The given items, ranked for a user by the click model."""
     user = checked_id(user_id, "user_id")
     rows, unknown = _asked_rows(context.release, item_ids)
@@ -95,6 +104,8 @@ def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -
         answer = _beside(answer, scored) if answer else scored
     outputs = line_of("rank", answer, 0)
     items = page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size)
+    if explain:
+        items = yield from explained(context, tensors, 0, items)
     return [page(context, "rank", user, items, report, unknown)]
 
 

@@ -76,6 +76,7 @@ class Recommender(ClientBase):
         *,
         exclude: Iterable[object] = (),
         candidates: int = 500,
+        explain: bool = False,
         timeout: float | None = None,
     ) -> Page:
         """The k items that this user is most likely to want.
@@ -86,6 +87,8 @@ class Recommender(ClientBase):
             k: how many items; 0 gives an empty page, more than the catalogue has gives what there is.
             exclude: item ids that must not be on the page.
             candidates: how many the index proposes to the ranker, 1 to 10,000; at least ``k``.
+            explain: whether each item is to say why it is there, see
+                :class:`~recsys_plugin.client.explanation.Explanation`; it costs another call to Triton for each user.
             timeout: seconds for this call.
 
         Raises:
@@ -94,7 +97,9 @@ class Recommender(ClientBase):
             ServiceUnavailable: if Redis or Triton fail, or take longer than the timeout.
         """
         users = [checked_id(user_id, "user_id")]
-        return self.recommend_many(users, k, exclude=exclude, candidates=candidates, timeout=timeout)[0]
+        return self.recommend_many(users, k, exclude=exclude, candidates=candidates, explain=explain, timeout=timeout)[
+            0
+        ]
 
     def recommend_many(
         self,
@@ -103,6 +108,7 @@ class Recommender(ClientBase):
         *,
         exclude: Iterable[object] = (),
         candidates: int = 500,
+        explain: bool = False,
         timeout: float | None = None,
     ) -> list[Page]:
         """:meth:`recommend` for several users at once: a page for each, in order.
@@ -111,20 +117,24 @@ class Recommender(ClientBase):
         """
         users, excluded = repeatable(user_ids), repeatable(exclude)
         return self._ask(
-            lambda context, users: flows.recommend(context, users, k, exclude=excluded, candidates=candidates),
+            lambda context, users: flows.recommend(
+                context, users, k, exclude=excluded, candidates=candidates, explain=explain
+            ),
             timeout,
             users,
         )
 
-    def rank(self, user_id: object, item_ids: Iterable[object], *, timeout: float | None = None) -> Page:
+    def rank(
+        self, user_id: object, item_ids: Iterable[object], *, explain: bool = False, timeout: float | None = None
+    ) -> Page:
         """The given items, at most 10,000, best first for this user.
 
         Of an item given twice the first counts. Items that are not in the catalogue are left out and listed in
-        ``page.unknown_items``; without any known item the page is empty and no server is asked.
-        Raises as :meth:`recommend`.
+        ``page.unknown_items``; without any known item the page is empty and no server is asked. ``explain`` and what is
+        raised are as for :meth:`recommend`.
         """
         asked, users = repeatable(item_ids), [checked_id(user_id, "user_id")]
-        return self._ask(lambda context, _: flows.rank(context, user_id, asked), timeout, users)[0]
+        return self._ask(lambda context, _: flows.rank(context, user_id, asked, explain=explain), timeout, users)[0]
 
     def search(
         self,

@@ -22,6 +22,8 @@ _log = logging.getLogger("recsys_plugin")
 _Answer = TypeVar("_Answer")
 
 _PERSONAL = ("recommend", "rank", "search")
+#: What ranks items newer than the catalogue, and what explains a page: a repository may lack them.
+_OPTIONAL = ("rank_new", "explain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +130,9 @@ def load_version(project: str, version: int, current: Release | None) -> Generat
         contract = FeatureContract.from_json(contract_text(model, version, settings))
         _check_against_store(model, version, contract, project, schema)
         models[model] = _personal(contract, settings)
-    if (ranks_new := (yield from _new_item_ranker(version))) is not None:
-        models["rank_new"] = ranks_new
+    for name in _OPTIONAL:
+        if (found := (yield from _optional(name, version))) is not None:
+            models[name] = found
     catalogue = yield from load_catalogue(version)
     release = Release(version, catalogue, models, step_versions)
     if current is None:
@@ -139,13 +142,13 @@ def load_version(project: str, version: int, current: Release | None) -> Generat
     return (yield from with_new_items(release, known))
 
 
-def _new_item_ranker(version: int) -> Generator[Any, Any, PersonalModel | None]:
-    """The model that ranks new items; ``None`` where the repository has none."""
+def _optional(model: str, version: int) -> Generator[Any, Any, PersonalModel | None]:
+    """A model that takes a user's features; ``None`` where the repository has none of that name."""
     try:
-        settings: ModelSettings = yield GetSettings("rank_new", version)
+        settings: ModelSettings = yield GetSettings(model, version)
     except ReleaseChanged:
         return None
-    contract = FeatureContract.from_json(contract_text("rank_new", version, settings))
+    contract = FeatureContract.from_json(contract_text(model, version, settings))
     return _personal(contract, settings)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, overload
 
+from recsys_plugin.client.explanation import Explanation
 from recsys_plugin.features.plan import FeatureReport
 
 __all__ = ["Page", "RankedItems", "ScoredItem", "ServedBy", "Timings"]
@@ -35,6 +36,8 @@ class ScoredItem:
     """How likely the item was to stand here, given the items before it; 1 without exploration."""
     relevance: float | None = None
     """What the first stage found: retrieval score, cosine to the query, or similarity to the item."""
+    explanation: Explanation | None = None
+    """Why it has its score; ``None`` unless the request asked for it."""
 
 
 class RankedItems(Sequence[ScoredItem]):

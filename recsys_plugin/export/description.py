@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from recsys_plugin.features.contract import FeatureContract
+from recsys_plugin.inference.explanation import FEATURE_GROUPS, FIGURES, REASON_ROWS
 
 __all__ = [
     "BEST_RESULTS",
@@ -156,6 +157,19 @@ def describe_repository(
         "new_item_ranker", _same(*user_names, "user_vector", "new_items"), _same(retrieval.name, *score_names)
     )
     pack_values = Step(PACK_VALUES, _same(*new_columns), _same("values"))
+    told = (*FEATURE_GROUPS, *FIGURES)
+    explained = (
+        Tensor(
+            "values",
+            "FP32",
+            (-1, len(told)),
+            f"what each group adds to the score's log-odds, and figures: {', '.join(told)}",
+        ),
+        Tensor("reason_rows", "INT64", (-1, len(REASON_ROWS)), f"catalogue rows: {', '.join(REASON_ROWS)}; -1 is none"),
+    )
+    take_apart = Step(
+        "explainer", _same(*user_names, "user_vector", candidates.name), _same(*(tensor.name for tensor in explained))
+    )
     return _answering_versions(
         Model(
             "recommend",
@@ -243,6 +257,14 @@ def describe_repository(
             (new_values,),
             parameters={**carries, VALUE_COLUMNS: ",".join(new_columns)},
             merged_from=(to_vector, rank_packed, pack_values),
+        ),
+        Model(
+            "explain",
+            "What the scores of a user's items are made of; asked only where a page is to be explained.",
+            (*user, candidates),
+            explained,
+            parameters={**carries, VALUE_COLUMNS: ",".join(told)},
+            merged_from=(to_vector, take_apart),
         ),
         Model("user_tower", "A user's raw features to his vector and his own items.", user, (user_vector, own)),
         Model(

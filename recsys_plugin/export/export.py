@@ -18,6 +18,8 @@ from onnx import compose
 
 from recsys_plugin.errors import StepFailed
 from recsys_plugin.export.description import Model, describe_repository, own_row_count
+from recsys_plugin.export.explain_graphs import explainer_graph
+from recsys_plugin.export.explain_parity import check_explanations
 from recsys_plugin.export.graph_files import GRAPH_LIMIT, digest_of, load_graph, save_graph, spill, tidy, total_bytes
 from recsys_plugin.export.index_graphs import answer_version, catalogue_graph, index_graph, lookup_graph
 from recsys_plugin.export.install import exported_versions, install, next_version, promotion_path
@@ -127,6 +129,7 @@ def export_repository(
         )
         new_items = check_new_items(local, models, material.catalogue, material.users, encoder, tokenizer)
         differences |= new_items.differences
+        differences |= check_explanations(local, models, material.users)
         reduced = _reduce(graphs, tokenizers["tokenizer"], material, progress)
         steps_described, described = described, lay_out(described, material.options.graphs)
         progress("merging graphs", 0, 0)
@@ -241,6 +244,7 @@ def _write_graphs(
         "text_encoder": lambda: encoder_graph(encoder, tokenizer),
         "item_encoder": lambda: item_encoder_graph(models, torch.from_numpy(empty)),
         "new_item_ranker": lambda: new_item_ranker_graph(models),
+        "explainer": lambda: explainer_graph(models),
         "catalogue": lambda: catalogue_graph(
             list(catalogue["item_id"]),
             list(catalogue["title"]),

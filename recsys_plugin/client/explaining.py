@@ -1,0 +1,133 @@
+"""From a page to a page that says why: one more call to Triton, made only for a request that asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.explanation import Contribution, Explanation, Reason, english_date, reason_text
+from recsys_plugin.client.own_acts import OwnActs, own_acts
+from recsys_plugin.client.results import RankedItems, ScoredItem
+from recsys_plugin.errors import InferenceUnavailable
+from recsys_plugin.features.plan import FeatureTensors
+from recsys_plugin.inference.calls import Infer, OutputSpec
+from recsys_plugin.inference.explanation import FEATURE_GROUPS, FIGURES, MOST_EXPLAINED, REASON_ROWS
+from recsys_plugin.inference.tensors import Array
+
+__all__ = ["explained"]
+
+#: Texts less alike than this are not called alike.
+_ALIKE = 0.5
+#: An item is popular in its category up to this rank.
+_POPULAR = 10
+#: What is said of an item about which nothing was computed.
+_NOTHING = Explanation(None, (), None, None)
+
+
+def explained(
+    context: RequestContext, tensors: FeatureTensors, line: int, items: RankedItems
+) -> Generator[Infer, Any, RankedItems]:
+    """The same items with explanations; items that are newer than the catalogue get none of the figures.
+
+    Args:
+        tensors: the features that the items were ranked with. line: the user's.
+
+    Raises:
+        InferenceUnavailable: if the served version has no model that explains.
+    """
+    release = context.release
+    model = release.models.get("explain")
+    if model is None:
+        raise InferenceUnavailable(
+            f"version {release.version} has no model `explain`: it was exported before there was one. "
+            "Run `recsys export`, then `recsys models load`."
+        )
+    rows = [release.row(item_id) for item_id in items.item_ids]
+    asked = [row for row in rows if row is not None and row < len(release.catalogue)]
+    told: dict[int, tuple[Array, Array]] = {}
+    user = {
+        "user_float": tensors.user_float[line : line + 1],
+        "user_int": tensors.user_int[line : line + 1],
+        "user_string": tensors.user_string[line : line + 1],
+    }
+    for start in range(0, len(asked), MOST_EXPLAINED):
+        part = asked[start : start + MOST_EXPLAINED]
+        answer: dict[str, Array] = yield Infer(
+            "explain",
+            release.version,
+            {**user, "candidate_rows": np.array([part], dtype=np.int64)},
+            {
+                "values": OutputSpec("FP32", (1, len(part), len(model.value_columns))),
+                "reason_rows": OutputSpec("INT64", (1, len(part), len(REASON_ROWS))),
+            },
+        )
+        told.update(zip(part, zip(answer["values"][0], answer["reason_rows"][0], strict=True), strict=True))
+    context.end_of("inference")
+    acts = own_acts(model.plan.contract, tensors, line)
+
+    def item(place: int) -> ScoredItem:
+        made, row = items[place], rows[place]
+        if row is None or row not in told:
+            return replace(made, explanation=_NOTHING)
+        values, near = told[row]
+        figures = dict(zip(model.value_columns, values.tolist(), strict=True))
+        nearest = dict(zip(REASON_ROWS, near.tolist(), strict=True))
+        return replace(made, explanation=_explanation(context, made, row, figures, nearest, acts))
+
+    return RankedItems(len(items), lambda: items.item_ids, item)
+
+
+def _explanation(
+    context: RequestContext,
+    item: ScoredItem,
+    row: int,
+    figures: Mapping[str, float],
+    nearest: Mapping[str, int],
+    acts: Mapping[int, OwnActs],
+) -> Explanation:
+    added = {name: value for name, value in figures.items() if name not in FIGURES}
+    contributions = [Contribution(name, FEATURE_GROUPS.get(name, name), value) for name, value in added.items()]
+    contributions.sort(key=lambda each: -abs(each.value))
+    possible = _reasons(context, item, row, figures, nearest, acts)
+    # Of what can be said, that which counted most.
+    _, reason = max(possible, key=lambda each: added.get(each[0], 0.0), default=("", None))
+    if reason is not None:
+        date = "" if reason.moment is None else english_date(reason.moment, context.now)
+        reason = replace(reason, text=reason_text(reason, date))
+    return Explanation(reason, tuple(contributions), figures["base"], figures["logit"])
+
+
+def _reasons(
+    context: RequestContext,
+    item: ScoredItem,
+    row: int,
+    figures: Mapping[str, float],
+    nearest: Mapping[str, int],
+    acts: Mapping[int, OwnActs],
+) -> list[tuple[str, Reason]]:
+    """What can truly be said, each with the group of features that it belongs to, the nearest first."""
+    found: list[tuple[str, Reason]] = []
+    own = acts.get(row)
+    if own is not None:
+        often = own.kind == "bought" and (own.times or 0) > 1
+        found.append(
+            ("own_history", Reason("bought_often" if often else own.kind, "", None, None, own.moment, own.times))
+        )
+    for group, kind, name, figure, least in (
+        ("bought_together", "goes_with", "companion", "companion_weight", 0.0),
+        ("likeness", "like", "nearest", "nearest_cosine", _ALIKE),
+    ):
+        other = nearest[name]
+        did = acts.get(other)
+        if did is not None and figures[figure] > least:
+            title, _, _ = context.release.shown(other)
+            about = Reason(f"{kind}_{did.kind}", "", context.release.item_id(other), title, did.moment, did.times)
+            found.append((group, about))
+    rank = int(figures["category_rank"])
+    if 0 < rank <= _POPULAR and item.category:
+        found.append(("popularity", Reason("popular", "", category=item.category, rank=rank)))
+    return found

@@ -1,0 +1,161 @@
+"""The graph behind the model ``explain``: what each group of features adds to a score, and what reasons can name."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+from torch.nn import functional as F
+
+from recsys_plugin.export.index_graphs import IR_VERSION
+from recsys_plugin.export.torch_graphs import SCORE_WEIGHTS, RankerGraph, example_user, export_module, take_user_texts
+from recsys_plugin.export.tree_graphs import TreeColumns, join_trees
+from recsys_plugin.inference.explanation import FEATURE_GROUPS, FIGURES
+from recsys_plugin.training.artefacts import TrainedModels
+from recsys_plugin.training.explaining import CoalitionColumns, explainer_of
+from recsys_plugin.training.ranker import HEADS
+from recsys_plugin.training.reasons import category_ranks, nearest_own_items
+from recsys_plugin.training.two_tower import DIMENSIONS
+from recsys_plugin.training.zoo.shop import FrameCandidates, FrameRanker
+from recsys_plugin.training.zoo.trees import GradientBoostedTrees
+
+__all__ = ["ExplainGraph", "explainer_graph"]
+
+
+class ExplainGraph(RankerGraph):
+    """The user's tensors and candidates → ``values`` and ``reason_rows``, the item tables being constant."""
+
+    numbers: Tensor
+    ranks: Tensor
+
+    def __init__(self, models: TrainedModels) -> None:
+        super().__init__(models.ranker, models.towers, models.items, models.heads)
+        self.explainer = explainer_of(models, SCORE_WEIGHTS)
+        self.register_buffer("numbers", F.pad(torch.from_numpy(models.items.numbers), (0, 0, 0, 1)))
+        self.register_buffer("ranks", category_ranks(models.items))
+
+    def reasons(
+        self, user_float: Tensor, user_int: Tensor, user_codes: Tensor, candidate_rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Rows int64 [B, C, 2] and the last three of the figures, float32 [B, C, 3]."""
+        tables = self.tables()
+        _, lists = self.ranker.inputs(user_float, user_int, user_codes)
+        rows, strengths = nearest_own_items(lists, tables.take(candidate_rows), tables)
+        ranks = self.ranks[tables.known(candidate_rows)]
+        return rows, torch.cat([strengths, ranks.unsqueeze(-1)], dim=-1)
+
+    def forward(
+        self, user_float: Tensor, user_int: Tensor, user_codes: Tensor, user_vector: Tensor, candidate_rows: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Values float32 [B, C, groups and figures] and rows int64 [B, C, 2]."""
+        tables = self.tables()
+        candidates, numbers = tables.take(candidate_rows), self.numbers[tables.known(candidate_rows)]
+        found = self.explainer(user_float, user_int, user_codes, user_vector, candidates, numbers, tables)
+        rows, figures = self.reasons(user_float, user_int, user_codes, candidate_rows)
+        scores = torch.stack([found.base, found.logit], dim=-1)
+        return torch.cat([found.contributions, scores, figures], dim=-1), rows
+
+
+class _TreeCoalitions(ExplainGraph):
+    """The same tensors → the last three figures, the rows, and every coalition's columns for the trees of each head."""
+
+    def __init__(self, models: TrainedModels, trees: GradientBoostedTrees) -> None:
+        super().__init__(models)
+        self.trees = TreeColumns(trees)
+
+    def forward(
+        self, user_float: Tensor, user_int: Tensor, user_codes: Tensor, user_vector: Tensor, candidate_rows: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Figures float32 [B, C, 3], rows int64 [B, C, 2], and float32 [B * C * 2^G, columns] for each head."""
+        tables = self.tables()
+        candidates = tables.take(candidate_rows)
+        assert isinstance(self.explainer, CoalitionColumns)
+        assert isinstance(candidates, FrameCandidates)
+        columns = self.explainer.columns(user_float, user_int, user_codes, user_vector, candidates, tables)
+        rows, figures = self.reasons(user_float, user_int, user_codes, candidate_rows)
+        return (figures, rows, *self.trees(columns.numbers, columns.codes))
+
+
+def explainer_graph(models: TrainedModels) -> onnx.ModelProto:
+    """Export :class:`ExplainGraph` with text look-up in front; trees follow a graph that computes their columns."""
+    ranker = models.ranker
+    trees = ranker.model if isinstance(ranker, FrameRanker) and isinstance(ranker.model, GradientBoostedTrees) else None
+    if trees is None:
+        module, outputs = ExplainGraph(models), ["values", "reason_rows"]
+    else:
+        module = _TreeCoalitions(models, trees)
+        outputs = ["figures", "reason_rows", *(f"columns_{head}" for head in trees.boosters)]
+    example = (
+        *example_user(ranker.inputs),
+        F.normalize(torch.ones(2, DIMENSIONS), dim=1),
+        torch.arange(6).reshape(2, 3) % len(models.item_ids),
+    )
+    batch = torch.export.Dim("batch", min=1, max=64)
+    candidates = torch.export.Dim("candidates", min=1, max=4096)
+    names = ["user_float", "user_int", "user_codes", "user_vector", "candidate_rows"]
+    shapes = [*[{0: batch}] * 4, {0: batch, 1: candidates}]
+    graph = take_user_texts(export_module(module.eval(), example, shapes, names, outputs), ranker.inputs)
+    if trees is None:
+        return graph
+    assert isinstance(module.explainer, CoalitionColumns)
+    return _append_shapley(join_trees(graph, trees), trees, models.heads, module.explainer)
+
+
+def _append_shapley(
+    graph: onnx.ModelProto, trees: GradientBoostedTrees, heads: tuple[str, ...], explainer: CoalitionColumns
+) -> onnx.ModelProto:
+    """From every coalition's raw scores ``raw_<head>`` and ``figures`` to ``values``."""
+    matrix = explainer.matrix.numpy()  # type: ignore[operator,union-attr]
+    node, nodes = helper.make_node, list[onnx.NodeProto]()
+
+    def constant(name: str, value: object, dtype: type) -> str:
+        graph.graph.initializer.append(numpy_helper.from_array(np.array(value, dtype), name))
+        return name
+
+    constant("shapley_matrix", matrix, np.float32)
+    nodes += [
+        node("Shape", ["candidate_rows"], ["asked_shape"]),
+        node("Concat", ["asked_shape", constant("coalitions", [len(matrix)], np.int64)], ["coalition_shape"], axis=0),
+    ]
+    chances: dict[str, list[str]] = {"": [], "not_": []}
+    for head in heads:
+        at = HEADS.index(head)
+        scale = constant(f"{head}_scale", trees.calibration.scale[at], np.float32)
+        offset = constant(f"{head}_offset", trees.calibration.offset[at], np.float32)
+        weight = constant(f"{head}_weight", SCORE_WEIGHTS[head], np.float32)
+        nodes += [
+            node("Reshape", [f"raw_{head}", "coalition_shape"], [f"{head}_raw_shaped"]),
+            node("Mul", [f"{head}_raw_shaped", scale], [f"{head}_scaled"]),
+            node("Add", [f"{head}_scaled", offset], [f"{head}_logit"]),
+            node("Neg", [f"{head}_logit"], [f"not_{head}_logit"]),
+        ]
+        for kind, counted in chances.items():
+            nodes += [
+                node("Sigmoid", [f"{kind}{head}_logit"], [f"{kind}{head}_chance"]),
+                node("Mul", [f"{kind}{head}_chance", weight], [f"{kind}{head}_counted"]),
+            ]
+            counted.append(f"{kind}{head}_counted")
+    if len(heads) == 1:
+        nodes.append(node("Identity", [f"{heads[0]}_logit"], ["coalition_values"]))
+    else:
+        for kind, counted in chances.items():
+            nodes += [node("Sum", counted, [f"{kind}sum"]), node("Log", [f"{kind}sum"], [f"{kind}log"])]
+        nodes.append(node("Sub", ["log", "not_log"], ["coalition_values"]))
+    ends = constant("first_and_last", [0, len(matrix) - 1], np.int64)
+    nodes += [
+        node("MatMul", ["coalition_values", "shapley_matrix"], ["contributions"]),
+        node("Gather", ["coalition_values", ends], ["log_odds"], axis=2),
+        node("Concat", ["contributions", "log_odds", "figures"], ["values"], axis=2),
+    ]
+    graph.graph.node.extend(nodes)
+    asked = next(value for value in graph.graph.input if value.name == "candidate_rows")
+    shape = [dim.dim_param for dim in asked.type.tensor_type.shape.dim]
+    rows = next(value for value in graph.graph.output if value.name == "reason_rows")
+    del graph.graph.output[:]
+    width = len(FEATURE_GROUPS) + len(FIGURES)
+    graph.graph.output.extend([helper.make_tensor_value_info("values", TensorProto.FLOAT, [*shape, width]), rows])
+    graph.ir_version = IR_VERSION
+    onnx.checker.check_model(graph)
+    return graph
