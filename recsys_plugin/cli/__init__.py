@@ -32,6 +32,7 @@ COMMANDS = {
     "rank": "recsys_plugin.cli.ask:rank",
     "search": "recsys_plugin.cli.ask:search",
     "similar": "recsys_plugin.cli.ask:similar",
+    "explain": "recsys_plugin.cli.explain:explain",
     "evaluate": "recsys_plugin.cli.evaluate:evaluate",
     "events": "recsys_plugin.cli.events:events",
     "bench": "recsys_plugin.cli.bench:bench",

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from recsys_plugin.cli._output import console, finish, reporter
 from recsys_plugin.cli.ask import request_moment
+from recsys_plugin.cli.bench_explain import explain
 from recsys_plugin.cli.bench_freshness import freshness
 from recsys_plugin.cli.bench_gpu import gpu
 from recsys_plugin.cli.bench_loop import loop
@@ -79,6 +80,7 @@ bench.add_command(sweep)
 bench.add_command(memory)
 bench.add_command(swap)
 bench.add_command(freshness)
+bench.add_command(explain)
 
 
 @bench.command()

@@ -23,6 +23,8 @@ __all__ = [
 
 #: Users or queries in one request, at most.
 MAX_BATCH = 64
+#: Users whose items are explained in one run: some models are scored hundreds of times for each item.
+_EXPLAINED_AT_ONCE = 8
 #: The name of the tensor by which a request says how much it wants.
 COUNTS = "counts"
 
@@ -263,6 +265,7 @@ def describe_repository(
             "What the scores of a user's items are made of; asked only where a page is to be explained.",
             (*user, candidates),
             explained,
+            max_batch=_EXPLAINED_AT_ONCE,
             parameters={**carries, VALUE_COLUMNS: ",".join(told)},
             merged_from=(to_vector, take_apart),
         ),
