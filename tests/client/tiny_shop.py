@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from recsys_plugin.features.contract import REQUEST_TIMESTAMP, Encoding, FeatureContract, FeatureSpec
+from recsys_plugin.inference.explanation import FEATURE_GROUPS, FIGURES, REASON_ROWS
 
 ITEM_IDS = ("tea", "cup", "pot", "mug", "jar", "box")
 TITLES = ("Green tea", "Cup", "Tea pot", "Mug", "Jar", "Box – gift")
@@ -57,7 +58,9 @@ _USER = {"user_float": ("FP32", 1), "user_int": ("INT64", 3), "user_string": ("B
 _RETRIEVAL = {"excluded_rows": ("INT64", -1), "counts": ("INT64", 2)}
 _SCORES = dict.fromkeys(("scores", "purchase_probability", "click_probability"), ("FP32", -1))
 
-Ports = dict[str, tuple[str, int]]
+#: Open sizes are -1; a tensor with several dimensions has a tuple of them.
+Ports = dict[str, tuple[str, int | tuple[int, ...]]]
+_EXPLAINED = (*FEATURE_GROUPS, *FIGURES)
 
 
 def write_repository(
@@ -69,7 +72,7 @@ def write_repository(
     spoilt: float = 0.0,
     slow: float = 0.0,
 ) -> None:
-    """Write one version of the six models.
+    """Write one version of the seven models.
 
     Args:
         shift: added to every score; with NaN nothing is found.
@@ -97,6 +100,9 @@ def write_repository(
         _search(base, taste),
     )
     _write(folder, "rank", version, {**_USER, "candidate_rows": ("INT64", -1)}, _SCORES, _rank(base, taste))
+    explained = {"values": ("FP32", (-1, len(_EXPLAINED))), "reason_rows": ("INT64", (-1, len(REASON_ROWS)))}
+    asked = {**_USER, "candidate_rows": ("INT64", -1)}
+    _write(folder, "explain", version, asked, explained, _explain(base, taste))
     _write(
         folder,
         "similar",
@@ -233,6 +239,40 @@ def _rank(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[onnx.No
     ]
 
 
+def _explain(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[onnx.NodeProto]:
+    """The score is twice the item's base, its kind, and twice what the user's taste adds; the rank is its row and 1."""
+    columns = dict.fromkeys(_EXPLAINED, "nought")
+    columns |= {"kind": "kind", "customer": "customer", "logit": "logit", "category_rank": "rank"}
+    values = [name for name in dict.fromkeys(columns.values()) if name != "rank"]
+    return [
+        *_taste_scores(base, taste),
+        _constant("two", np.array(2, dtype=np.float32)),
+        _constant("none", np.array(0, dtype=np.float32)),
+        _constant("each", np.arange(1, len(base) + 1, dtype=np.float32)[np.newaxis]),
+        helper.make_node("Mul", ["all_scores", "none"], ["noughts"]),
+        helper.make_node("Add", ["noughts", "base"], ["bases"]),
+        helper.make_node("Add", ["noughts", "each"], ["all_rank"]),
+        helper.make_node("Mul", ["bases", "two"], ["all_kind"]),
+        helper.make_node("Sub", ["all_scores", "base"], ["personal_only"]),
+        helper.make_node("Mul", ["personal_only", "two"], ["all_customer"]),
+        helper.make_node("Mul", ["all_scores", "two"], ["all_logit"]),
+        helper.make_node("Mul", ["all_scores", "none"], ["all_nought"]),
+        *(
+            helper.make_node("GatherElements", [f"all_{name}", "candidate_rows"], [f"{name}_asked"], axis=1)
+            for name in (*values, "rank")
+        ),
+        _constant("last_axis", np.array([2], dtype=np.int64)),
+        *(helper.make_node("Unsqueeze", [f"{name}_asked", "last_axis"], [name]) for name in (*values, "rank")),
+        helper.make_node("Concat", list(columns.values()), ["values"], axis=2),
+        _constant("zero_row", np.array(0, dtype=np.int64)),
+        _constant("no_row", np.array(-1, dtype=np.int64)),
+        helper.make_node("Mul", ["candidate_rows", "zero_row"], ["zero_rows"]),
+        helper.make_node("Add", ["zero_rows", "no_row"], ["no_rows"]),
+        helper.make_node("Unsqueeze", ["no_rows", "last_axis"], ["one_no_row"]),
+        helper.make_node("Concat", ["one_no_row"] * len(REASON_ROWS), ["reason_rows"], axis=2),
+    ]
+
+
 def _tokenizer() -> list[onnx.NodeProto]:
     """Each query is one token, whose number is 1."""
     return [
@@ -286,11 +326,18 @@ def _write(
     *,
     batched: bool = True,
 ) -> None:
+    def sizes(dims: int | tuple[int, ...]) -> tuple[int, ...]:
+        return (dims,) if isinstance(dims, int) else dims
+
     def ports(named: Ports, kind: str) -> list[onnx.ValueInfoProto]:
         first = ["batch"] if batched else []
         return [
-            helper.make_tensor_value_info(name, _TYPES[datatype], [*first, f"{kind}_{name}" if width < 0 else width])
-            for name, (datatype, width) in named.items()
+            helper.make_tensor_value_info(
+                name,
+                _TYPES[datatype],
+                [*first, *(f"{kind}_{name}" if width < 0 else width for width in sizes(dims))],
+            )
+            for name, (datatype, dims) in named.items()
         ]
 
     graph = helper.make_graph(nodes, model, ports(inputs, "in"), ports(outputs, "out"))
@@ -304,10 +351,11 @@ def _write(
     def lines(named: Ports) -> str:
         names = {"FP32": "TYPE_FP32", "INT64": "TYPE_INT64", "BYTES": "TYPE_STRING"}
         return ", ".join(
-            f'{{ name: "{name}" data_type: {names[datatype]} dims: [ {width} ] }}'
-            for name, (datatype, width) in named.items()
+            f'{{ name: "{name}" data_type: {names[datatype]} dims: [ {", ".join(map(str, sizes(dims)))} ] }}'
+            for name, (datatype, dims) in named.items()
         )
 
+    told = ",".join(_EXPLAINED)
     escaped = CONTRACT.to_json().replace("\\", "\\\\").replace('"', '\\"')
     (folder / model / "config.pbtxt").write_text(
         f'name: "{model}"\nbackend: "onnxruntime"\nmax_batch_size: {64 if batched else 0}\n'
@@ -315,4 +363,5 @@ def _write(
         "instance_group [ { count: 1 kind: KIND_CPU } ]\n"
         "version_policy: { all { } }\n"
         f'parameters {{ key: "feature_contract" value {{ string_value: "{escaped}" }} }}\n'
+        + (f'parameters {{ key: "value_columns" value {{ string_value: "{told}" }} }}\n' if "values" in outputs else "")
     )
