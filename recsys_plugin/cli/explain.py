@@ -80,7 +80,7 @@ def _chart(found: Explanation, base: float, logit: float) -> Table:
     """Bars to the left for what speaks against the item, to the right for what speaks for it."""
     table = Table(title="added to the log-odds", title_justify="left")
     for name in ("", "log-odds", "against", "for"):
-        table.add_column(name, justify={"log-odds": "right", "against": "right"}.get(name, "left"), no_wrap=bool(name))
+        table.add_column(name, justify="right" if name in ("log-odds", "against") else "left", no_wrap=bool(name))
     longest = max((abs(each.value) for each in found.contributions), default=0.0) or 1.0
     table.add_row("an average item for a visitor", f"{base:+.3f}", "", "", style="dim")
     for each in found.contributions:

@@ -49,7 +49,7 @@ def explained(
     rows = [release.row(item_id) for item_id in items.item_ids]
     asked = [row for row in rows if row is not None and row < len(release.catalogue)]
     told: dict[int, tuple[Array, Array]] = {}
-    user = {
+    user: dict[str, Array] = {
         "user_float": tensors.user_float[line : line + 1],
         "user_int": tensors.user_int[line : line + 1],
         "user_string": tensors.user_string[line : line + 1],

@@ -85,6 +85,7 @@ def page_items(
             category=category,
             price=_number(price),
             propensity=1.0 if choice is None else choice.propensities.item(place),
+            explanation=None,
             **{name: _number(values.item(place)) for name, values in known.items()},
         )
 

@@ -107,7 +107,7 @@ def _append_shapley(
     graph: onnx.ModelProto, trees: GradientBoostedTrees, heads: tuple[str, ...], explainer: CoalitionColumns
 ) -> onnx.ModelProto:
     """From every coalition's raw scores ``raw_<head>`` and ``figures`` to ``values``."""
-    matrix = explainer.matrix.numpy()  # type: ignore[operator,union-attr]
+    matrix = explainer.matrix.numpy()
     node, nodes = helper.make_node, list[onnx.NodeProto]()
 
     def constant(name: str, value: object, dtype: type) -> str:

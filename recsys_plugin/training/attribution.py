@@ -71,6 +71,10 @@ class ChordGradients(nn.Module):
 
     weights: Tensor
     places: Tensor
+    between: Tensor
+    between_bias: Tensor
+    last: Tensor
+    last_bias: Tensor
 
     def __init__(
         self,
@@ -104,11 +108,11 @@ class ChordGradients(nn.Module):
             slopes = score_slopes(straight[..., :-1, :], straight[..., 1:, :], self.weights).mean(-2)
             return self._along(direct, slopes), *self._ends(straight)
         before = first_base + self.places * first.sum(-2).unsqueeze(-2)
-        middle = torch.relu(before) @ self.between.T + self.between_bias  # type: ignore[operator,union-attr]
-        logits = torch.relu(middle) @ self.last.T + self.last_bias + straight  # type: ignore[operator,union-attr]
+        middle = torch.relu(before) @ self.between.T + self.between_bias
+        logits = torch.relu(middle) @ self.last.T + self.last_bias + straight
         slopes = score_slopes(logits[..., :-1, :], logits[..., 1:, :], self.weights)
-        back = (slopes @ self.last) * _relu_slopes(middle)  # type: ignore[operator]
-        back = (back @ self.between) * _relu_slopes(before)  # type: ignore[operator]
+        back = (slopes @ self.last) * _relu_slopes(middle)
+        back = (back @ self.between) * _relu_slopes(before)
         through = (first @ back.mean(-2).unsqueeze(-1)).squeeze(-1)
         return through + self._along(direct, slopes.mean(-2)), *self._ends(logits)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,6 +125,14 @@ class Explainer(nn.Module, ABC):
 class GradientExplainer(Explainer):
     """:class:`Ranker`: what each group adds to the first layer and to the straight path, and then chords."""
 
+    first_item: Tensor
+    first_base: Tensor
+    straight: Tensor
+    user_mask: Tensor
+    number_mask: Tensor
+    pair_mask: Tensor
+    is_kind: Tensor
+
     def __init__(self, models: TrainedModels, weights: tuple[float, ...]) -> None:
         super().__init__(models, weights)
         ranker = models.ranker
@@ -165,7 +174,7 @@ class GradientExplainer(Explainer):
         dense, lists = ranker.inputs(user_float, user_int, user_codes)
         pair = pair_features(lists, candidates, tables)
         user = torch.cat([dense - self.dense, user_vector - self.user_vector], dim=1)
-        of_user = (user.unsqueeze(1) * self.user_mask) @ ranker.user_part.weight.T  # type: ignore[operator]
+        of_user = (user.unsqueeze(1) * self.user_mask) @ ranker.user_part.weight.T
         moved = (numbers - self.item_numbers).unsqueeze(-2) * self.number_mask
         of_numbers = moved @ ranker.item_part.weight[:, : numbers.shape[-1]].T
         # What an item's vector, codes and text add is what its numbers do not.
@@ -174,13 +183,17 @@ class GradientExplainer(Explainer):
         first = (
             of_user.unsqueeze(1) + of_numbers + rest.unsqueeze(-2) * self.is_kind + pairs @ ranker.pair_part.weight.T
         )
-        direct = pairs @ self.straight.T  # type: ignore[operator]
-        nothing = torch.zeros_like(self.straight[:, 0])  # type: ignore[index]
+        direct = pairs @ self.straight.T
+        nothing = torch.zeros_like(self.straight[:, 0])
         return Explained(*self.gradients(first, direct, self.first_base, nothing))
 
 
 class _FrameExplainer(Explainer):
     """What the models of the zoo share: columns of a frame, and the baseline's."""
+
+    numbers_base: Tensor
+    number_mask: Tensor
+    code_mask: Tensor
 
     def __init__(self, models: TrainedModels, weights: tuple[float, ...]) -> None:
         super().__init__(models, weights)
@@ -225,15 +238,12 @@ class ProductExplainer(_FrameExplainer):
         added, base = torch.zeros(()), torch.zeros(())
         for network in ranker.networks:
             assert isinstance(network, LinearNetwork)
-            moved = network.scaled(columns.numbers) - network.scaled(self.numbers_base)  # type: ignore[arg-type]
+            moved = network.scaled(columns.numbers) - network.scaled(self.numbers_base)
             numbered = (moved.unsqueeze(1) * self.number_mask) @ network.numbers.weight.T
-            coded = torch.stack(
-                [table(columns.codes[:, at]) - table.weight[0] for at, table in enumerate(network.codes)],  # type: ignore[operator,index]
-                dim=1,
-            )
-            added = added + numbered + self.code_mask @ coded  # type: ignore[operator]
-            unknown = torch.stack([table.weight[0] for table in network.codes]).sum(0)  # type: ignore[index,misc]
-            base = base + network.numbers(network.scaled(self.numbers_base)).squeeze(0) + unknown  # type: ignore[arg-type]
+            unknown = [table(torch.zeros(1, dtype=torch.int64)) for table in network.codes]
+            coded = [table(columns.codes[:, at]) - unknown[at] for at, table in enumerate(network.codes)]
+            added = added + numbered + self.code_mask @ torch.stack(coded, dim=1)
+            base = base + (network.numbers(network.scaled(self.numbers_base)) + sum(unknown)).squeeze(0)
         scale = ranker.scale[self.places]
         direct = added[..., self.places] / len(ranker.networks) * scale
         start = base[..., self.places] / len(ranker.networks) * scale + ranker.offset[self.places]
@@ -244,11 +254,17 @@ class ProductExplainer(_FrameExplainer):
 class CoalitionColumns(_FrameExplainer):
     """A frame's columns for every coalition of groups; what a coalition lacks is at the baseline."""
 
+    with_numbers: Tensor
+    with_codes: Tensor
+    with_visit: Tensor
+    with_kind: Tensor
+    matrix: Tensor
+
     def __init__(self, models: TrainedModels, weights: tuple[float, ...]) -> None:
         super().__init__(models, weights)
         inside = coalitions(len(GROUPS)).to(torch.float32)
-        self.register_buffer("with_numbers", (inside @ self.number_mask) > 0)  # type: ignore[operator]
-        self.register_buffer("with_codes", (inside @ self.code_mask) > 0)  # type: ignore[operator]
+        self.register_buffer("with_numbers", (inside @ self.number_mask) > 0)
+        self.register_buffer("with_codes", (inside @ self.code_mask) > 0)
         self.register_buffer("with_visit", inside[:, [GROUPS.index("visit")]] > 0)
         self.register_buffer("with_kind", inside[:, GROUPS.index("kind")] > 0)
         self.register_buffer("matrix", shapley_matrix(len(GROUPS)))
@@ -257,14 +273,14 @@ class CoalitionColumns(_FrameExplainer):
         """n lines → n * 2^G: each line once for every coalition. Unknown codes are 0, and a history has no items."""
 
         def each(column: Tensor) -> Tensor:
-            spread = torch.zeros_like(self.with_visit, dtype=column.dtype)  # type: ignore[call-overload]
+            spread = torch.zeros_like(self.with_visit, dtype=column.dtype)
             return (column.unsqueeze(1) + spread).flatten(0, 1)
 
-        target = torch.where(self.with_kind, columns.target.unsqueeze(1), -1)  # type: ignore[call-overload]
+        target = torch.where(self.with_kind, columns.target.unsqueeze(1), -1)
         return CandidateColumns(
-            numbers=torch.where(self.with_numbers, columns.numbers.unsqueeze(1), self.numbers_base).flatten(0, 1),  # type: ignore[call-overload]
-            codes=torch.where(self.with_codes, columns.codes.unsqueeze(1), 0).flatten(0, 1),  # type: ignore[call-overload]
-            items=torch.where(self.with_visit, columns.items.unsqueeze(1), -1).flatten(0, 1),  # type: ignore[call-overload]
+            numbers=torch.where(self.with_numbers, columns.numbers.unsqueeze(1), self.numbers_base).flatten(0, 1),
+            codes=torch.where(self.with_codes, columns.codes.unsqueeze(1), 0).flatten(0, 1),
+            items=torch.where(self.with_visit, columns.items.unsqueeze(1), -1).flatten(0, 1),
             types=each(columns.types),
             ages=each(columns.ages),
             target=target.flatten(0, 1),
@@ -306,9 +322,9 @@ class CoalitionColumns(_FrameExplainer):
 
     def shapley(self, logits: Tensor, rows: Tensor) -> Explained:
         """From calibrated logits float32 [B * C * 2^G, trained heads]; ``rows`` are [B, C]."""
-        shaped = logits.reshape(*rows.shape, self.matrix.shape[0], logits.shape[1])  # type: ignore[union-attr,misc]
+        shaped = logits.reshape(*rows.shape, self.matrix.shape[0], logits.shape[1])
         values = score_log_odds(shaped, self.weights)
-        return Explained(values @ self.matrix, values[..., 0], values[..., -1])  # type: ignore[operator]
+        return Explained(values @ self.matrix, values[..., 0], values[..., -1])
 
 
 def method_of(ranker: CandidateRanker) -> str:
@@ -321,6 +337,10 @@ def method_of(ranker: CandidateRanker) -> str:
 def explainer_of(models: TrainedModels, score_weights: dict[str, float]) -> Explainer:
     """What explains the trained ranker; ``score_weights`` says what each head counts for in the score."""
     weights = tuple(score_weights[head] for head in models.heads)
-    kinds = {"gradients": GradientExplainer, "products": ProductExplainer, "shapley": CoalitionColumns}
+    kinds: dict[str, type[Any]] = {
+        "gradients": GradientExplainer,
+        "products": ProductExplainer,
+        "shapley": CoalitionColumns,
+    }
     explainer: Explainer = kinds[method_of(models.ranker)](models, weights)
     return explainer.eval()

@@ -63,7 +63,7 @@ def dense_groups(inputs: UserInputs) -> tuple[str, ...]:
     texts = [
         _of_reference(spec.reference)
         for spec, table in zip(inputs.texts, inputs.embeddings, strict=True)
-        for _ in range(table.weight.shape[1])  # type: ignore[union-attr,arg-type]
+        for _ in range(table.weight.shape[1])
     ]
     own_text = [_of_reference(inputs.own_text.reference)] * inputs.own_text.width
     return (*numbers, *never, *texts, *own_text)

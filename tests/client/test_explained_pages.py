@@ -15,7 +15,7 @@ import test_own_acts
 from tiny_shop import BASE, ITEM_IDS, NOW, TASTE, TinyShop
 from tritonclient.grpc import InferenceServerClient
 
-from recsys_plugin import AsyncRecommender, InferenceUnavailable, Page
+from recsys_plugin import AsyncRecommender, InferenceUnavailable, InvalidInput, Page
 from recsys_plugin.bench.shop import MeasuredRecommender
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.explaining import explained
@@ -78,9 +78,10 @@ def test_several_users_and_people_nobody_knows(client: MeasuredRecommender) -> N
     pages = client.recommend_many(["mug-lover", "nobody has this id"], 4, explain=True)
     for page in pages:
         check(page)
-    for user in ("", "☕", "'; DROP TABLE users", "\x00\x1f"):
-        if user:
-            check(client.recommend(user, 2, explain=True))
+    for user in ("☕", "'; DROP TABLE users", 7):
+        check(client.recommend(user, 2, explain=True))
+    with pytest.raises(InvalidInput, match="control character"):
+        client.recommend("\x00\x1f", 2, explain=True)
     check(client.recommend("mug-lover", 100, explain=True))
 
 
@@ -188,7 +189,8 @@ def test_long_pages_are_explained_in_parts(told: Release) -> None:
 
 
 def test_an_item_newer_than_the_catalogue_has_no_figures(told: Release) -> None:
-    fact = ItemFacts(**{**dict.fromkeys(ItemFacts.__dataclass_fields__, ""), "item_id": "newest", "price": 1.0})
+    said: dict[str, Any] = {**dict.fromkeys(ItemFacts.__dataclass_fields__, ""), "item_id": "newest", "price": 1.0}
+    fact = ItemFacts(**said)
     new = told.new_items.with_items([fact], np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32))
     (item,), made = drive(replace(told, new_items=new), test_own_acts.packed([], []), ["newest"], {}, [[-1, -1]])
     assert not made

@@ -54,12 +54,12 @@ class TinyShop:
 
 
 _TYPES = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64, "BYTES": TensorProto.STRING}
-_USER = {"user_float": ("FP32", 1), "user_int": ("INT64", 3), "user_string": ("BYTES", 1)}
-_RETRIEVAL = {"excluded_rows": ("INT64", -1), "counts": ("INT64", 2)}
-_SCORES = dict.fromkeys(("scores", "purchase_probability", "click_probability"), ("FP32", -1))
-
 #: Open sizes are -1; a tensor with several dimensions has a tuple of them.
 Ports = dict[str, tuple[str, int | tuple[int, ...]]]
+_USER: Ports = {"user_float": ("FP32", 1), "user_int": ("INT64", 3), "user_string": ("BYTES", 1)}
+_RETRIEVAL: Ports = {"excluded_rows": ("INT64", -1), "counts": ("INT64", 2)}
+_SCORES: Ports = dict.fromkeys(("scores", "purchase_probability", "click_probability"), ("FP32", -1))
+
 _EXPLAINED = (*FEATURE_GROUPS, *FIGURES)
 
 
@@ -90,7 +90,7 @@ def write_repository(
         {"rows": ("INT64", -1), "retrieval_scores": ("FP32", -1), **_SCORES},
         _recommend(base, taste, np.float32(spoilt), int(slow)),
     )
-    search_inputs = {**_USER, "query": ("BYTES", 1), **_RETRIEVAL}
+    search_inputs: Ports = {**_USER, "query": ("BYTES", 1), **_RETRIEVAL}
     _write(
         folder,
         "search",
@@ -100,8 +100,8 @@ def write_repository(
         _search(base, taste),
     )
     _write(folder, "rank", version, {**_USER, "candidate_rows": ("INT64", -1)}, _SCORES, _rank(base, taste))
-    explained = {"values": ("FP32", (-1, len(_EXPLAINED))), "reason_rows": ("INT64", (-1, len(REASON_ROWS)))}
-    asked = {**_USER, "candidate_rows": ("INT64", -1)}
+    explained: Ports = {"values": ("FP32", (-1, len(_EXPLAINED))), "reason_rows": ("INT64", (-1, len(REASON_ROWS)))}
+    asked: Ports = {**_USER, "candidate_rows": ("INT64", -1)}
     _write(folder, "explain", version, asked, explained, _explain(base, taste))
     _write(
         folder,

@@ -27,7 +27,7 @@ from recsys_plugin.training.feature_groups import (
 )
 from recsys_plugin.training.packing import UserTensors
 from recsys_plugin.training.pair_features import PAIR_FEATURES
-from recsys_plugin.training.ranker import HEADS, TrainingLists
+from recsys_plugin.training.ranker import HEADS, CandidateRanker, TrainingLists
 from recsys_plugin.training.reasons import category_ranks
 from recsys_plugin.training.zoo.registry import new_model
 from recsys_plugin.training.zoo.shop import FrameRanker, ShopColumns, lists_frame
@@ -42,7 +42,7 @@ def models_of(name: str, heads: tuple[str, ...]) -> TrainedModels:
     ids = pd.Index([f"item {row}" for row in range(ITEMS)], dtype=object)
     if name == "split_mlp":
         torch.manual_seed(0)
-        ranker = new_ranker(towers.user.inputs, items, SIZES)
+        ranker: CandidateRanker = new_ranker(towers.user.inputs, items, SIZES)
         with torch.no_grad():
             for weights in ranker.parameters():
                 weights.mul_(3.0)  # an untrained network is too shallow to bend anywhere
