@@ -70,7 +70,7 @@ def _print(page: Page, item: ScoredItem) -> None:
         return
     out.print(found.reason.text if found.reason else "no reason to be named", markup=False, highlight=False)
     if found.base is None or found.logit is None:
-        out.print("newer than the catalogue: what its score is made of shows after the next export", style="dim")
+        out.print("this version cannot tell what the score of so new an item is made of", style="dim")
         return
     out.print(_chart(found, found.base, found.logit))
     out.print(f"score {item.score:.4f}", highlight=False)

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from recsys_plugin.client.async_recommender import AsyncRecommender
 from recsys_plugin.client.context import Exploration
+from recsys_plugin.client.explanation import Contribution, Explanation, Reason
 from recsys_plugin.client.recommender import Recommender
 from recsys_plugin.client.results import Page, ScoredItem, ServedBy, Timings
 from recsys_plugin.features.plan import FeatureReport
 
 __all__ = [
     "AsyncRecommender",
+    "Contribution",
+    "Explanation",
     "Exploration",
     "FeatureReport",
     "Page",
+    "Reason",
     "Recommender",
     "ScoredItem",
     "ServedBy",

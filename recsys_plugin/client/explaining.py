@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.explanation import Contribution, Explanation, Reason, english_date, reason_text
 from recsys_plugin.client.own_acts import OwnActs, own_acts
+from recsys_plugin.client.release import PersonalModel, Release
 from recsys_plugin.client.results import RankedItems, ScoredItem
 from recsys_plugin.errors import InferenceUnavailable
 from recsys_plugin.features.plan import FeatureTensors
@@ -31,7 +32,10 @@ _NOTHING = Explanation(None, (), None, None)
 def explained(
     context: RequestContext, tensors: FeatureTensors, line: int, items: RankedItems
 ) -> Generator[Infer, Any, RankedItems]:
-    """The same items with explanations; items that are newer than the catalogue get none of the figures.
+    """The same items with explanations.
+
+    Of items that are newer than the catalogue the figures tell as well, if the model takes them; what the user did
+    with one before is not known.
 
     Args:
         tensors: the features that the items were ranked with. line: the user's.
@@ -46,26 +50,20 @@ def explained(
             f"version {release.version} has no model `explain`: it was exported before there was one. "
             "Run `recsys export`, then `recsys models load`."
         )
+    size = len(release.catalogue)
     rows = [release.row(item_id) for item_id in items.item_ids]
-    asked = [row for row in rows if row is not None and row < len(release.catalogue)]
+    # Those of the catalogue first, as the model answers.
+    asked = [row for row in rows if row is not None and row < size]
+    if model.item_width:
+        asked += [row for row in rows if row is not None and row >= size]
     told: dict[int, tuple[Array, Array]] = {}
-    user: dict[str, Array] = {
-        "user_float": tensors.user_float[line : line + 1],
-        "user_int": tensors.user_int[line : line + 1],
-        "user_string": tensors.user_string[line : line + 1],
-    }
     for start in range(0, len(asked), MOST_EXPLAINED):
         part = asked[start : start + MOST_EXPLAINED]
-        answer: dict[str, Array] = yield Infer(
-            "explain",
-            release.version,
-            {**user, "candidate_rows": np.array([part], dtype=np.int64)},
-            {
-                "values": OutputSpec("FP32", (1, len(part), len(model.value_columns))),
-                "reason_rows": OutputSpec("INT64", (1, len(part), len(REASON_ROWS))),
-            },
+        call, places = _call(release, model, tensors, line, part)
+        answer: dict[str, Array] = yield call
+        told.update(
+            (row, (answer["values"][0, at], answer["reason_rows"][0, at])) for row, at in zip(part, places, strict=True)
         )
-        told.update(zip(part, zip(answer["values"][0], answer["reason_rows"][0], strict=True), strict=True))
     context.end_of("inference")
     acts = own_acts(model.plan.contract, tensors, line)
 
@@ -79,6 +77,34 @@ def explained(
         return replace(made, explanation=_explanation(context, made, row, figures, nearest, acts))
 
     return RankedItems(len(items), lambda: items.item_ids, item)
+
+
+def _call(
+    release: Release, model: PersonalModel, tensors: FeatureTensors, line: int, rows: Sequence[int]
+) -> tuple[Infer, list[int]]:
+    """The call that explains some rows, those of the catalogue first, and where each is in its answer."""
+    size = len(release.catalogue)
+    old, new = [row for row in rows if row < size], [row - size for row in rows if row >= size]
+    # No tensor may be empty: a row of -1 and an item of zeros stand for nothing, and what comes of them is ignored.
+    inputs: dict[str, Array] = {
+        "user_float": tensors.user_float[line : line + 1],
+        "user_int": tensors.user_int[line : line + 1],
+        "user_string": tensors.user_string[line : line + 1],
+        "candidate_rows": np.array([old or [-1]], dtype=np.int64),
+    }
+    first_new = lines = max(1, len(old))
+    if model.item_width:
+        nothing = np.zeros((1, model.item_width), np.float32)
+        inputs["new_items"] = (release.new_items.packed[new] if new else nothing)[np.newaxis]
+        lines += max(1, len(new))
+    outputs = {
+        "values": OutputSpec("FP32", (1, lines, len(model.value_columns))),
+        "reason_rows": OutputSpec("INT64", (1, lines, len(REASON_ROWS))),
+    }
+    return Infer("explain", release.version, inputs, outputs), [
+        *range(len(old)),
+        *range(first_new, first_new + len(new)),
+    ]
 
 
 def _explanation(

@@ -78,7 +78,7 @@ class Explanation:
     reason: Reason | None
     """``None`` where nothing that the user did, and no popularity, speaks for the item."""
     contributions: tuple[Contribution, ...]
-    """The largest first, whichever its sign; empty for an item that is newer than the catalogue."""
+    """The largest first, whichever its sign; empty for an item that the served version cannot explain."""
     base: float | None
     """Log-odds of an average item for a visitor of whom nothing is known; ``None`` as above."""
     logit: float | None

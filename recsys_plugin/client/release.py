@@ -12,6 +12,7 @@ from recsys_plugin.features.contract import FeatureContract
 from recsys_plugin.features.plan import ReadPlan, ReadPromotion, ReadSchema
 from recsys_plugin.inference.calls import GetSettings, GetVersions, ModelSettings
 from recsys_plugin.inference.catalogue import Catalogue, load_catalogue
+from recsys_plugin.inference.explanation import ITEM_WIDTH
 from recsys_plugin.inference.models import contract_text, serving_version
 from recsys_plugin.inference.new_items import MOST_NEW_ITEMS, ItemFacts, NewItems, encode_items
 
@@ -38,6 +39,8 @@ class PersonalModel:
     """What the columns of its output ``values`` are; empty if every column is an output of its own."""
     takes_tokens: bool
     """Whether it takes the tokens of a query, which the tokenizer makes, rather than its text."""
+    item_width: int = 0
+    """The width of the packed new items that it takes beside rows of the catalogue; 0 for a model that takes none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +191,7 @@ def _personal(contract: FeatureContract, settings: ModelSettings) -> PersonalMod
         settings.outputs,
         tuple(filter(None, settings.parameters.get("value_columns", "").split(","))),
         "input_ids" in settings.inputs,
+        int(settings.parameters.get(ITEM_WIDTH, 0)),
     )
 
 

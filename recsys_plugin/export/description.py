@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from recsys_plugin.features.contract import FeatureContract
-from recsys_plugin.inference.explanation import FEATURE_GROUPS, FIGURES, REASON_ROWS
+from recsys_plugin.inference.explanation import FEATURE_GROUPS, FIGURES, ITEM_WIDTH, REASON_ROWS
 
 __all__ = [
     "BEST_RESULTS",
@@ -170,7 +170,9 @@ def describe_repository(
         Tensor("reason_rows", "INT64", (-1, len(REASON_ROWS)), f"catalogue rows: {', '.join(REASON_ROWS)}; -1 is none"),
     )
     take_apart = Step(
-        "explainer", _same(*user_names, "user_vector", candidates.name), _same(*(tensor.name for tensor in explained))
+        "explainer",
+        _same(*user_names, "user_vector", candidates.name, new_items.name),
+        _same(*(tensor.name for tensor in explained)),
     )
     return _answering_versions(
         Model(
@@ -263,10 +265,10 @@ def describe_repository(
         Model(
             "explain",
             "What the scores of a user's items are made of; asked only where a page is to be explained.",
-            (*user, candidates),
+            (*user, candidates, new_items),
             explained,
             max_batch=_EXPLAINED_AT_ONCE,
-            parameters={**carries, VALUE_COLUMNS: ",".join(told)},
+            parameters={**carries, VALUE_COLUMNS: ",".join(told), ITEM_WIDTH: str(item)},
             merged_from=(to_vector, take_apart),
         ),
         Model("user_tower", "A user's raw features to his vector and his own items.", user, (user_vector, own)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import onnx
 import torch
@@ -10,11 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys_plugin.export.index_graphs import IR_VERSION
+from recsys_plugin.export.new_item_graphs import PACKED_WIDTH, unpack
 from recsys_plugin.export.torch_graphs import SCORE_WEIGHTS, RankerGraph, example_user, export_module, take_user_texts
 from recsys_plugin.export.tree_graphs import TreeColumns, join_trees
 from recsys_plugin.inference.explanation import FEATURE_GROUPS, FIGURES
 from recsys_plugin.training.artefacts import TrainedModels
 from recsys_plugin.training.explaining import CoalitionColumns, explainer_of
+from recsys_plugin.training.pair_features import Candidates
 from recsys_plugin.training.ranker import HEADS
 from recsys_plugin.training.reasons import category_ranks, nearest_own_items
 from recsys_plugin.training.two_tower import DIMENSIONS
@@ -25,7 +29,7 @@ __all__ = ["ExplainGraph", "explainer_graph"]
 
 
 class ExplainGraph(RankerGraph):
-    """The user's tensors and candidates → ``values`` and ``reason_rows``, the item tables being constant."""
+    """The user's tensors, candidates and new items → ``values`` and ``reason_rows``, the item tables being constant."""
 
     numbers: Tensor
     ranks: Tensor
@@ -36,24 +40,37 @@ class ExplainGraph(RankerGraph):
         self.register_buffer("numbers", F.pad(torch.from_numpy(models.items.numbers), (0, 0, 0, 1)))
         self.register_buffer("ranks", category_ranks(models.items))
 
+    def asked(self, candidate_rows: Tensor, new_items: Tensor) -> tuple[Candidates, Tensor]:
+        """The candidates of the catalogue, then the newer ones, C in all, and their numbers float32 [B, C, ·]."""
+        tables, new = self.tables(), unpack(new_items)
+        old, newer = tables.take(candidate_rows), self.ranker.new_candidates(new, tables)
+        both = {
+            field.name: torch.cat([getattr(old, field.name), getattr(newer, field.name)], dim=1)
+            for field in fields(old)
+        }
+        return type(old)(**both), torch.cat([self.numbers[tables.known(candidate_rows)], new.numbers], dim=1)
+
     def reasons(
-        self, user_float: Tensor, user_int: Tensor, user_codes: Tensor, candidate_rows: Tensor
+        self, user_float: Tensor, user_int: Tensor, user_codes: Tensor, candidates: Candidates
     ) -> tuple[Tensor, Tensor]:
         """Rows int64 [B, C, 2] and the last three of the figures, float32 [B, C, 3]."""
-        tables = self.tables()
         _, lists = self.ranker.inputs(user_float, user_int, user_codes)
-        rows, strengths = nearest_own_items(lists, tables.take(candidate_rows), tables)
-        ranks = self.ranks[tables.known(candidate_rows)]
-        return rows, torch.cat([strengths, ranks.unsqueeze(-1)], dim=-1)
+        rows, strengths = nearest_own_items(lists, candidates, self.tables())
+        return rows, torch.cat([strengths, self.ranks[candidates.rows].unsqueeze(-1)], dim=-1)
 
     def forward(
-        self, user_float: Tensor, user_int: Tensor, user_codes: Tensor, user_vector: Tensor, candidate_rows: Tensor
+        self,
+        user_float: Tensor,
+        user_int: Tensor,
+        user_codes: Tensor,
+        user_vector: Tensor,
+        candidate_rows: Tensor,
+        new_items: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Values float32 [B, C, groups and figures] and rows int64 [B, C, 2]."""
-        tables = self.tables()
-        candidates, numbers = tables.take(candidate_rows), self.numbers[tables.known(candidate_rows)]
-        found = self.explainer(user_float, user_int, user_codes, user_vector, candidates, numbers, tables)
-        rows, figures = self.reasons(user_float, user_int, user_codes, candidate_rows)
+        """Values float32 [B, C, groups and figures] and rows int64 [B, C, 2]: of the catalogue, then of new items."""
+        candidates, numbers = self.asked(candidate_rows, new_items)
+        found = self.explainer(user_float, user_int, user_codes, user_vector, candidates, numbers, self.tables())
+        rows, figures = self.reasons(user_float, user_int, user_codes, candidates)
         scores = torch.stack([found.base, found.logit], dim=-1)
         return torch.cat([found.contributions, scores, figures], dim=-1), rows
 
@@ -66,15 +83,20 @@ class _TreeCoalitions(ExplainGraph):
         self.trees = TreeColumns(trees)
 
     def forward(
-        self, user_float: Tensor, user_int: Tensor, user_codes: Tensor, user_vector: Tensor, candidate_rows: Tensor
+        self,
+        user_float: Tensor,
+        user_int: Tensor,
+        user_codes: Tensor,
+        user_vector: Tensor,
+        candidate_rows: Tensor,
+        new_items: Tensor,
     ) -> tuple[Tensor, ...]:
         """Figures float32 [B, C, 3], rows int64 [B, C, 2], and float32 [B * C * 2^G, columns] for each head."""
-        tables = self.tables()
-        candidates = tables.take(candidate_rows)
+        candidates, _ = self.asked(candidate_rows, new_items)
         assert isinstance(self.explainer, CoalitionColumns)
         assert isinstance(candidates, FrameCandidates)
-        columns = self.explainer.columns(user_float, user_int, user_codes, user_vector, candidates, tables)
-        rows, figures = self.reasons(user_float, user_int, user_codes, candidate_rows)
+        columns = self.explainer.columns(user_float, user_int, user_codes, user_vector, candidates, self.tables())
+        rows, figures = self.reasons(user_float, user_int, user_codes, candidates)
         return (figures, rows, *self.trees(columns.numbers, columns.codes))
 
 
@@ -91,11 +113,12 @@ def explainer_graph(models: TrainedModels) -> onnx.ModelProto:
         *example_user(ranker.inputs),
         F.normalize(torch.ones(2, DIMENSIONS), dim=1),
         torch.arange(6).reshape(2, 3) % len(models.item_ids),
+        torch.zeros((2, 2, PACKED_WIDTH)),
     )
     batch = torch.export.Dim("batch", min=1, max=64)
-    candidates = torch.export.Dim("candidates", min=1, max=4096)
-    names = ["user_float", "user_int", "user_codes", "user_vector", "candidate_rows"]
-    shapes = [*[{0: batch}] * 4, {0: batch, 1: candidates}]
+    candidates, new = (torch.export.Dim(name, min=1, max=4096) for name in ("candidates", "new"))
+    names = ["user_float", "user_int", "user_codes", "user_vector", "candidate_rows", "new_items"]
+    shapes = [*[{0: batch}] * 4, {0: batch, 1: candidates}, {0: batch, 1: new}]
     graph = take_user_texts(export_module(module.eval(), example, shapes, names, outputs), ranker.inputs)
     if trees is None:
         return graph
@@ -116,7 +139,7 @@ def _append_shapley(
 
     constant("shapley_matrix", matrix, np.float32)
     nodes += [
-        node("Shape", ["candidate_rows"], ["asked_shape"]),
+        node("Shape", ["figures"], ["asked_shape"], start=0, end=2),
         node("Concat", ["asked_shape", constant("coalitions", [len(matrix)], np.int64)], ["coalition_shape"], axis=0),
     ]
     chances: dict[str, list[str]] = {"": [], "not_": []}
@@ -150,12 +173,10 @@ def _append_shapley(
         node("Concat", ["contributions", "log_odds", "figures"], ["values"], axis=2),
     ]
     graph.graph.node.extend(nodes)
-    asked = next(value for value in graph.graph.input if value.name == "candidate_rows")
-    shape = [dim.dim_param for dim in asked.type.tensor_type.shape.dim]
     rows = next(value for value in graph.graph.output if value.name == "reason_rows")
     del graph.graph.output[:]
-    width = len(FEATURE_GROUPS) + len(FIGURES)
-    graph.graph.output.extend([helper.make_tensor_value_info("values", TensorProto.FLOAT, [*shape, width]), rows])
+    shape = ["batch_size", "explained", len(FEATURE_GROUPS) + len(FIGURES)]
+    graph.graph.output.extend([helper.make_tensor_value_info("values", TensorProto.FLOAT, shape), rows])
     graph.ir_version = IR_VERSION
     onnx.checker.check_model(graph)
     return graph

@@ -129,7 +129,7 @@ def export_repository(
         )
         new_items = check_new_items(local, models, material.catalogue, material.users, encoder, tokenizer)
         differences |= new_items.differences
-        differences |= check_explanations(local, models, material.users)
+        differences |= check_explanations(local, models, material.users, material.catalogue)
         reduced = _reduce(graphs, tokenizers["tokenizer"], material, progress)
         steps_described, described = described, lay_out(described, material.options.graphs)
         progress("merging graphs", 0, 0)
@@ -312,6 +312,8 @@ def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dic
     asked["search"] |= tokens if merged else {"query": query}
     asked["tokenizer"] = {"query": query}
     asked |= _new_item_requests(local, material)
+    new_items = np.repeat(asked["rank_new"]["new_items"][:1], len(asked["rank"]["candidate_rows"]), axis=0)
+    asked["explain"] = {**asked["rank"], "new_items": new_items}
     asked["catalogue"] = {"offset": np.array([0], np.int64), "count": np.array([3], np.int64)}
     return [
         {

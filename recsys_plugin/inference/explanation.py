@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["FEATURE_GROUPS", "FIGURES", "MOST_EXPLAINED", "REASON_ROWS"]
+__all__ = ["FEATURE_GROUPS", "FIGURES", "ITEM_WIDTH", "MOST_EXPLAINED", "REASON_ROWS"]
 
 #: The groups of features in plain words. Each input column of a CTR model belongs to exactly one of them.
 FEATURE_GROUPS: Mapping[str, str] = {
@@ -26,5 +26,7 @@ FIGURES = ("base", "logit", "nearest_cosine", "companion_weight", "category_rank
 #: The columns of the model's ``reason_rows``: catalogue rows of the nearest history item and of the one that speaks
 #: most for the candidate, -1 for none.
 REASON_ROWS = ("nearest", "companion")
+#: The parameter that tells the width of a packed item newer than the catalogue, see the model ``new_item``.
+ITEM_WIDTH = "item_width"
 #: Items of one call to the model.
 MOST_EXPLAINED = 50

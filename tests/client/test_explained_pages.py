@@ -134,7 +134,7 @@ def drive(
     try:
         while True:
             made.append(flow.send(answer))
-            asked = made[-1].inputs["candidate_rows"][0]
+            asked = [*made[-1].inputs["candidate_rows"][0], *made[-1].inputs.get("new_items", [[]])[0]]
             start = sum(call.inputs["candidate_rows"].shape[1] for call in made[:-1])
             answer = {
                 "values": np.tile(values, (1, len(asked), 1)),
@@ -197,6 +197,25 @@ def test_an_item_newer_than_the_catalogue_has_no_figures(told: Release) -> None:
     assert item.explanation is not None
     assert item.explanation.contributions == ()
     assert (item.explanation.base, item.explanation.logit, item.explanation.reason) == (None, None, None)
+
+
+def test_a_newer_item_is_explained_by_a_model_that_takes_it(told: Release) -> None:
+    said: dict[str, Any] = {**dict.fromkeys(ItemFacts.__dataclass_fields__, ""), "price": 1.0}
+    facts = [ItemFacts(**{**said, "item_id": name}) for name in ("newest", "newer")]
+    packed = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+    new = told.new_items.with_items(facts, packed, packed)
+    models = {**told.models, "explain": replace(told.models["explain"], item_width=2)}
+    release, user = replace(told, new_items=new, models=models), test_own_acts.packed([], [])
+    for item_ids, rows, items in (
+        (["newer", "mug", "newest"], [[3]], [[[3, 4], [1, 2]]]),
+        (["mug"], [[3]], [[[0, 0]]]),
+        (["newest"], [[-1]], [[[1, 2]]]),
+    ):
+        found, (call,) = drive(release, user, item_ids, {"kind": 0.5, "logit": 0.5}, [[-1, -1]])
+        np.testing.assert_array_equal(call.inputs["candidate_rows"], rows)
+        np.testing.assert_array_equal(call.inputs["new_items"], items)
+        assert [item.item_id for item in found] == item_ids
+        assert all(item.explanation is not None and item.explanation.logit == 0.5 for item in found)
 
 
 def test_a_version_without_the_model_says_so(told: Release) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnxruntime
-import pandas as pd
 import pytest
 import torch
-from tiny_zoo import ITEMS, QUICK, SIZES, VOCABULARIES, quiet, tiny_towers, tiny_users
+from test_new_item_graphs import packed_items, trained
+from tiny_zoo import ITEMS, SIZES, tiny_users, wide_towers
 
 from recsys_plugin.export.explain_graphs import ExplainGraph, explainer_graph
+from recsys_plugin.export.new_item_graphs import unpack
+from recsys_plugin.export.parity import user_inputs
 from recsys_plugin.inference.explanation import FEATURE_GROUPS, FIGURES
-from recsys_plugin.training.artefacts import TrainedModels, new_ranker
+from recsys_plugin.training.artefacts import TrainedModels
 from recsys_plugin.training.attribution import score_log_odds
-from recsys_plugin.training.evaluation import score_candidates
 from recsys_plugin.training.explaining import default_user
 from recsys_plugin.training.feature_groups import (
     GROUPS,
@@ -27,61 +29,46 @@ from recsys_plugin.training.feature_groups import (
 )
 from recsys_plugin.training.packing import UserTensors
 from recsys_plugin.training.pair_features import PAIR_FEATURES
-from recsys_plugin.training.ranker import HEADS, CandidateRanker, TrainingLists
+from recsys_plugin.training.ranker import HEADS
 from recsys_plugin.training.reasons import category_ranks
-from recsys_plugin.training.zoo.registry import new_model
-from recsys_plugin.training.zoo.shop import FrameRanker, ShopColumns, lists_frame
+from recsys_plugin.training.zoo.shop import ShopColumns
 
-USERS = 60
 #: What is promised: contributions and base add up to the score's log-odds to this.
 TOLERANCE = 1e-4
+_ITEMS = ("user_vector", "candidate_rows", "new_items")
+_WEIGHTS = {"click": 0.1, "cart": 0.3, "purchase": 1.0}
 
 
 def models_of(name: str, heads: tuple[str, ...]) -> TrainedModels:
-    towers, items = tiny_towers()
-    ids = pd.Index([f"item {row}" for row in range(ITEMS)], dtype=object)
+    models = replace(trained(name, wide_towers()), heads=heads)
     if name == "split_mlp":
-        torch.manual_seed(0)
-        ranker: CandidateRanker = new_ranker(towers.user.inputs, items, SIZES)
         with torch.no_grad():
-            for weights in ranker.parameters():
-                weights.mul_(3.0)  # an untrained network is too shallow to bend anywhere
-    else:
-        shop = ShopColumns(towers.user.inputs, items.numbers.shape[1], SIZES, ITEMS).eval()
-        generator = np.random.default_rng(0)
-        rows = np.stack([generator.permutation(ITEMS)[:12] for _ in range(USERS)])
-        labels = (generator.random((*rows.shape, len(HEADS))) < np.where(rows % 2 == 0, 0.7, 0.2)[..., None]).astype(
-            np.float32
-        )
-        labels[..., [HEADS.index(head) for head in HEADS if head not in heads]] = np.nan
-        lists = TrainingLists(np.arange(USERS), np.arange(USERS) % 2, rows, labels, np.ones(rows.shape, np.float32))
-        train = lists_frame(shop, lists, tiny_users(USERS), towers, [items, items])
-        model = new_model(name)
-        model.fit(train, train, QUICK, 0, quiet)
-        ranker = FrameRanker(model, towers.user.inputs, items.numbers.shape[1], SIZES, ITEMS)
-    return TrainedModels(towers.user.inputs.contract, ids, towers, ranker.eval(), items, heads, VOCABULARIES)
+            for weights in models.ranker.parameters():
+                weights.mul_(2.0)  # an untrained network is too shallow to bend anywhere
+    return models
 
 
 def feed_of(models: TrainedModels, packed: UserTensors, candidates: int) -> tuple[dict[str, Any], Any]:
-    """What the graph takes, and the log-odds that it is to explain."""
+    """What the graph takes, and the log-odds that it is to explain: of rows, some of them none, and two new items."""
     rows = np.random.default_rng(0).integers(-1, ITEMS, (len(packed), candidates))
-    feed = {
-        "user_float": packed.user_float,
-        "user_int": packed.user_int,
-        "user_string": packed.user_string,
-        "user_vector": models.towers.user_vectors(packed),
-        "candidate_rows": rows,
-    }
-    logits = score_candidates(models.ranker, models.towers, models.items, packed, rows)
-    told = torch.from_numpy(logits[..., [HEADS.index(head) for head in models.heads]])
-    weights = torch.tensor([{"click": 0.1, "cart": 0.3, "purchase": 1.0}[head] for head in models.heads])
-    return feed, score_log_odds(told, weights).numpy()
+    new = np.tile(packed_items(2), (len(packed), 1, 1))
+    feed = {**user_inputs(packed), "user_vector": models.towers.user_vectors(packed)}
+    feed |= {"candidate_rows": rows, "new_items": new}
+    ranker = models.ranker
+    with torch.inference_mode():
+        tables = ranker.item_tables(torch.from_numpy(models.towers.item_vectors()[1]), models.items)
+        codes = ranker.inputs.codes(packed.user_string)
+        user = [torch.from_numpy(tensor) for tensor in (packed.user_float, packed.user_int, codes, feed["user_vector"])]
+        asked = (tables.take(torch.from_numpy(rows)), ranker.new_candidates(unpack(torch.from_numpy(new)), tables))
+        logits = torch.cat([ranker.score(*user, each, tables) for each in asked], dim=1)
+    told = logits[..., [HEADS.index(head) for head in models.heads]]
+    return feed, score_log_odds(told, torch.tensor([_WEIGHTS[head] for head in models.heads])).numpy()
 
 
 def explained(models: TrainedModels, feed: dict[str, Any]) -> tuple[Any, Any]:
     """Values and rows of the module itself."""
     codes = models.ranker.inputs.codes(feed["user_string"])
-    tensors = (feed["user_float"], feed["user_int"], codes, feed["user_vector"], feed["candidate_rows"])
+    tensors = [feed["user_float"], feed["user_int"], codes, *(feed[name] for name in _ITEMS)]
     with torch.inference_mode():
         values, rows = ExplainGraph(models).eval()(*map(torch.from_numpy, tensors))
     return values.numpy(), rows.numpy()
@@ -113,7 +100,7 @@ def test_the_graph_adds_up_and_answers_as_the_module(name: str, heads: tuple[str
         values, rows = session.run(
             ["values", "reason_rows"], {key.name: feed[key.name] for key in session.get_inputs()}
         )
-        assert values.shape == (users, candidates, len(FEATURE_GROUPS) + len(FIGURES))
+        assert values.shape == (users, candidates + 2, len(FEATURE_GROUPS) + len(FIGURES))
         check_sums(values, wanted)
         same, same_rows = explained(models, feed)
         np.testing.assert_allclose(values, same, atol=TOLERANCE)
@@ -133,7 +120,7 @@ def test_of_nobody_only_the_item_counts(name: str) -> None:
 
 
 def test_every_column_belongs_to_one_group() -> None:
-    towers, items = tiny_towers()
+    towers, items = wide_towers()
     inputs = towers.user.inputs
     shop = ShopColumns(inputs, items.numbers.shape[1], SIZES, ITEMS)
     for groups, width in (
@@ -178,7 +165,7 @@ def test_the_nearest_own_items_are_found() -> None:
 
 
 def test_ranks_in_a_category() -> None:
-    _, items = tiny_towers()
+    _, items = wide_towers()
     ranks = category_ranks(items).numpy()
     assert len(ranks) == ITEMS + 1
     assert ranks[-1] == 0
