@@ -39,6 +39,7 @@ COMMANDS = {
     "community": "recsys_plugin.cli.people:community",
     "users": "recsys_plugin.cli.users:users",
     "ads": "recsys_plugin.cli.ads:ads",
+    "explain": "recsys_plugin.cli.explain:explain",
     "evaluate": "recsys_plugin.cli.evaluate:evaluate",
     "events": "recsys_plugin.cli.events:events",
     "bench": "recsys_plugin.cli.bench:bench",

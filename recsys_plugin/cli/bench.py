@@ -14,6 +14,7 @@ from recsys_plugin.cli._output import console, finish, reporter
 from recsys_plugin.cli.ask import request_moment
 from recsys_plugin.cli.bench_ads import ads
 from recsys_plugin.cli.bench_diversity import diversity
+from recsys_plugin.cli.bench_explain import explain
 from recsys_plugin.cli.bench_freshness import freshness
 from recsys_plugin.cli.bench_gpu import gpu
 from recsys_plugin.cli.bench_loop import loop
@@ -88,6 +89,7 @@ bench.add_command(swap)
 bench.add_command(separation)
 bench.add_command(freshness)
 bench.add_command(diversity)
+bench.add_command(explain)
 
 
 @bench.command()

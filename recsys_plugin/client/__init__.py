@@ -10,6 +10,7 @@ from recsys_plugin.ads.store import AdClick
 from recsys_plugin.client.ad_pages import AdItem, AdsPage, mix_ads
 from recsys_plugin.client.async_recommender import AsyncRecommender
 from recsys_plugin.client.context import Exploration
+from recsys_plugin.client.explanation import Contribution, Explanation, Reason
 from recsys_plugin.client.people import Community, SimilarUser, SimilarUsers
 from recsys_plugin.client.recommender import Recommender
 from recsys_plugin.client.results import Page, ScoredItem, ServedBy, Timings
@@ -21,9 +22,12 @@ __all__ = [
     "AdsPage",
     "AsyncRecommender",
     "Community",
+    "Contribution",
+    "Explanation",
     "Exploration",
     "FeatureReport",
     "Page",
+    "Reason",
     "Recommender",
     "ScoredItem",
     "ServedBy",

@@ -78,6 +78,7 @@ class AsyncRecommender(AsyncShelves):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         sponsored: Iterable[object] = (),
         candidates: int = 500,
+        explain: bool = False,
         timeout: float | None = None,
     ) -> Page:
         """See :meth:`Recommender.recommend`."""
@@ -91,6 +92,7 @@ class AsyncRecommender(AsyncShelves):
                 rules=rules,
                 sponsored=sponsored,
                 candidates=candidates,
+                explain=explain,
                 timeout=timeout,
             )
         )[0]
@@ -105,6 +107,7 @@ class AsyncRecommender(AsyncShelves):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         sponsored: Iterable[object] = (),
         candidates: int = 500,
+        explain: bool = False,
         timeout: float | None = None,
     ) -> list[Page]:
         """See :meth:`Recommender.recommend_many`."""
@@ -113,7 +116,9 @@ class AsyncRecommender(AsyncShelves):
             under(
                 rules,
                 sponsored,
-                lambda context, users: flows.recommend(context, users, k, exclude=excluded, candidates=candidates),
+                lambda context, users: flows.recommend(
+                    context, users, k, exclude=excluded, candidates=candidates, explain=explain
+                ),
             ),
             timeout,
             users,
@@ -125,12 +130,17 @@ class AsyncRecommender(AsyncShelves):
         item_ids: Iterable[object],
         *,
         rules: ShelfRules | Mapping[str, Any] | None = None,
+        explain: bool = False,
         timeout: float | None = None,
     ) -> Page:
         """See :meth:`Recommender.rank`."""
         asked, users = repeatable(item_ids), [checked_id(user_id, "user_id")]
         return (
-            await self._ask(under(rules, (), lambda context, _: flows.rank(context, user_id, asked)), timeout, users)
+            await self._ask(
+                under(rules, (), lambda context, _: flows.rank(context, user_id, asked, explain=explain)),
+                timeout,
+                users,
+            )
         )[0]
 
     async def search(

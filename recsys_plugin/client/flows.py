@@ -20,6 +20,7 @@ from recsys_plugin.client.arguments import (
     checked_k,
 )
 from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.explaining import explained
 from recsys_plugin.client.pages import SCORES, line_of, page, page_items
 from recsys_plugin.client.release import PersonalModel, Release
 from recsys_plugin.client.results import Page, RankedItems
@@ -61,7 +62,13 @@ Flow = Generator[ReadFeatures | Infer, Any, list[Page]]
 
 
 def recommend(
-    context: RequestContext, user_ids: Iterable[object], k: object, *, exclude: Iterable[object], candidates: object
+    context: RequestContext,
+    user_ids: Iterable[object],
+    k: object,
+    *,
+    exclude: Iterable[object],
+    candidates: object,
+    explain: bool = False,
 ) -> Flow:
     """A page for each user: candidates from the index, ranked by the click model."""
     users = checked_ids(user_ids, "user_ids", most=MOST_USERS)
@@ -94,11 +101,13 @@ def recommend(
             items = page_items(
                 context, "recommend", outputs, scores, "retrieval_scores", excluded, wanted, explore=user_id
             )
+            if explain:
+                items = yield from explained(context, tensors, number, items)
             pages.append(page(context, "recommend", user_id, items, reports[number]))
     return pages
 
 
-def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -> Flow:
+def rank(context: RequestContext, user_id: object, item_ids: Iterable[object], *, explain: bool = False) -> Flow:
     """The given items, ranked for a user by the click model."""
     user = checked_id(user_id, "user_id")
     rows, unknown = _asked_rows(context.release, item_ids)
@@ -109,6 +118,8 @@ def rank(context: RequestContext, user_id: object, item_ids: Iterable[object]) -
     outputs = yield from score_rows(context, tensors, rows)
     yield from fetch_vectors(context, "rank", outputs["rows"][np.newaxis], outputs["scores"][np.newaxis])
     items = page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size, user_id=user)
+    if explain:
+        items = yield from explained(context, tensors, 0, items)
     return [page(context, "rank", user, items, report, unknown)]
 
 

@@ -93,6 +93,7 @@ class Recommender(Shelves):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         sponsored: Iterable[object] = (),
         candidates: int = 500,
+        explain: bool = False,
         timeout: float | None = None,
     ) -> Page:
         """The k items that this user is most likely to want.
@@ -107,6 +108,8 @@ class Recommender(Shelves):
                 the shop's document (``{"caps": {"brand": 1}, "already": None}``).
             sponsored: items for the positions that the rules reserve, best first.
             candidates: how many the index proposes to the ranker, 1 to 10,000; at least ``k``.
+            explain: whether each item is to say why it is there, see
+                :class:`~recsys_plugin.client.explanation.Explanation`; it costs another call to Triton for each user.
             timeout: seconds for this call.
 
         Raises:
@@ -123,6 +126,7 @@ class Recommender(Shelves):
             rules=rules,
             sponsored=sponsored,
             candidates=candidates,
+            explain=explain,
             timeout=timeout,
         )[0]
 
@@ -136,6 +140,7 @@ class Recommender(Shelves):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         sponsored: Iterable[object] = (),
         candidates: int = 500,
+        explain: bool = False,
         timeout: float | None = None,
     ) -> list[Page]:
         """:meth:`recommend` for several users at once: a page for each, in order.
@@ -147,7 +152,9 @@ class Recommender(Shelves):
             under(
                 rules,
                 sponsored,
-                lambda context, users: flows.recommend(context, users, k, exclude=excluded, candidates=candidates),
+                lambda context, users: flows.recommend(
+                    context, users, k, exclude=excluded, candidates=candidates, explain=explain
+                ),
             ),
             timeout,
             users,
@@ -159,16 +166,19 @@ class Recommender(Shelves):
         item_ids: Iterable[object],
         *,
         rules: ShelfRules | Mapping[str, Any] | None = None,
+        explain: bool = False,
         timeout: float | None = None,
     ) -> Page:
         """The given items, at most 10,000, best first for this user.
 
         Of an item given twice the first counts. Items that are not in the catalogue are left out and listed in
-        ``page.unknown_items``; without any known item the page is empty and no server is asked.
-        Raises as :meth:`recommend`.
+        ``page.unknown_items``; without any known item the page is empty and no server is asked. ``explain`` and what is
+        raised are as for :meth:`recommend`.
         """
         asked, users = repeatable(item_ids), [checked_id(user_id, "user_id")]
-        return self._ask(under(rules, (), lambda context, _: flows.rank(context, user_id, asked)), timeout, users)[0]
+        return self._ask(
+            under(rules, (), lambda context, _: flows.rank(context, user_id, asked, explain=explain)), timeout, users
+        )[0]
 
     def search(
         self,

@@ -18,6 +18,7 @@ from recsys_plugin.features.item_facts import STOCK_FEATURE, ItemPlan
 from recsys_plugin.features.plan import ReadPlan, ReadPromotion, ReadSchema
 from recsys_plugin.inference.calls import GetSettings, GetVersions, ModelSettings
 from recsys_plugin.inference.catalogue import UNKNOWN_STOCK, Catalogue, load_catalogue
+from recsys_plugin.inference.explanation import ITEM_WIDTH
 from recsys_plugin.inference.models import contract_text, serving_version
 from recsys_plugin.inference.new_items import MOST_NEW_ITEMS, ItemFacts, NewItems, encode_items
 from recsys_plugin.query.search_index import SearchIndex
@@ -41,8 +42,8 @@ _Answer = TypeVar("_Answer")
 #: Items read from the feature store in one round trip.
 READ_AT_ONCE = 500
 _PERSONAL = ("recommend", "rank", "search")
-#: Models that versions exported before there were such shelves lack.
-_PERSONAL_SHELVES, _SHELVES = ("rank_new", "similar_users"), ("complements",)
+#: Models that a repository may lack: of those that take a user's features, and of the others.
+_PERSONAL_SHELVES, _SHELVES = ("rank_new", "similar_users", "explain"), ("complements",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class PersonalModel:
     """What the columns of its output ``values`` are; empty if every column is an output of its own."""
     takes_vector: bool
     """Whether it takes the vector of a query, which the text encoder makes, rather than its text."""
+    item_width: int = 0
+    """The width of the packed new items that it takes beside rows of the catalogue; 0 for a model that takes none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +264,7 @@ def _personal(contract: FeatureContract, settings: ModelSettings) -> PersonalMod
         settings.outputs,
         tuple(filter(None, settings.parameters.get("value_columns", "").split(","))),
         "text_embedding" in settings.inputs,
+        int(settings.parameters.get(ITEM_WIDTH, 0)),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, overload
 
+from recsys_plugin.client.explanation import Explanation
 from recsys_plugin.features.plan import FeatureReport
 from recsys_plugin.query.intent import SearchIntent
 
@@ -46,6 +47,8 @@ class ScoredItem:
     sponsored: bool = False
     """Whether somebody pays for its standing here: an ad, or an item that the request brought as a sponsored one. It is
     to be labelled as such."""
+    explanation: Explanation | None = None
+    """Why it has its score; ``None`` unless the request asked for it."""
 
 
 class RankedItems(Sequence[ScoredItem]):

@@ -21,6 +21,8 @@ from recsys_plugin.export.catalogue import seconds_of
 from recsys_plugin.export.complement_graphs import complements_graph
 from recsys_plugin.export.complement_parity import check_complements, complements_request
 from recsys_plugin.export.description import Model, describe_repository, own_row_count
+from recsys_plugin.export.explain_graphs import explainer_graph
+from recsys_plugin.export.explain_parity import check_explanations
 from recsys_plugin.export.graph_files import GRAPH_LIMIT, digest_of, load_graph, save_graph, spill, tidy, total_bytes
 from recsys_plugin.export.index_graphs import answer_version, catalogue_graph, index_graph, lookup_graph
 from recsys_plugin.export.install import exported_versions, install, next_version, promotion_path
@@ -146,6 +148,7 @@ def export_repository(
         new_items = check_new_items(local, models, material.catalogue, material.users, encoder, tokenizer)
         differences |= new_items.differences
         differences |= check_complements(local, _complements(material))
+        differences |= check_explanations(local, models, material.users, material.catalogue)
         reduced = _reduce(graphs, tokenizers["tokenizer"], material, progress)
         steps_described, described = described, lay_out(described, material.options.graphs)
         progress("merging graphs", 0, 0)
@@ -264,6 +267,7 @@ def _write_graphs(
         "text_encoder": lambda: encoder_graph(encoder, tokenizer),
         "item_encoder": lambda: item_encoder_graph(models, torch.from_numpy(empty)),
         "new_item_ranker": lambda: new_item_ranker_graph(models),
+        "explainer": lambda: explainer_graph(models),
         "catalogue": lambda: catalogue_graph(
             {name: list(catalogue[column].fillna("")) for name, column in _CATALOGUE_TEXTS.items()},
             catalogue["price"].to_numpy(np.float32),
@@ -340,6 +344,8 @@ def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dic
     asked["similar_users"] = {**user_inputs(few), "counts": np.full((len(few), 2), 5, np.int64)}
     asked["communities"] = {"community": np.zeros((1, 1), np.int64)}
     asked["complements"] = complements_request(np.array([[0, -1]], np.int64), min(20, len(material.catalogue) - 1))
+    new_items = np.repeat(asked["rank_new"]["new_items"][:1], len(asked["rank"]["candidate_rows"]), axis=0)
+    asked["explain"] = {**asked["rank"], "new_items": new_items}
     asked["catalogue"] = {"offset": np.array([0], np.int64), "count": np.array([3], np.int64)}
     return [
         {

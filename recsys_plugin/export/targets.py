@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys_plugin.export.description import COUNTS, MAX_BATCH, Model, Tensor
+from recsys_plugin.inference.explanation import MOST_EXPLAINED
 
 __all__ = [
     "CANDIDATE_BUCKETS",
@@ -171,8 +172,12 @@ def warm_ups(model: Model, target: str) -> tuple[WarmUp, ...]:
     if model.is_ensemble or not model.max_batch or unknown:
         return ()
     takes = {tensor.name for tensor in model.inputs}
-    if takes & {"candidate_rows", COUNTS}:
-        sizes: Sequence[int] = CANDIDATE_BUCKETS
+    if model.name == "explain":
+        # Some models are scored hundreds of times for each item.
+        sizes: Sequence[int] = (1, _PAGE, MOST_EXPLAINED)
+        what = "candidates"
+    elif takes & {"candidate_rows", COUNTS}:
+        sizes = CANDIDATE_BUCKETS
         what = "candidates"
     elif "input_ids" in takes:
         sizes, what = _TOKENS, "tokens"

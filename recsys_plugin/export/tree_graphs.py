@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from recsys_plugin.export.index_graphs import IR_VERSION, OPSET
 from recsys_plugin.training.zoo.trees import GRID, GradientBoostedTrees, split_thresholds
 
-__all__ = ["TreeColumns", "append_trees", "at_a_split"]
+__all__ = ["TreeColumns", "append_trees", "at_a_split", "join_trees"]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _ML_OPSET = 2
@@ -67,20 +67,8 @@ def append_trees(
     Returns:
         The graph with ``scores`` and ``<head>_probability`` float32 [B, C] as its outputs, after the others.
     """
-    _without_types(columns)
-    merged = columns
-    for head, booster in model.boosters.items():
-        trees = compose.add_prefix(_trees(booster), f"{head}_trees_")
-        (source,), (target,) = trees.graph.input, trees.graph.output
-        kept = [output.name for output in merged.graph.output if output.name != f"columns_{head}"]
-        merged = compose.merge_models(
-            merged, trees, io_map=[(f"columns_{head}", source.name)], outputs=[*kept, target.name]
-        )
-        merged.graph.node.append(helper.make_node("Identity", [target.name], [f"raw_{head}"]))
+    merged = join_trees(columns, model)
     graph = merged.graph
-    others = [output for output in columns.graph.output if not output.name.startswith("columns_")]
-    del graph.output[:]
-    graph.output.extend(others)
     nodes = [helper.make_node("Shape", [candidates], ["answer_shape"], end=2)]
     counted: list[str] = []
     for head in heads:
@@ -112,6 +100,28 @@ def append_trees(
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     merged.ir_version = IR_VERSION
     onnx.checker.check_model(merged)
+    return merged
+
+
+def join_trees(columns: onnx.ModelProto, model: GradientBoostedTrees) -> onnx.ModelProto:
+    """Put the trees of every head behind a graph that computes their columns, see :func:`append_trees`.
+
+    Returns:
+        The graph with a value ``raw_<head>`` float32 [n, 1] for each head, and the other outputs of ``columns``.
+    """
+    _without_types(columns)
+    merged = columns
+    for head, booster in model.boosters.items():
+        trees = compose.add_prefix(_trees(booster), f"{head}_trees_")
+        (source,), (target,) = trees.graph.input, trees.graph.output
+        kept = [output.name for output in merged.graph.output if output.name != f"columns_{head}"]
+        merged = compose.merge_models(
+            merged, trees, io_map=[(f"columns_{head}", source.name)], outputs=[*kept, target.name]
+        )
+        merged.graph.node.append(helper.make_node("Identity", [target.name], [f"raw_{head}"]))
+    others = [output for output in columns.graph.output if not output.name.startswith("columns_")]
+    del merged.graph.output[:]
+    merged.graph.output.extend(others)
     return merged
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from recsys_plugin.events.event import EVENT_TYPE_CODES
 from recsys_plugin.training.inputs import Lists
 
-__all__ = ["PAIR_FEATURES", "Candidates", "ItemTables", "NewItems", "pair_features"]
+__all__ = ["PAIR_FEATURES", "Candidates", "ItemTables", "NewItems", "own_items", "pair_features"]
 
 #: The columns of :func:`pair_features`, in order.
 PAIR_FEATURES = (
@@ -118,12 +118,8 @@ def pair_features(lists: Lists, candidates: Candidates, tables: ItemTables) -> T
     kin = (category.unsqueeze(-1) == tables.categories[favourite].unsqueeze(1)) & (category > 0).unsqueeze(-1)
     affinity = (kin.to(weights.dtype) @ weights.unsqueeze(-1)).squeeze(-1)
     affinity = affinity / weights.sum(1, keepdim=True).clamp(min=1e-6)
-    neighbour_score, most = _neighbour_scores(
-        torch.cat([weights.clamp(max=1.0), _LOOKED_AT * _looked_at(lists)], dim=1),
-        torch.cat([favourite, recent], dim=1),
-        rows,
-        tables,
-    )
+    own_weights, own = own_items(lists)
+    neighbour_score, most = _neighbour_scores(own_weights, tables.known(own), rows, tables)
     return torch.stack(
         [
             cosine,
@@ -140,6 +136,16 @@ def pair_features(lists: Lists, candidates: Candidates, tables: ItemTables) -> T
         ],
         dim=-1,
     )
+
+
+def own_items(lists: Lists) -> tuple[Tensor, Tensor]:
+    """What the users' own items count for, float32 [B, F + R], and their rows, int64 [B, F + R], -1 pads.
+
+    First the favourites, each at most once, then the recent items, of which only those looked at count.
+    """
+    bought = (lists.favourite_weights * (lists.favourite_rows >= 0)).clamp(max=1.0)
+    weights = torch.cat([bought, _LOOKED_AT * _looked_at(lists)], dim=1)
+    return weights, torch.cat([lists.favourite_rows, lists.recent_rows], dim=1)
 
 
 def _looked_at(lists: Lists) -> Tensor:

@@ -19,6 +19,7 @@ from recsys_plugin.errors import InvalidInput
 from recsys_plugin.features.plan import ReadPlan
 from recsys_plugin.inference.calls import Infer
 from recsys_plugin.inference.catalogue import UNKNOWN_STOCK, Catalogue
+from recsys_plugin.inference.item_vectors import ItemVectors
 from recsys_plugin.inference.labels import Labels
 from recsys_plugin.policy.page import SearchBlend
 from recsys_plugin.query.recent import Recent
@@ -119,6 +120,7 @@ def flow_of(query: str, kept: Recent[tuple[int, str], Any], size: int) -> Genera
         prices=np.arange(size, dtype=np.float64),
         available_since=np.zeros(size, np.int64),
         stock=np.full(size, UNKNOWN_STOCK, np.int64),
+        vectors=ItemVectors(size),
     )
     model = PersonalModel(ReadPlan(CONTRACT), 64, ("rows", "relevance", "scores"), (), takes_vector=True)
     release = Release(7, catalogue, {"search": model}, {}, search_index=SearchIndex.of(catalogue))

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from recsys_plugin.export.complement_graphs import complements_graph
 from recsys_plugin.export.user_graphs import communities_graph
 from recsys_plugin.features.contract import REQUEST_TIMESTAMP, Encoding, FeatureContract, FeatureSpec
+from recsys_plugin.inference.explanation import FEATURE_GROUPS, FIGURES, REASON_ROWS
 from recsys_plugin.training.communities import MOST_CATEGORIES, MOST_ITEMS
 from recsys_plugin.training.complements import Complements
 
@@ -61,12 +62,12 @@ class TinyShop:
 
 
 _TYPES = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64, "BYTES": TensorProto.STRING}
-_USER = {"user_float": ("FP32", 1), "user_int": ("INT64", 3), "user_string": ("BYTES", 1)}
-_RETRIEVAL = {"excluded_rows": ("INT64", -1), "counts": ("INT64", 2)}
-_SCORES = dict.fromkeys(("scores", "purchase_probability", "click_probability"), ("FP32", -1))
-
 #: Tensor → its type, and its size or sizes without the batch; -1 for any.
 Ports = Mapping[str, tuple[str, int | tuple[int, ...]]]
+_USER: Ports = {"user_float": ("FP32", 1), "user_int": ("INT64", 3), "user_string": ("BYTES", 1)}
+_RETRIEVAL: Ports = {"excluded_rows": ("INT64", -1), "counts": ("INT64", 2)}
+_SCORES: Ports = dict.fromkeys(("scores", "purchase_probability", "click_probability"), ("FP32", -1))
+_EXPLAINED = (*FEATURE_GROUPS, *FIGURES)
 
 
 def dims(size: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -83,7 +84,7 @@ def write_repository(
     spoilt: float = 0.0,
     slow: float = 0.0,
 ) -> None:
-    """Write one version of the nine models.
+    """Write one version of the ten models.
 
     Args:
         shift: added to every score; with NaN nothing is found.
@@ -111,6 +112,9 @@ def write_repository(
         _search(base, taste),
     )
     _write(folder, "rank", version, {**_USER, "candidate_rows": ("INT64", -1)}, _SCORES, _rank(base, taste))
+    explained: Ports = {"values": ("FP32", (-1, len(_EXPLAINED))), "reason_rows": ("INT64", (-1, len(REASON_ROWS)))}
+    asked: Ports = {**_USER, "candidate_rows": ("INT64", -1)}
+    _write(folder, "explain", version, asked, explained, _explain(base, taste))
     _write(
         folder,
         "similar",
@@ -168,6 +172,9 @@ def write_repository(
             helper.make_node("Reshape", ["item_row", "flat"], ["flat_rows"]),
             helper.make_node("Gather", ["vectors", "flat_rows"], ["item_vector"], axis=0),
         ],
+    )
+    _write(
+        folder,
         "text_encoder",
         version,
         {"input_ids": ("INT64", -1), "attention_mask": ("INT64", -1)},
@@ -320,6 +327,40 @@ def complements_of_tiny_shop(size: int) -> Complements:
     return Complements(rows, weights, prior)
 
 
+def _explain(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[onnx.NodeProto]:
+    """The score is twice the item's base, its kind, and twice what the user's taste adds; the rank is its row and 1."""
+    columns = dict.fromkeys(_EXPLAINED, "nought")
+    columns |= {"kind": "kind", "customer": "customer", "logit": "logit", "category_rank": "rank"}
+    values = [name for name in dict.fromkeys(columns.values()) if name != "rank"]
+    return [
+        *_taste_scores(base, taste),
+        _constant("two", np.array(2, dtype=np.float32)),
+        _constant("none", np.array(0, dtype=np.float32)),
+        _constant("each", np.arange(1, len(base) + 1, dtype=np.float32)[np.newaxis]),
+        helper.make_node("Mul", ["all_scores", "none"], ["noughts"]),
+        helper.make_node("Add", ["noughts", "base"], ["bases"]),
+        helper.make_node("Add", ["noughts", "each"], ["all_rank"]),
+        helper.make_node("Mul", ["bases", "two"], ["all_kind"]),
+        helper.make_node("Sub", ["all_scores", "base"], ["personal_only"]),
+        helper.make_node("Mul", ["personal_only", "two"], ["all_customer"]),
+        helper.make_node("Mul", ["all_scores", "two"], ["all_logit"]),
+        helper.make_node("Mul", ["all_scores", "none"], ["all_nought"]),
+        *(
+            helper.make_node("GatherElements", [f"all_{name}", "candidate_rows"], [f"{name}_asked"], axis=1)
+            for name in (*values, "rank")
+        ),
+        _constant("last_axis", np.array([2], dtype=np.int64)),
+        *(helper.make_node("Unsqueeze", [f"{name}_asked", "last_axis"], [name]) for name in (*values, "rank")),
+        helper.make_node("Concat", list(columns.values()), ["values"], axis=2),
+        _constant("zero_row", np.array(0, dtype=np.int64)),
+        _constant("no_row", np.array(-1, dtype=np.int64)),
+        helper.make_node("Mul", ["candidate_rows", "zero_row"], ["zero_rows"]),
+        helper.make_node("Add", ["zero_rows", "no_row"], ["no_rows"]),
+        helper.make_node("Unsqueeze", ["no_rows", "last_axis"], ["one_no_row"]),
+        helper.make_node("Concat", ["one_no_row"] * len(REASON_ROWS), ["reason_rows"], axis=2),
+    ]
+
+
 def _tokenizer() -> list[onnx.NodeProto]:
     """Each query is one token, whose number is 1."""
     return [
@@ -366,7 +407,7 @@ def _write_catalogue(
         ]
     nodes.append(_constant("number", np.array([len(prices)], dtype=np.int64)))
     nodes.append(helper.make_node("Identity", ["number"], ["size"]))
-    outputs: Ports = dict.fromkeys(columns, ("BYTES", -1))
+    outputs: dict[str, tuple[str, int]] = dict.fromkeys(columns, ("BYTES", -1))
     outputs |= {"prices": ("FP32", -1), "available_since": ("INT64", -1), "size": ("INT64", 1)}
     _write(folder, "catalogue", version, {"offset": ("INT64", 1), "count": ("INT64", 1)}, outputs, nodes, batched=False)
 
@@ -418,6 +459,7 @@ def _install(
             for name, (datatype, size) in named.items()
         )
 
+    told = ",".join(_EXPLAINED)
     escaped = CONTRACT.to_json().replace("\\", "\\\\").replace('"', '\\"')
     (folder / model / "config.pbtxt").write_text(
         f'name: "{model}"\nbackend: "onnxruntime"\nmax_batch_size: {64 if batched else 0}\n'
@@ -425,4 +467,5 @@ def _install(
         "instance_group [ { count: 1 kind: KIND_CPU } ]\n"
         "version_policy: { all { } }\n"
         f'parameters {{ key: "feature_contract" value {{ string_value: "{escaped}" }} }}\n'
+        + (f'parameters {{ key: "value_columns" value {{ string_value: "{told}" }} }}\n' if "values" in outputs else "")
     )

@@ -138,7 +138,7 @@ def test_every_bucket_is_warmed(models: tuple[Model, ...], target: str) -> None:
         files = warm_up_files(model, target)
         used = set()
         for sample in config.model_warmup:
-            assert 1 <= sample.batch_size <= model.max_batch == MAX_BATCH
+            assert 1 <= sample.batch_size <= model.max_batch <= MAX_BATCH
             assert sample.inputs.keys() == {tensor.name for tensor in model.inputs}
             for tensor in model.inputs:
                 given = sample.inputs[tensor.name]

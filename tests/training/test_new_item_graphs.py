@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import onnxruntime
 import pandas as pd
 import pytest
 import torch
 from test_zoo_export import USERS, candidate_lists
-from tiny_zoo import ITEMS, QUICK, SIZES, VOCABULARIES, quiet, tiny_towers, tiny_users
+from tiny_zoo import ITEMS, QUICK, SIZES, VOCABULARIES, quiet, tiny_users, wide_towers
 
 from recsys_plugin.export.new_item_graphs import PACKED_WIDTH, item_encoder_graph, new_item_ranker_graph, unpack
 from recsys_plugin.export.parity import user_inputs
 from recsys_plugin.export.tree_graphs import at_a_split
 from recsys_plugin.training.artefacts import TrainedModels, new_ranker
 from recsys_plugin.training.inputs import ITEM_NUMBERS, ItemInputs, unsold_items
-from recsys_plugin.training.modalities import compact_texts
 from recsys_plugin.training.packing import UserTensors
 from recsys_plugin.training.pair_features import PAIR_FEATURES
 from recsys_plugin.training.ranker import HEADS, CandidateRanker
-from recsys_plugin.training.two_tower import ItemTower, TwoTower
-from recsys_plugin.training.user_texts import TEXT_DIMENSIONS
+from recsys_plugin.training.two_tower import TwoTower
 from recsys_plugin.training.zoo.registry import new_model
 from recsys_plugin.training.zoo.shop import FrameRanker, ShopColumns, lists_frame
 from recsys_plugin.training.zoo.trees import GradientBoostedTrees
@@ -34,14 +30,7 @@ HEADS_TRAINED = ("cart", "purchase")
 @pytest.fixture(scope="module")
 def shop() -> tuple[TwoTower, ItemInputs]:
     """The tiny shop with as many numbers of an item, and text dimensions, as a real one has."""
-    towers, items = tiny_towers()
-    numbers = np.random.default_rng(1).normal(size=(ITEMS, ITEM_NUMBERS)).astype(np.float32)
-    modalities = items.modalities
-    directions = np.eye(modalities.texts.shape[2], TEXT_DIMENSIONS, dtype=np.float32)
-    compact, axes = compact_texts(modalities.texts, modalities.has_text, directions)
-    items = replace(items, numbers=numbers, modalities=replace(modalities, compact=compact, axes=axes))
-    torch.manual_seed(1)
-    return TwoTower(towers.user, ItemTower(items, SIZES)).eval(), items
+    return wide_towers()
 
 
 def trained(name: str, shop: tuple[TwoTower, ItemInputs]) -> TrainedModels:

@@ -9,15 +9,16 @@ import numpy as np
 import torch
 
 from recsys_plugin.features.contract import FeatureContract, FeatureSpec
-from recsys_plugin.training.inputs import ItemInputs, UserInputs, Vocabulary
-from recsys_plugin.training.modalities import ItemModalities, TextAxes
+from recsys_plugin.training.inputs import ITEM_NUMBERS, ItemInputs, UserInputs, Vocabulary
+from recsys_plugin.training.modalities import ItemModalities, TextAxes, compact_texts
 from recsys_plugin.training.neighbours import Neighbours
 from recsys_plugin.training.packing import UserTensors
 from recsys_plugin.training.two_tower import ItemTower, TwoTower, UserTower
+from recsys_plugin.training.user_texts import TEXT_DIMENSIONS
 from recsys_plugin.training.zoo.frame import CtrFrame, History
 from recsys_plugin.training.zoo.model import CtrOptions
 
-__all__ = ["ITEMS", "QUICK", "SIZES", "VOCABULARIES", "frame", "quiet", "tiny_towers", "tiny_users"]
+__all__ = ["ITEMS", "QUICK", "SIZES", "VOCABULARIES", "frame", "quiet", "tiny_towers", "tiny_users", "wide_towers"]
 
 QUICK = CtrOptions(epochs=3, batch=128, learning_rate=1e-2, width=4, hidden=(16, 8), least=20, leaves=7)
 ITEMS = 40
@@ -132,3 +133,15 @@ def tiny_towers(*, seed: int = 0) -> tuple[TwoTower, ItemInputs]:
     words = Vocabulary(("DE", "FR", "日本"))
     inputs = UserInputs(_CONTRACT, {"user_profile:country": words, "user_profile:segment": words})
     return TwoTower(UserTower(inputs), ItemTower(items, SIZES)).eval(), items
+
+
+def wide_towers() -> tuple[TwoTower, ItemInputs]:
+    """The same with as many numbers of an item, and text dimensions, as a real shop has."""
+    towers, items = tiny_towers()
+    numbers = np.random.default_rng(1).normal(size=(ITEMS, ITEM_NUMBERS)).astype(np.float32)
+    modalities = items.modalities
+    directions = np.eye(modalities.texts.shape[2], TEXT_DIMENSIONS, dtype=np.float32)
+    compact, axes = compact_texts(modalities.texts, modalities.has_text, directions)
+    items = replace(items, numbers=numbers, modalities=replace(modalities, compact=compact, axes=axes))
+    torch.manual_seed(1)
+    return TwoTower(towers.user, ItemTower(items, SIZES)).eval(), items
