@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from recsys_plugin.inference.catalogue import UNKNOWN_STOCK, Catalogue
+from recsys_plugin.inference.item_vectors import ItemVectors
 from recsys_plugin.inference.labels import Labels
 from recsys_plugin.query.search_index import SearchIndex
 
@@ -42,6 +43,7 @@ def catalogue_of(items: Sequence[tuple[str, str, str, str, float]] = ITEMS) -> C
         prices=np.array(prices, np.float64),
         available_since=np.zeros(len(ids), np.int64),
         stock=np.full(len(ids), UNKNOWN_STOCK, np.int64),
+        vectors=ItemVectors(len(ids)),
     )
 
 
