@@ -19,6 +19,7 @@ from recsys_plugin.client import (
     FeatureReport,
     Page,
     Recommender,
+    RulesReport,
     ScoredItem,
     ServedBy,
     Timings,
@@ -41,6 +42,7 @@ from recsys_plugin.events import AsyncEventRecorder, Event, EventRecorder, Event
 from recsys_plugin.impressions import ImpressionLog
 from recsys_plugin.policy import SearchBlend
 from recsys_plugin.policy.exploration import EpsilonGreedy, GumbelTopK, NoExploration
+from recsys_plugin.policy.rules import ShelfRules
 from recsys_plugin.policy.thompson import ThompsonSampling
 
 __all__ = [
@@ -67,10 +69,12 @@ __all__ = [
     "Recorded",
     "RecsysError",
     "ReleaseChanged",
+    "RulesReport",
     "ScoredItem",
     "SearchBlend",
     "ServedBy",
     "ServiceUnavailable",
+    "ShelfRules",
     "SpoolFull",
     "StepFailed",
     "StoreUnavailable",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from recsys_plugin.client.async_recommender import AsyncRecommender
 from recsys_plugin.client.context import Exploration
 from recsys_plugin.client.recommender import Recommender
-from recsys_plugin.client.results import Page, ScoredItem, ServedBy, Timings
+from recsys_plugin.client.results import Page, RulesReport, ScoredItem, ServedBy, Timings
 from recsys_plugin.features.plan import FeatureReport
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "FeatureReport",
     "Page",
     "Recommender",
+    "RulesReport",
     "ScoredItem",
     "ServedBy",
     "Timings",

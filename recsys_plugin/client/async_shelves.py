@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Generator, Mapping
 from typing import Any, TypeVar
 
+from recsys_plugin.client.arguments import checked_stock
 from recsys_plugin.client.base import ClientBase
 from recsys_plugin.client.following import written
 from recsys_plugin.features.item_stock import stock_commands
@@ -20,7 +21,7 @@ class AsyncShelves(ClientBase):
 
     async def set_stock(self, stock: Mapping[Any, int], *, timeout: float | None = None) -> None:
         """See :meth:`Shelves.set_stock`."""
-        commands = stock_commands(self._project, stock, now=self._clock())
+        commands = stock_commands(self._project, checked_stock(stock), now=self._clock())
         if commands:
             await self._run(written(commands), self._seconds(timeout))
 

@@ -183,7 +183,7 @@ class Recommender(Shelves):
         """Items that fit a query in natural language, with a touch of the user's taste; ``None`` is nobody.
 
         A query of more than 10,000 characters is refused; how much of a shorter one counts is up to the text encoder.
-        Raises as :meth:`recommend`.
+        Further arguments and errors are those of :meth:`recommend`.
         """
         excluded, blend = beside_these(exclude, beside), self._search_blend
         return self._ask(
@@ -214,7 +214,7 @@ class Recommender(Shelves):
 
         Nearest in the space of users and items; to an item that is newer than the catalogue, the nearest in text.
         For an item that is not known the page is empty and lists it in ``page.unknown_items``.
-        Raises as :meth:`recommend`.
+        Further arguments and errors are those of :meth:`recommend`.
         """
         excluded = beside_these(exclude, beside)
         return self._ask(

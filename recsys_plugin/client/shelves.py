@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Generator, Mapping
 from typing import Any, TypeVar
 
+from recsys_plugin.client.arguments import checked_stock
 from recsys_plugin.client.base import ClientBase
 from recsys_plugin.client.following import written
 from recsys_plugin.features.item_stock import stock_commands
@@ -28,7 +29,7 @@ class Shelves(ClientBase):
             InvalidInput: for anything that is no id or no whole number from 0 on.
             StoreUnavailable, DeadlineExceeded: for Redis; some of the items may have been written.
         """
-        commands = stock_commands(self._project, stock, now=self._clock())
+        commands = stock_commands(self._project, checked_stock(stock), now=self._clock())
         if commands:
             self._run(written(commands), self._seconds(timeout))
 
