@@ -64,7 +64,10 @@ def recommend(
         answer = yield from _infer(
             context,
             "recommend",
-            {**_user_inputs(tensors), **_retrieval_inputs(context.release, excluded, count, pool, batch, policy)},
+            {
+                **_user_inputs(tensors),
+                **_retrieval_inputs(context.release, excluded, count, pool, len(batch), policy, batch),
+            },
             _outputs(model, len(batch), "rows", "retrieval_scores", *SCORES),
         )
         if context.release.new_items:
@@ -129,7 +132,8 @@ def search(
     words = _text(text)
     if model.takes_tokens:
         words = yield from _infer(context, "tokenizer", words, _TOKENS)
-    retrieval = _retrieval_inputs(context.release, excluded, count, wanted, [user], shelf_policy(context, "search"))
+    policy = shelf_policy(context, "search")
+    retrieval = _retrieval_inputs(context.release, excluded, count, wanted, 1, policy, [user])
     answer = yield from _infer(
         context,
         "search",
@@ -163,7 +167,7 @@ def similar_items(
     if row is None or wanted == 0:
         return [page(context, "similar", None, RankedItems(), None, () if row is not None else (item,))]
     excluded |= {row}
-    retrieval = _retrieval_inputs(context.release, excluded, count, wanted, [None], shelf_policy(context, "similar"))
+    retrieval = _retrieval_inputs(context.release, excluded, count, wanted, 1, shelf_policy(context, "similar"))
     if row < len(context.release.catalogue):
         answer = yield from _infer(
             context,
@@ -318,34 +322,28 @@ def _retrieval_inputs(
     excluded: Collection[int],
     count: int,
     wanted: int,
-    users: Sequence[str | None],
+    users: int,
     policy: ShelfPolicy | None = None,
+    user_ids: Sequence[str | None] = (None,),
 ) -> dict[str, Array]:
     """Exclusions of each user, and the same counts: what is sold out, or against the rules, need not be found.
+
+    With rules it must be known who the users are, since what one had already is excluded for him alone.
 
     -1 pads exclusions to a power of two: no tensor may be empty, and Triton batches requests of equal shape only.
     """
     size = len(release.catalogue)
-    if policy is None and not release.sold_out.size:
-        lines = [sorted(row for row in excluded if row < size)] * len(users)
-    else:
-        told = np.fromiter(excluded, np.int64)
-        if release.sold_out.size and (policy is None or policy.rules.least_stock > 0):
-            told = np.concatenate([told, release.sold_out])
-        lines = [_of_catalogue(told, size, policy, user) for user in users]
+    told = np.array(sorted(row for row in excluded if row < size), np.int64)
+    if release.sold_out.size and (policy is None or policy.rules.least_stock > 0):
+        told = np.concatenate([told, release.sold_out[release.sold_out < size]])
+    # A row that comes twice is excluded once.
+    lines = [told] if policy is None else [np.concatenate([told, policy.excluded_rows(user)]) for user in user_ids]
     longest = max(1, *map(len, lines))
-    rows = np.full((len(users), 1 << (longest - 1).bit_length()), -1, dtype=np.int64)
+    rows = np.full((users, 1 << (longest - 1).bit_length()), -1, dtype=np.int64)
+    # Without rules all users have the same line.
     for number, line in enumerate(lines):
-        rows[number, : len(line)] = line
-    return {"excluded_rows": rows, "counts": np.repeat(np.array([[count, wanted]], np.int64), len(users), axis=0)}
-
-
-def _of_catalogue(rows: NDArray[np.int64], size: int, policy: ShelfPolicy | None, user: str | None) -> list[int]:
-    """The rows of a catalogue that are excluded for a user, ascending."""
-    if policy is not None:
-        rows = np.concatenate([rows, policy.excluded_rows(user)])
-    kept: list[int] = np.unique(rows[rows < size]).tolist()
-    return kept
+        rows[slice(None) if policy is None else number, : len(line)] = line
+    return {"excluded_rows": rows, "counts": np.repeat(np.array([[count, wanted]], np.int64), users, axis=0)}
 
 
 def _outputs(model: PersonalModel, users: int, *names: str, length: int = -1) -> dict[str, OutputSpec]:
