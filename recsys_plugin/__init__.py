@@ -26,6 +26,7 @@ from recsys_plugin.client import (
     Page,
     Reason,
     Recommender,
+    RulesReport,
     ScoredItem,
     ServedBy,
     SimilarUser,
@@ -51,6 +52,7 @@ from recsys_plugin.events import AsyncEventRecorder, Event, EventRecorder, Event
 from recsys_plugin.impressions import ImpressionLog
 from recsys_plugin.policy import SearchBlend
 from recsys_plugin.policy.exploration import EpsilonGreedy, GumbelTopK, NoExploration
+from recsys_plugin.policy.rules import ShelfRules
 from recsys_plugin.policy.thompson import ThompsonSampling
 
 __all__ = [
@@ -84,10 +86,12 @@ __all__ = [
     "Recorded",
     "RecsysError",
     "ReleaseChanged",
+    "RulesReport",
     "ScoredItem",
     "SearchBlend",
     "ServedBy",
     "ServiceUnavailable",
+    "ShelfRules",
     "SimilarUser",
     "SimilarUsers",
     "SpoolFull",

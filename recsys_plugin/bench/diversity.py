@@ -79,10 +79,8 @@ def read_pages(settings: Settings, users: int, pool: int, tell: Progress) -> Pag
     Raises:
         ConfigurationError: if nothing is trained, or the test has no user.
     """
-    from recsys_plugin.pipeline.steps import TRAIN_STEP, training_run
+    from recsys_plugin.pipeline.steps import TRAIN_STEP, selected_model, training_run
     from recsys_plugin.pipeline.workspace import Workspace
-    from recsys_plugin.training.artefacts import read_models
-    from recsys_plugin.training.ctr import ranker_folder
     from recsys_plugin.training.options import training_options_of
 
     trained = Workspace(settings.state).finished(TRAIN_STEP)
@@ -99,11 +97,7 @@ def read_pages(settings: Settings, users: int, pool: int, tell: Progress) -> Pag
     if len(having) > users:
         having = np.sort(np.random.default_rng(0).choice(having, users, replace=False))
     # The snapshot of the split: what the models knew when the truth was still to come.
-    name = next(iter(trained.info["ctr_models"]["models"]))
-    models = read_models(
-        run.folder / "two_tower", run.folder / ranker_folder(name), frames.snapshots[-2], run.modalities(),
-        frames.neighbours[-2],
-    )  # fmt: skip
+    models = run.models_at(selected_model(settings, trained), -2)
     chosen = split.users.take(having)
     tell("candidates", 0, 0)
     rows, _ = candidate_rows(models.towers, chosen, options.candidates)

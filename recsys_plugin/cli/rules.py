@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from recsys_plugin.cli._output import console, emit_json, finish, json_option
-from recsys_plugin.policy.rules import SHELVES, MalformedRules, PageRules
+from recsys_plugin.policy.rules import NO_RULES, SHELVES, MalformedRules, PageRules
 from recsys_plugin.settings import Settings
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _show(found: PageRules, as_json: bool) -> None:
         table.add_column(name)
     for shelf in SHELVES:
         for rule, value in found.of(shelf).to_dict().items():
-            if shelf == "rank" and (rule, value) == ("least_stock", 0):
+            if rule == "least_stock" and value == NO_RULES.of(shelf).least_stock:
                 continue
             table.add_row(shelf, rule, _said(value))
     console.print(table)

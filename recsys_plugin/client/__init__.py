@@ -13,7 +13,7 @@ from recsys_plugin.client.context import Exploration
 from recsys_plugin.client.explanation import Contribution, Explanation, Reason
 from recsys_plugin.client.people import Community, SimilarUser, SimilarUsers
 from recsys_plugin.client.recommender import Recommender
-from recsys_plugin.client.results import Page, ScoredItem, ServedBy, Timings
+from recsys_plugin.client.results import Page, RulesReport, ScoredItem, ServedBy, Timings
 from recsys_plugin.features.plan import FeatureReport
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Page",
     "Reason",
     "Recommender",
+    "RulesReport",
     "ScoredItem",
     "ServedBy",
     "SimilarUser",

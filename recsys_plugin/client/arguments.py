@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from recsys_plugin.errors import InvalidInput
+from recsys_plugin.identifiers import checked_ids
 
 __all__ = [
     "MOST_CANDIDATES",
@@ -21,6 +22,7 @@ __all__ = [
     "checked_per_category",
     "checked_query",
     "checked_slots",
+    "checked_stock",
     "checked_timeout",
 ]
 
@@ -104,6 +106,23 @@ def checked_query(value: object) -> str:
     except UnicodeEncodeError as error:
         raise InvalidInput(f"query: not valid Unicode: {error.reason}") from error
     return value
+
+
+def checked_stock(value: object) -> dict[str, int]:
+    """Item id → units, for at most :data:`MOST_CANDIDATES` items.
+
+    Raises:
+        InvalidInput: for anything that is no id, or no whole number from 0 to 2**62; it names the item.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidInput(f"stock: expected item ids and units, not {type(value).__name__} ({value!r:.60})")
+    item_ids = checked_ids(list(value), "stock", most=MOST_CANDIDATES)
+    stock = dict(zip(item_ids, value.values(), strict=True))
+    for item_id, units in stock.items():
+        if isinstance(units, bool) or not isinstance(units, int | np.integer) or not 0 <= units <= 2**62:
+            raise InvalidInput(f"stock: {units!r:.60} of item {item_id!r} is not a whole number of 0 or more")
+        stock[item_id] = int(units)
+    return stock
 
 
 def checked_timeout(value: object) -> float:

@@ -10,6 +10,7 @@ from recsys_plugin.ads.serving import click_ad
 from recsys_plugin.ads.store import AdClick
 from recsys_plugin.client import ads as ad_flows
 from recsys_plugin.client.ad_pages import AdsPage
+from recsys_plugin.client.arguments import checked_stock
 from recsys_plugin.client.base import AskUsers, ClientBase, repeatable
 from recsys_plugin.client.categories import cross_category
 from recsys_plugin.client.complements import cross_sell
@@ -79,7 +80,7 @@ class AsyncShelves(ClientBase):
 
     async def set_stock(self, stock: Mapping[Any, int], *, timeout: float | None = None) -> None:
         """See :meth:`Shelves.set_stock`."""
-        commands = stock_commands(self._project, stock, now=self._clock())
+        commands = stock_commands(self._project, checked_stock(stock), now=self._clock())
         if commands:
             await self._run(written(commands), self._seconds(timeout))
 

@@ -47,7 +47,7 @@ def best(
     model: str,
     outputs: Mapping[str, Array],
     scores: NDArray[np.float32],
-    excluded: Collection[int] | NDArray[np.int64],
+    excluded: Collection[int],
     k: int,
     explore: str | None,
 ) -> Chosen:
@@ -76,7 +76,7 @@ def by_rules(
     model: str,
     outputs: Mapping[str, Array],
     scores: NDArray[np.float32],
-    excluded: Collection[int] | NDArray[np.int64],
+    excluded: Collection[int],
     k: int,
     explore: str | None,
     user_id: str | None,
@@ -153,18 +153,15 @@ def _explored(
     return exploration.policy.choose(logits, k, generator, features=features)
 
 
-def _named(
-    release: Release, policy: ShelfPolicy, excluded: Collection[int] | NDArray[np.int64], unmet: list[str]
-) -> dict[str, int]:
+def _named(release: Release, policy: ShelfPolicy, excluded: Collection[int], unmet: list[str]) -> dict[str, int]:
     """The rows of pinned and sponsored items that may be looked at, by their ids."""
-    without = set(excluded.tolist()) if isinstance(excluded, np.ndarray) else excluded
     named: dict[str, int] = {}
     asked = [("pins", pin.item) for pin in policy.rules.pins] + [("sponsored", item) for item in policy.sponsored]
     for rule, item_id in asked:
         row = release.row(item_id)
         if row is None:
             unmet.append(f"{rule}: {item_id} is not known")
-        elif row not in without:
+        elif row not in excluded:
             named[item_id] = row
     return named
 

@@ -345,9 +345,13 @@ def retrieval_inputs(
     told = excluded if isinstance(excluded, np.ndarray) else np.fromiter(excluded, np.int64, len(excluded))
     if release.sold_out.size and (policy is None or policy.rules.least_stock > 0):
         told = np.concatenate([told, release.sold_out])
-    lines = [told if policy is None else np.concatenate([told, policy.excluded_rows(user)]) for user in users]
+    if policy is None:
+        lines = [np.unique(told[told < size])] * len(users)
+    else:
+        every = (np.concatenate([told, policy.excluded_rows(user)]) for user in users)
+        lines = [np.unique(line[line < size]) for line in every]
     return {
-        "excluded_rows": padded_rows([np.unique(line[line < size]) for line in lines]),
+        "excluded_rows": padded_rows(lines),
         "counts": np.repeat(np.array([[count, wanted]], np.int64), len(users), axis=0),
     }
 

@@ -62,9 +62,9 @@ def page_items(
     if policy is not None:
         chosen = by_rules(context, policy, model, outputs, scores, excluded, k, explored, user_id or explore)
     else:
-        barred: Collection[int] | NDArray[np.int64] = excluded
+        barred = excluded
         if release.sold_out.size and (shelf or model) != "rank":
-            barred = np.union1d(np.fromiter(excluded, np.int64), release.sold_out)
+            barred = {*excluded, *release.sold_out_of(outputs["rows"]).tolist()}
         chosen = best(context, model, outputs, scores, barred, k, explored)
     known = {name: chosen.outputs[name][chosen.places] for name in SCORES[1:] if name in outputs}
     if relevance is not None:

@@ -202,7 +202,7 @@ class Recommender(Shelves):
         nothing and were given up. Without ``understand`` only the meaning of the text as it is counts.
 
         A query of more than 10,000 characters is refused; of a shorter one the first 400 are read, and how much of it
-        counts for its meaning is up to the text encoder. Raises as :meth:`recommend`.
+        counts for its meaning is up to the text encoder. Further arguments and errors are those of :meth:`recommend`.
         """
         excluded, blend = beside_these(exclude, beside), self._search_blend
         return self._ask(
@@ -240,7 +240,7 @@ class Recommender(Shelves):
 
         Nearest in the space of users and items; to an item that is newer than the catalogue, the nearest in text.
         For an item that is not known the page is empty and lists it in ``page.unknown_items``.
-        Raises as :meth:`recommend`.
+        Further arguments and errors are those of :meth:`recommend`.
         """
         excluded = beside_these(exclude, beside)
         return self._ask(

@@ -92,6 +92,13 @@ class Release:
         """How many items can be on a page."""
         return len(self.catalogue) + len(self.new_items)
 
+    def sold_out_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of some rows that are sold out; quick, however many are."""
+        if not self.sold_out.size:
+            return self.sold_out
+        places = np.minimum(np.searchsorted(self.sold_out, rows), len(self.sold_out) - 1)
+        return rows[self.sold_out[places] == rows]
+
     def row(self, item_id: str) -> int | None:
         """The row of an item; ``None`` if it is not known."""
         row = self.catalogue.rows.get(item_id)

@@ -167,3 +167,4 @@ def fetch_vectors(
         best = np.argpartition(np.where(rows >= 0, -scores, np.inf), wanted - 1, axis=1)[:, :wanted]
         rows = np.take_along_axis(rows, best, axis=1)
     yield from context.release.catalogue.vectors.fetch(context.release.version, rows.reshape(-1))
+    context.end_of("inference")

@@ -10,6 +10,7 @@ from recsys_plugin.ads.serving import click_ad
 from recsys_plugin.ads.store import AdClick
 from recsys_plugin.client import ads as ad_flows
 from recsys_plugin.client.ad_pages import AdsPage
+from recsys_plugin.client.arguments import checked_stock
 from recsys_plugin.client.base import AskUsers, ClientBase, repeatable
 from recsys_plugin.client.categories import cross_category
 from recsys_plugin.client.complements import cross_sell
@@ -121,7 +122,7 @@ class Shelves(ClientBase):
             InvalidInput: for anything that is no id or no whole number from 0 on.
             StoreUnavailable, DeadlineExceeded: for Redis; some of the items may have been written.
         """
-        commands = stock_commands(self._project, stock, now=self._clock())
+        commands = stock_commands(self._project, checked_stock(stock), now=self._clock())
         if commands:
             self._run(written(commands), self._seconds(timeout))
 

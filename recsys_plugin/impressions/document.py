@@ -32,7 +32,7 @@ class Candidates:
     """``[n]``: what the page is ordered by."""
     order: NDArray[np.intp]
     """``[k]``: places in ``rows``, first position first."""
-    excluded: Collection[int] | NDArray[np.int64] = ()
+    excluded: Collection[int] = ()
     """Rows that could not be on the page."""
     policy: str = _NO_POLICY
     """Name of the exploration policy."""
@@ -79,7 +79,7 @@ class ServedPage:
             document["propensities"] = chosen.propensities.tolist()
         if with_candidates:
             able = chosen.rows >= 0
-            if len(chosen.excluded):
+            if chosen.excluded:
                 able &= ~np.isin(chosen.rows, np.fromiter(chosen.excluded, np.int64))
             document["candidates"] = list(self.item_ids(chosen.rows[able].tolist()))
             document["candidate_scores"] = _plain(chosen.scores[able])

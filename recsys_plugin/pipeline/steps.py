@@ -43,6 +43,7 @@ __all__ = [
     "require_applied",
     "require_feature_tables",
     "select",
+    "selected_model",
     "serving_version",
     "shown_pages_digest",
     "train",
@@ -305,7 +306,7 @@ def _selection_path(settings: Settings) -> Path:
     return settings.state / "training" / "selection.json"
 
 
-def _selected(settings: Settings, trained: StepResult) -> str:
+def selected_model(settings: Settings, trained: StepResult) -> str:
     """The CTR model to export: what was chosen of this training run, or the only one that it trained."""
     path = _selection_path(settings)
     if path.exists():
@@ -347,7 +348,7 @@ def export(
                 f"run `recsys train --encoder {options.encoder}`, or export with --encoder {encoder}"
             )
 
-        selected = _selected(settings, trained)
+        selected = selected_model(settings, trained)
 
         def action() -> Mapping[str, Any]:
             refuse_during_trial(Services(settings).redis_url, PROJECT)

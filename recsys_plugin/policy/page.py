@@ -20,7 +20,7 @@ def best_first(
     scores: NDArray[np.float32],
     *,
     catalogue_size: int,
-    excluded: Collection[int] | NDArray[np.int64] = (),
+    excluded: Collection[int] = (),
     k: int,
 ) -> NDArray[np.intp]:
     """The positions in ``rows`` of the k best candidates, best first.
@@ -48,9 +48,8 @@ def best_first(
         kind = "NaN" if np.isnan(checked).any() else "infinity"
         item = int(rows[candidates[~np.isfinite(checked)][0]])
         raise InferenceUnavailable(f"model {model} answered {kind} as the score of catalogue row {item}")
-    if len(excluded):
-        rows_excluded = excluded if isinstance(excluded, np.ndarray) else np.fromiter(excluded, dtype=np.int64)
-        candidates = candidates[~np.isin(rows[candidates], rows_excluded)]
+    if excluded:
+        candidates = candidates[~np.isin(rows[candidates], np.fromiter(excluded, dtype=np.int64))]
     order = _by_score(rows, scores) if len(candidates) == len(rows) else _by_score(rows, scores, candidates)
     # Hardly ever does a row come twice, and looking at the page is much quicker than sorting all rows.
     best = order[:k]

@@ -261,7 +261,7 @@ def test_commands(run: Run, tmp_path: Path) -> None:
     assert "there are no rules" in run("show").output
     assert json.loads(run("show", "--json").stdout) is None
     checked = json.loads(run("check", str(path), "--json").stdout)
-    assert checked["default"] == {"caps": {"category": 4, "subcategory": None, "brand": None}}
+    assert checked["default"] == {"least_stock": 1, "caps": {"category": 4, "subcategory": None, "brand": None}}
     assert json.loads(run("show", "--json").stdout) is None
     assert f"rules {checked['digest']} hold" in run("load", str(path)).output
     shown = run("show").output

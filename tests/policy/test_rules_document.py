@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys_plugin.policy.rules import (
@@ -41,7 +41,8 @@ RULES = st.fixed_dictionaries(
 )
 
 
-@given(RULES, st.dictionaries(st.sampled_from(SHELVES), RULES))
+@given(RULES, st.dictionaries(st.sampled_from(SHELVES), RULES, max_size=3))
+@settings(max_examples=60, deadline=None)
 def test_a_document_is_read_and_written(default: dict[str, Any], shelves: dict[str, Any]) -> None:
     rules = PageRules.from_json(json.dumps({"format": 1, "default": default, "shelves": shelves}))
     again = PageRules.from_json(json.dumps(rules.to_dict()))
@@ -63,6 +64,7 @@ def test_a_shelf_has_the_default_but_for_what_it_says() -> None:
     # What is asked of by name is answered, sold out or not, and the default is not for it.
     assert rules.of("rank") == ShelfRules(least_stock=0, caps=Caps(brand=1))
     assert PageRules.from_json("{}").of("rank") == NO_RULES.of("rank") == ShelfRules(least_stock=0)
+    assert PageRules.from_json('{"default": {"least_stock": null}}').of("search") == ShelfRules(least_stock=0)
     assert PageRules.from_json("{}").of("recommend") == NO_RULES.of("recommend") == ShelfRules()
 
 

@@ -273,9 +273,13 @@ class ShelfRules:
             raise InvalidInput(f"{where}.{error}" if where else str(error)) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """The rules that there are, as a document says them."""
+        """The rules that there are, as a document says them; that of the stock is always said."""
         plain = asdict(self)
-        return {name: value for name, value in plain.items() if getattr(self, name) != _NOTHING[name]}
+        return {
+            name: value
+            for name, value in plain.items()
+            if name == "least_stock" or getattr(self, name) != _NOTHING[name]
+        }
 
 
 _SECTIONS: dict[str, type] = {
@@ -287,7 +291,7 @@ _SECTIONS: dict[str, type] = {
     "objectives": Objectives,
     "diversity": Diversity,
 }
-_NOTHING: dict[str, Any] = {"least_stock": 1, "pins": (), "sponsored": (), **dict.fromkeys(_SECTIONS)}
+_NOTHING: dict[str, Any] = {"least_stock": 0, "pins": (), "sponsored": (), **dict.fromkeys(_SECTIONS)}
 
 
 @dataclass(frozen=True, slots=True)
