@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from recsys_plugin.query.lexical import LexicalIndex
+from recsys_plugin.query.name_parts import parts_of
 from recsys_plugin.query.spelling import SpellingIndex
 from recsys_plugin.query.words import stems
 
@@ -82,7 +83,7 @@ def _category_names(categories: Iterable[str]) -> Names:
 def _brand_names(brands: Iterable[str]) -> Names:
     found: dict[str, dict[str, None]] = {}
     for brand in brands:
-        for name in dict.fromkeys((brand, *re.split(r"\s*,\s*", brand))):
+        for name in parts_of(brand):
             if way := " ".join(stems(name)):
                 found.setdefault(way, {})[name] = None
     return {way: tuple(names) for way, names in found.items()}
