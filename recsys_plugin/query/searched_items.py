@@ -76,7 +76,7 @@ class SearchedItems:
             titles, categories, subcategories, brands, prices: a value for each row.
             beside: the index of the many among which these few are to be found.
         """
-        texts = list(_texts(titles, categories, subcategories, brands))
+        texts = _texts(titles, categories, subcategories, brands)
         index = LexicalIndex(texts) if beside is None else beside.beside(texts)
         kinds, amounts = _sizes(titles)
         return cls(titles, categories, subcategories, brands, prices, index, kinds, amounts, NameParts(brands))
