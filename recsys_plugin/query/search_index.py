@@ -14,7 +14,7 @@ from recsys_plugin.inference.catalogue import Catalogue
 from recsys_plugin.inference.labels import Labels
 from recsys_plugin.inference.new_items import NewItems
 from recsys_plugin.query.intent import SearchIntent
-from recsys_plugin.query.parser import LANGUAGES, MOST_CHARACTERS, Reading, read_query
+from recsys_plugin.query.parser import KEYWORDS, MOST_CHARACTERS, Reading, read_query
 from recsys_plugin.query.recent import Recent
 from recsys_plugin.query.searched_items import SearchedItems
 from recsys_plugin.query.shop_words import ShopWords
@@ -153,9 +153,8 @@ class SearchIndex:
 
 def words_of(items: SearchedItems) -> ShopWords:
     """The vocabulary of the shop that has these items."""
-    keywords = frozenset[str]().union(*(language.keywords for language in LANGUAGES))
     categories, brands = (filter(None, column.names) for column in (items.categories, items.brands))
-    return ShopWords.of(categories, brands, items.index, keywords)
+    return ShopWords.of(categories, brands, items.index, KEYWORDS, is_mostly=items.is_mostly)
 
 
 def _allowed(

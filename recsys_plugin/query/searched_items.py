@@ -111,6 +111,11 @@ class SearchedItems:
         """Which rows are in one of the categories, bool ``[N]``."""
         return _having(self.categories, categories)
 
+    def is_mostly(self, word: str, brands: Sequence[str]) -> bool:
+        """Whether at least half of the items whose texts have a word are of some brands."""
+        codes = self.brands.codes[self.index.rows(word)]
+        return 2 * int(np.isin(codes, [*self._brand_parts.codes(brands)]).sum()) >= len(codes)
+
     def boosts(self, intent: SearchIntent, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """How well some rows fit what an intent wishes for without demanding it, float32 ``[n]`` from 0 to 1.
 
