@@ -15,6 +15,7 @@ from rich.table import Table
 from recsys_plugin.cli._output import emit_json, json_option
 from recsys_plugin.client import Page, Recommender
 from recsys_plugin.errors import ConfigurationError
+from recsys_plugin.query.intent import SearchIntent
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings, parse_moment
 
@@ -118,12 +119,36 @@ def _footer(page: Page) -> str:
         )
     if page.unknown_items:
         lines.append(f"not in the catalogue: {', '.join(page.unknown_items)}")
+    if page.intent is not None:
+        lines += _understood(page.intent, page.relaxed)
     spent = page.timings
     lines.append(
         f"{spent.total:.1f} ms: features {spent.features:.1f}, inference {spent.inference:.1f}, "
         f"policy {spent.policy:.1f}; request {page.request_id}"
     )
     return "\n".join(lines)
+
+
+def _understood(intent: SearchIntent, relaxed: tuple[str, ...]) -> list[str]:
+    """What a query was understood to say, beyond its words; nothing if it says no more."""
+    lines = [f"“{one.typed}” is not known here; looked for “{one.taken}”" for one in intent.corrections]
+    category = "only the category" if intent.category_only else "category"
+    bounds = (("price at least", intent.lowest_price), ("price at most", intent.highest_price))
+    read = {
+        **{name: f"{bound:g}" for name, bound in bounds if bound is not None},
+        "price": intent.price_level or "",
+        category: ", ".join(intent.categories),
+        "only the brand": ", ".join(intent.brands),
+        "colour": ", ".join(intent.colours),
+        "size": ", ".join(map(str, intent.sizes)),
+        "for": intent.recipient or "",
+        "without": ", ".join(intent.excluded),
+    }
+    if said := "; ".join(f"{name} {value}" for name, value in read.items() if value):
+        lines.append(f"understood: {said}")
+    if relaxed:
+        lines.append(f"nothing fits all of that, so this was given up: {', '.join(relaxed)}")
+    return lines
 
 
 def _figure(value: float | None, form: str) -> str:
@@ -189,12 +214,24 @@ def rank(user_id: str, item_ids: tuple[str, ...], timeout: float, as_json: bool)
 @click.command()
 @click.argument("user_id", metavar="USER")
 @click.argument("query")
+@click.option("--plain", is_flag=True, help="Look for the meaning of QUERY as it is: no words, no filters.")
 @_options(several=True)
-def search(user_id: str, query: str, k: int, exclude: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """Items that fit QUERY, a sentence in natural language, with a touch of USER's taste ("-" is nobody)."""
+def search(
+    user_id: str, query: str, plain: bool, k: int, exclude: tuple[str, ...], timeout: float, as_json: bool
+) -> None:
+    """Items that fit QUERY, a sentence in natural language, with a touch of USER's taste ("-" is nobody).
+
+    Bounds of the price, brands and what is not wanted are filters, and misspelt words are corrected; below the page it
+    says what was understood.
+
+    \b
+    Examples:
+      recsys search - "red wine under 10 dollars"
+      recsys search 2020 "granola bars without nuts" --k 5 --json
+    """
     user = None if user_id == "-" else user_id
     _answer(
-        lambda recommender: recommender.search(user, query, k, exclude=exclude),
+        lambda recommender: recommender.search(user, query, k, exclude=exclude, understand=not plain),
         title=f"“{escape(query)}”" + (f" for user {escape(user_id)}" if user else ""),
         as_json=as_json,
         timeout=timeout,

@@ -27,50 +27,45 @@ class LexicalIndex:
         known: see :meth:`beside`.
     """
 
-    __slots__ = ("_ends", "_gains", "_known", "_mean_length", "_rows", "_size", "_starts", "_telling", "vocabulary")
+    __slots__ = ("_gains", "_known", "_mean_length", "_rows", "_size", "_starts", "_telling", "vocabulary")
 
-    def __init__(self, texts: Sequence[str], known: LexicalIndex | None = None) -> None:
+    def __init__(self, texts: Iterable[str], known: LexicalIndex | None = None) -> None:
         self.vocabulary: dict[str, int] = {}
         """Word → its number."""
-        self._size, self._known = len(texts), known
+        self._known = known
         lengths, keys, counts = self._count(texts)
+        self._size = len(lengths)
         of_word, rows = np.divmod(keys, max(1, self._size))
         frequencies = np.bincount(of_word, minlength=len(self.vocabulary))
-        bounds = np.concatenate([[0], np.cumsum(frequencies)]).tolist()
-        self._starts, self._ends = bounds[:-1], bounds[1:]
+        self._starts = np.concatenate([[0], np.cumsum(frequencies)]).astype(np.int32)
         if known is None:
             self._mean_length = float(lengths.mean()) if lengths.any() else 1.0
-            self._telling = _telling(self._size, frequencies)
+            self._telling = _telling(self._size, frequencies).astype(np.float32)
         else:
             self._mean_length = known._mean_length
-            self._telling = np.array([known.telling(word) for word in self.vocabulary], np.float64)
+            self._telling = np.array([known.telling(word) for word in self.vocabulary], np.float32)
         damping = _SATURATION * (1 - _LENGTH_WEIGHT + _LENGTH_WEIGHT * lengths / self._mean_length)
         self._rows = rows.astype(np.int32)
         self._gains = (self._telling[of_word] * counts / (counts + damping[rows])).astype(np.float32)
 
-    def beside(self, texts: Sequence[str]) -> LexicalIndex:
+    def beside(self, texts: Iterable[str]) -> LexicalIndex:
         """The index of further texts, which takes from this one how telling a word is.
 
         Scores of both are comparable, as if the few were among the many.
         """
         return LexicalIndex(texts, self)
 
-    def _count(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def _count(self, texts: Iterable[str]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """How many words each text has; word and row of each pair that occurs, as one number; and how often it does."""
-        numbers = array("q")
-        lengths = np.zeros(self._size, np.int64)
+        numbers, lengths = array("i"), array("i")
         number_of = self.vocabulary
-        # Texts of a catalogue repeat each other.
-        seen: dict[str, array[int]] = {}
-        for row, text in enumerate(texts):
-            found = seen.get(text)
-            if found is None:
-                found = array("q", [number_of.setdefault(word, len(number_of)) for word in stems(text)])
-                seen[text] = found
-            numbers += found
-            lengths[row] = len(found)
-        keys = np.frombuffer(numbers, np.int64) * max(1, self._size) + np.repeat(np.arange(self._size), lengths)
-        return lengths, *np.unique(keys, return_counts=True)
+        for text in texts:
+            before = len(numbers)
+            numbers.extend([number_of.setdefault(word, len(number_of)) for word in stems(text)])
+            lengths.append(len(numbers) - before)
+        counted = np.array(lengths, np.int64)
+        rows = np.repeat(np.arange(len(counted)), counted)
+        return counted, *np.unique(np.array(numbers, np.int64) * max(1, len(counted)) + rows, return_counts=True)
 
     def __len__(self) -> int:
         """How many texts there are."""
@@ -86,12 +81,12 @@ class LexicalIndex:
     def frequency(self, word: str) -> int:
         """In how many texts a word occurs."""
         number = self.vocabulary.get(word)
-        return 0 if number is None else self._ends[number] - self._starts[number]
+        return 0 if number is None else int(self._starts[number + 1] - self._starts[number])
 
     def rows(self, word: str) -> NDArray[np.int32]:
         """The rows whose text has a word, ascending."""
         number = self.vocabulary.get(word)
-        return self._rows[:0] if number is None else self._rows[self._starts[number] : self._ends[number]]
+        return self._rows[:0] if number is None else self._rows[self._starts[number] : self._starts[number + 1]]
 
     def rows_with_all(self, words: Sequence[str]) -> NDArray[np.int32]:
         """The rows whose text has all of several words, ascending; of no words, none."""
@@ -116,7 +111,7 @@ class LexicalIndex:
             most += self.telling(word)
             number = self.vocabulary.get(word)
             if number is not None:
-                start, end = self._starts[number], self._ends[number]
+                start, end = self._starts[number], self._starts[number + 1]
                 # Each row comes once for a word, so adding by index loses nothing.
                 scores[self._rows[start:end]] += self._gains[start:end]
         if most > 0:

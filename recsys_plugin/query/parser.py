@@ -7,9 +7,9 @@ it never invents, and why it read something can be told.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from recsys_plugin.query.chinese import CHINESE
 from recsys_plugin.query.english import ENGLISH
@@ -19,15 +19,19 @@ from recsys_plugin.query.shop_words import MOST_WORDS, ShopWords, named
 from recsys_plugin.query.things import COLOURS
 from recsys_plugin.query.words import is_cjk, normalised, singular, stems
 
-__all__ = ["LANGUAGES", "MOST_CHARACTERS", "Reading", "read_query"]
+__all__ = ["KEYWORDS", "LANGUAGES", "MOST_CHARACTERS", "Reading", "read_query"]
 
 LANGUAGES = (ENGLISH, CHINESE)
+#: Words of queries that are no misspelt names of things, in any language.
+KEYWORDS = ENGLISH.keywords | CHINESE.keywords
+_STOP_WORDS = ENGLISH.stop_words | CHINESE.stop_words
 #: No more of a query is read; the text encoder takes no more either.
 MOST_CHARACTERS = 400
 #: How far "around 12" reaches, as a share.
 _AROUND = 0.25
 _SPACES = re.compile(r"\s+")
 _LETTERS = re.compile(r"[^\W\d_]+")
+_Value = TypeVar("_Value")
 _COLOUR_OF = {word: colour for colour, names in COLOURS.items() for word in names}
 
 
@@ -52,8 +56,8 @@ class _Draft:
     recipient: str | None = None
     recipient_text: str = ""
     excluded: list[str] = field(default_factory=list)
-    category_text: str | None = None
-    brand_text: str | None = None
+    category_text: str = ""
+    brand_text: str = ""
 
     def cut(self, match: re.Match[str]) -> None:
         """Take what was matched out of the text."""
@@ -69,9 +73,8 @@ def read_query(query: str, shop: ShopWords) -> Reading:
     """
     typed = normalised(query[:MOST_CHARACTERS]).replace("’", "'")
     languages = [language for language in LANGUAGES if language.applies.search(typed)]
-    draft = _Draft(typed)
-    draft.text, corrections = _corrected(typed, shop, languages)
-    corrected = draft.text
+    corrected, corrections = _corrected(typed, shop)
+    draft = _Draft(corrected)
     for language in languages:
         _read_prices(draft, language)
         _read_levels(draft, language)
@@ -79,47 +82,49 @@ def read_query(query: str, shop: ShopWords) -> Reading:
         _read_recipient(draft, language)
         _read_sizes(draft, language)
         _read_named(draft, language)
-    kept = stems(draft.text)
+    kept, of_category = stems(draft.text), stems(draft.category_text)
     brands, brand_places = _brands(draft, kept, shop)
-    named_text = draft.category_text if draft.category_text is not None else ""
-    explicit = named(shop.categories, stems(named_text)) if named_text else []
     # "Sugar free gum" is not of the category sugar.
     absent = {stem for name in draft.excluded for stem in stems(name)}
     free = ["" if place in brand_places or word in absent else word for place, word in enumerate(kept)]
-    found = explicit or named(shop.categories, free)
-    categories = tuple(dict.fromkeys(name for _, _, names in found for name in names))
-    text = _SPACES.sub(" ", f"{draft.text} {named_text}").strip(" ,;.:-")
-    stop_words = frozenset[str]().union(*(language.stop_words for language in languages))
-    unread = _SPACES.sub(" ", corrected).strip()
-    if draft.recipient_text:
-        text = f"{text} {draft.recipient_text}".strip()
+    explicit = named(shop.categories, of_category)
     intent = SearchIntent(
-        text=text if _LETTERS.search(text) else unread or query[:MOST_CHARACTERS],
+        # As it was typed, if nothing was read from it: some encoders tell capitals apart.
+        text=query[:MOST_CHARACTERS].strip() if draft.text == typed else _looked_for(draft, corrected),
         corrections=corrections,
         lowest_price=draft.lowest,
         highest_price=draft.highest,
         price_level=draft.level,
-        categories=categories,
+        categories=_distinct(name for _, _, names in explicit or named(shop.categories, free) for name in names),
         category_only=bool(explicit),
         brands=brands,
-        colours=tuple(dict.fromkeys(_COLOUR_OF[word] for word in kept if word in _COLOUR_OF)),
-        sizes=tuple(dict.fromkeys(draft.sizes)),
+        colours=_distinct(_COLOUR_OF[word] for word in kept if word in _COLOUR_OF),
+        sizes=_distinct(draft.sizes),
         recipient=draft.recipient,
-        excluded=tuple(dict.fromkeys(draft.excluded)),
+        excluded=_distinct(draft.excluded),
     )
-    asked = [word for word in (*kept, *stems(named_text)) if word not in stop_words]
-    return Reading(intent, tuple(asked))
+    return Reading(intent, tuple(word for word in (*kept, *of_category) if word not in _STOP_WORDS))
 
 
-def _corrected(text: str, shop: ShopWords, languages: Sequence[Language]) -> tuple[str, tuple[Correction, ...]]:
+def _looked_for(draft: _Draft, corrected: str) -> str:
+    """What is left to look for; all of it, if nothing is left."""
+    left = " ".join((draft.text, draft.category_text, draft.recipient_text))
+    text = _SPACES.sub(" ", left).strip(" ,;.:-")
+    return text if _LETTERS.search(text) else _SPACES.sub(" ", corrected).strip()
+
+
+def _distinct(values: Iterable[_Value]) -> tuple[_Value, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _corrected(text: str, shop: ShopWords) -> tuple[str, tuple[Correction, ...]]:
     """The text with each word that nobody knows replaced by the nearest one that the shop has."""
-    keywords = frozenset[str]().union(*(language.keywords for language in languages))
     corrections: dict[str, Correction] = {}
 
     def replace(match: re.Match[str]) -> str:
         word = match[0]
         stem = singular(word)
-        if word in keywords or stem in keywords or stem in shop.index.vocabulary or is_cjk(word):
+        if word in KEYWORDS or stem in KEYWORDS or stem in shop.index.vocabulary or is_cjk(word):
             return word
         nearest = shop.spelling.nearest(stem)
         if nearest is None:
@@ -254,15 +259,15 @@ def _brands(draft: _Draft, kept: Sequence[str], shop: ShopWords) -> tuple[tuple[
     """The brands that a text names, and the places of their words.
 
     A word that is a brand may be just a word ("apple juice"). It is taken for the brand where the text says so, or if
-    no category has it in its name.
+    no category goes by it and most items that have it are of the brand.
     """
-    said = set(stems(draft.brand_text)) if draft.brand_text else set[str]()
+    said = set(stems(draft.brand_text))
     brands: dict[str, None] = {}
     places: set[int] = set()
     for start, end, names in named(shop.brands, kept):
         way = kept[start:end]
         certain = said.issuperset(way) or "brand" in kept[end : end + 1] or len(way) > 1
-        if certain or " ".join(way) not in shop.categories:
+        if certain or not (way[0] in shop.categories or way[0] in shop.doubtful_brands):
             brands.update(dict.fromkeys(names))
             places.update(range(start, end))
     return tuple(brands), places

@@ -14,7 +14,7 @@ from recsys_plugin.inference.catalogue import Catalogue
 from recsys_plugin.inference.labels import Labels
 from recsys_plugin.inference.new_items import NewItems
 from recsys_plugin.query.intent import SearchIntent
-from recsys_plugin.query.parser import LANGUAGES, MOST_CHARACTERS, Reading, read_query
+from recsys_plugin.query.parser import KEYWORDS, MOST_CHARACTERS, Reading, read_query
 from recsys_plugin.query.recent import Recent
 from recsys_plugin.query.searched_items import SearchedItems
 from recsys_plugin.query.shop_words import ShopWords
@@ -23,6 +23,8 @@ __all__ = ["MOST_LEXICAL", "SearchIndex", "SearchPlan", "words_of"]
 
 #: How many rows that match by their words are candidates, whatever their cosine.
 MOST_LEXICAL = 64
+#: A row that fits less than this share of the best fits by words that say little.
+_NEARLY_BEST = np.float32(1 / 3)
 #: Queries whose reading is kept.
 _KEPT = 2048
 #: A word of so many characters with a digit may be an item's id; a shorter one is a number of something.
@@ -151,9 +153,8 @@ class SearchIndex:
 
 def words_of(items: SearchedItems) -> ShopWords:
     """The vocabulary of the shop that has these items."""
-    keywords = frozenset[str]().union(*(language.keywords for language in LANGUAGES))
     categories, brands = (filter(None, column.names) for column in (items.categories, items.brands))
-    return ShopWords.of(categories, brands, items.index, keywords)
+    return ShopWords.of(categories, brands, items.index, KEYWORDS, is_mostly=items.is_mostly)
 
 
 def _allowed(
@@ -187,8 +188,11 @@ def _joined(arrays: Iterable[NDArray[_Scalar]]) -> NDArray[_Scalar]:
 
 
 def _best(matches: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The rows that fit best, at most :data:`MOST_LEXICAL`, and none that does not fit at all."""
-    found = np.flatnonzero(matches > 0)
+    """The rows that fit best, at most :data:`MOST_LEXICAL`, and none that fits much less than the best."""
+    best = matches.max(initial=0.0)
+    if best == 0:
+        return np.empty(0, np.int64)
+    found = np.flatnonzero(matches >= _NEARLY_BEST * best)
     if len(found) > MOST_LEXICAL:
         found = found[np.argpartition(matches[found], -MOST_LEXICAL)[-MOST_LEXICAL:]]
     return found

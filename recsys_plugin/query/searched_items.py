@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -15,6 +14,7 @@ from recsys_plugin.query.chinese import CHINESE
 from recsys_plugin.query.english import ENGLISH
 from recsys_plugin.query.intent import SearchIntent, Size
 from recsys_plugin.query.lexical import LexicalIndex
+from recsys_plugin.query.name_parts import NameParts
 from recsys_plugin.query.recent import Recent
 from recsys_plugin.query.things import (
     COLOURS,
@@ -56,6 +56,7 @@ class SearchedItems:
     """What the size in each title measures; 0 where it has none."""
     size_amounts: NDArray[np.float32]
     """In grams, millilitres or pieces."""
+    _brand_parts: NameParts
     _excluded: Recent[str, NDArray[np.int64]] = field(default_factory=lambda: Recent(_KEPT))
 
     @classmethod
@@ -75,10 +76,10 @@ class SearchedItems:
             titles, categories, subcategories, brands, prices: a value for each row.
             beside: the index of the many among which these few are to be found.
         """
-        texts = list(_texts(titles, categories, subcategories, brands))
+        texts = _texts(titles, categories, subcategories, brands)
         index = LexicalIndex(texts) if beside is None else beside.beside(texts)
         kinds, amounts = _sizes(titles)
-        return cls(titles, categories, subcategories, brands, prices, index, kinds, amounts)
+        return cls(titles, categories, subcategories, brands, prices, index, kinds, amounts, NameParts(brands))
 
     def __len__(self) -> int:
         """How many items there are."""
@@ -110,6 +111,11 @@ class SearchedItems:
         """Which rows are in one of the categories, bool ``[N]``."""
         return _having(self.categories, categories)
 
+    def is_mostly(self, word: str, brands: Sequence[str]) -> bool:
+        """Whether at least half of the items whose texts have a word are of some brands."""
+        codes = self.brands.codes[self.index.rows(word)]
+        return 2 * int(np.isin(codes, [*self._brand_parts.codes(brands)]).sum()) >= len(codes)
+
     def boosts(self, intent: SearchIntent, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """How well some rows fit what an intent wishes for without demanding it, float32 ``[n]`` from 0 to 1.
 
@@ -130,8 +136,7 @@ class SearchedItems:
 
     def _of_brands(self, brands: Sequence[str]) -> _Mask:
         """Brands are recognised by their whole names and by the parts between commas."""
-        names = [name for name in self.brands.names if {name, *re.split(r"\s*,\s*", name)}.intersection(brands)]
-        return _having(self.brands, names)
+        return _coded(self.brands, self._brand_parts.codes(brands))
 
     def _of_size(self, size: Size) -> _Mask:
         kind, factor = UNITS[size.unit]
@@ -216,10 +221,13 @@ def _sizes(titles: Sequence[str]) -> tuple[NDArray[np.int8], NDArray[np.float32]
 
 
 def _having(column: Labels, names: Iterable[str]) -> _Mask:
-    codes = [code for name in names if (code := column.known(name)) is not None]
+    return _coded(column, (code for name in names if (code := column.known(name)) is not None))
+
+
+def _coded(column: Labels, codes: Iterable[int]) -> _Mask:
     # A look-up by number is several times quicker than looking for each row's number in a list.
     wanted = np.zeros(len(column.names), np.bool_)
-    wanted[codes] = True
+    wanted[[*codes]] = True
     return wanted[column.codes]
 
 

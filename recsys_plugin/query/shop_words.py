@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from recsys_plugin.query.lexical import LexicalIndex
+from recsys_plugin.query.name_parts import parts_of
 from recsys_plugin.query.spelling import SpellingIndex
 from recsys_plugin.query.words import stems
 
@@ -31,13 +32,21 @@ class ShopWords:
     """Also under their parts ("beer" of "Beers/ales") and under what these end with ("wine" of "Domestic wine")."""
     brands: Names
     """Also under the parts between commas."""
+    doubtful_brands: frozenset[str]
+    """Brands of one word that is more often said of other brands' items."""
     index: LexicalIndex
     """Of the texts of all items."""
     spelling: SpellingIndex
 
     @classmethod
     def of(
-        cls, categories: Iterable[str], brands: Iterable[str], index: LexicalIndex, keywords: Iterable[str]
+        cls,
+        categories: Iterable[str],
+        brands: Iterable[str],
+        index: LexicalIndex,
+        keywords: Iterable[str],
+        *,
+        is_mostly: Callable[[str, Sequence[str]], bool],
     ) -> ShopWords:
         """Learn a shop's words.
 
@@ -45,11 +54,14 @@ class ShopWords:
             categories, brands: the distinct names, as the shop writes them.
             index: of the texts of all items.
             keywords: words of queries that are no misspelt names of things.
+            is_mostly: whether most items that have a word are of some brands.
         """
         known = {word: index.frequency(word) for word in index.vocabulary}
         for word in keywords:
             known.setdefault(word, 1)
-        return cls(_category_names(categories), _brand_names(brands), index, SpellingIndex(known))
+        by_words = _brand_names(brands)
+        doubtful = (way for way, names in by_words.items() if " " not in way and not is_mostly(way, names))
+        return cls(_category_names(categories), by_words, frozenset(doubtful), index, SpellingIndex(known))
 
 
 def named(names: Names, words: Sequence[str]) -> list[tuple[int, int, tuple[str, ...]]]:
@@ -82,7 +94,7 @@ def _category_names(categories: Iterable[str]) -> Names:
 def _brand_names(brands: Iterable[str]) -> Names:
     found: dict[str, dict[str, None]] = {}
     for brand in brands:
-        for name in dict.fromkeys((brand, *re.split(r"\s*,\s*", brand))):
+        for name in parts_of(brand):
             if way := " ".join(stems(name)):
                 found.setdefault(way, {})[name] = None
     return {way: tuple(names) for way, names in found.items()}

@@ -67,6 +67,16 @@ def test_footer_says_what_served_and_what_was_missing(environ: dict[str, str | N
     assert "unknown user, served from defaults: 0 of 3 features present" in run(environ, "recommend", "x").stdout
 
 
+def test_search_says_what_it_understood(environ: dict[str, str | None]) -> None:
+    output = run(environ, "search", "-", "kitchne mug under 1 without tea").stdout
+    assert "“kitchne” is not known here; looked for “kitchen”" in output
+    assert "understood: price at most 1; category kitchen; without tea" in output
+    assert "nothing fits all of that, so this was given up: price" in output
+    plain = run(environ, "search", "-", "kitchne mug under 1", "--plain").stdout
+    assert "understood" not in plain
+    assert "not known here" not in plain
+
+
 def test_wrong_arguments_end_with_code_2(environ: dict[str, str | None]) -> None:
     result = run(environ, "recommend", "mug-lover", "-k", "-1")
     assert result.exit_code == 2

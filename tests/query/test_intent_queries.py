@@ -141,6 +141,10 @@ def test_negations(query: str, excluded: tuple[str, ...]) -> None:
         ("red mug", {"colours": ("red",)}),
         ("红色的杯子", {"colours": ("red",)}),
         ("wine by hill farm", {"brands": ("Hill Farm",)}),
+        ("fizz cola", {"brands": ("Fizz",)}),
+        # Bars of two brands are of chocolate, and "choc" is short for one of them only.
+        ("choc bar", {"brands": ("Choc",)}),
+        ("oat bars", {"brands": ()}),
         ("granloa bar", {"text": "granola bar"}),
         ("in the soft drinks section: cola", {"categories": ("Soft drinks",), "category_only": True}),
         ("cola soft drink", {"categories": ("Soft drinks",), "category_only": False}),
@@ -169,3 +173,11 @@ def test_any_text_is_read(query: str) -> None:
 def test_ten_thousand_characters_are_read_in_no_time(piece: str) -> None:
     query = (piece * 10_000)[:10_000]
     assert read(query).text
+
+
+def test_a_brand_that_is_a_common_word_must_be_said_to_be_one() -> None:
+    items = [(f"i{number}", f"Apple juice {number}", "Juice", "Orchard", 1.0) for number in range(5)]
+    index = index_of([*items, ("phone", "Phone", "Phones", "Apple", 99.0)])
+    assert index.parse("apple juice").intent.brands == ()
+    assert index.parse("phone by apple").intent.brands == ("Apple",)
+    assert index.parse("apple brand phone").intent.brands == ("Apple",)
