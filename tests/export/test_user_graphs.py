@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys_plugin.errors import InvalidInput
+from recsys_plugin.export.options import ExportOptions
 from recsys_plugin.export.user_graphs import communities_graph, user_index_graph
 from recsys_plugin.pseudonyms import Pseudonyms, halves_of, of_halves
 from recsys_plugin.training.communities import MOST_CATEGORIES, MOST_ITEMS, Communities, People, nobody
@@ -85,3 +87,8 @@ def test_a_pseudonym_goes_through_two_numbers(user_id: str) -> None:
     assert of_halves(*halves_of(name)) == name
     assert name != Pseudonyms("another key of 16 bytes").of(user_id)
     assert user_id not in repr(NAMES)
+
+
+def test_a_group_of_one_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="a group of 1 would tell of a single user"):
+        ExportOptions(least_group=1)
