@@ -82,9 +82,10 @@ def test_only_stock_backends(configs: dict[str, Any]) -> None:
 
 def test_merged_graphs_take_the_place_of_ensembles(steps: tuple[Model, ...], described: tuple[Model, ...]) -> None:
     requests = {"recommend", "rank", "search", "similar", "similar_users"}
+    alone = {"new_item", "rank_new", "explain"}
     assert {model.name for model in steps if model.is_ensemble} == requests
-    assert {model.name for model in steps if model.merged_from} == {"new_item", "rank_new"}
-    assert {model.name for model in described if model.merged_from} == {*requests, "new_item", "rank_new"}
+    assert {model.name for model in steps if model.merged_from} == alone
+    assert {model.name for model in described if model.merged_from} == requests | alone
     assert not any(model.is_ensemble for model in described)
     assert {model.name for model in steps} - {model.name for model in described} == {
         "item_index",
@@ -121,7 +122,7 @@ def test_ensembles_hand_on_tensors_of_the_right_type(steps: tuple[Model, ...]) -
 
 
 def test_ensembles_carry_the_contract(configs: dict[str, Any], contract: FeatureContract) -> None:
-    for name in ("recommend", "rank", "search", "rank_new", "similar_users"):
+    for name in ("recommend", "rank", "search", "rank_new", "similar_users", "explain"):
         carried = FeatureContract.from_json(configs[name].parameters["feature_contract"].string_value)
         assert carried == contract
         inputs = shapes(configs[name].input)

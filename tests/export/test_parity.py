@@ -18,6 +18,7 @@ from onnx import numpy_helper
 
 from recsys_plugin.errors import CheckFailed, StepFailed
 from recsys_plugin.export import export as export_module
+from recsys_plugin.export.explain_graphs import explainer_graph
 from recsys_plugin.export.export import ExportMaterial, export_repository
 from recsys_plugin.export.index_graphs import answer_version, best_graph
 from recsys_plugin.export.install import exported_versions
@@ -87,6 +88,7 @@ def test_nothing_is_installed_when_a_graph_is_wrong(
         for name, graph in {
             "item_encoder": item_encoder_graph(models, empty),
             "new_item_ranker": new_item_ranker_graph(models),
+            "explainer": explainer_graph(models),
         }.items():
             copies[name] = staging / f"{name}.onnx"
             onnx.save(graph, copies[name])
@@ -171,7 +173,9 @@ def test_a_head_that_was_never_trained_is_nan(exported: Exported, tmp_path: Path
 def test_known_answers_and_manifest(exported: Exported) -> None:
     known = load_known_answers(exported.state / "export" / "known_answers.json")
     assert known.version == exported.version
-    new = {"item_tokenizer", "new_item", "rank_new", "complements", "similar_users", "communities"}
+    new = {
+        "item_tokenizer", "new_item", "rank_new", "complements", "similar_users", "communities", "explain",
+    }  # fmt: skip
     assert {answer.model for answer in known.answers} == new.union(SERVED_MODELS)
     local = exported.local()
     for answer in known.answers:
