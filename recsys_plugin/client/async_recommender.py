@@ -179,30 +179,6 @@ class AsyncRecommender(AsyncShelves):
         )
         return pages[0]
 
-    async def similar_items(
-        self,
-        item_id: object,
-        k: int = 20,
-        *,
-        exclude: Iterable[object] = (),
-        beside: Iterable[Page] = (),
-        rules: ShelfRules | Mapping[str, Any] | None = None,
-        sponsored: Iterable[object] = (),
-        candidates: int = 500,
-        timeout: float | None = None,
-    ) -> Page:
-        """See :meth:`Recommender.similar_items`."""
-        excluded = beside_these(exclude, beside)
-        pages = await self._ask(
-            under(
-                rules,
-                sponsored,
-                lambda context, _: flows.similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
-            ),
-            timeout,
-        )
-        return pages[0]
-
     async def record(self, event: Event, *, visible: bool = False, timeout: float | None = None) -> Recorded:
         """See :meth:`EventRecorder.record`."""
         return await self._recorder.record(event, visible=visible, timeout=timeout)

@@ -224,34 +224,6 @@ class Recommender(Shelves):
             () if user_id is None else [checked_id(user_id, "user_id")],
         )[0]
 
-    def similar_items(
-        self,
-        item_id: object,
-        k: int = 20,
-        *,
-        exclude: Iterable[object] = (),
-        beside: Iterable[Page] = (),
-        rules: ShelfRules | Mapping[str, Any] | None = None,
-        sponsored: Iterable[object] = (),
-        candidates: int = 500,
-        timeout: float | None = None,
-    ) -> Page:
-        """The items nearest to one item, which is not among them.
-
-        Nearest in the space of users and items; to an item that is newer than the catalogue, the nearest in text.
-        For an item that is not known the page is empty and lists it in ``page.unknown_items``.
-        Further arguments and errors are those of :meth:`recommend`.
-        """
-        excluded = beside_these(exclude, beside)
-        return self._ask(
-            under(
-                rules,
-                sponsored,
-                lambda context, _: flows.similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
-            ),
-            timeout,
-        )[0]
-
     def record(self, event: Event, *, visible: bool = False, timeout: float | None = None) -> Recorded:
         """Record what a shopper did, see :meth:`EventRecorder.record`."""
         return self._recorder.record(event, visible=visible, timeout=timeout)
