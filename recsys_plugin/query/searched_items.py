@@ -119,11 +119,12 @@ class SearchedItems:
     def boosts(self, intent: SearchIntent, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """How well some rows fit what an intent wishes for without demanding it, float32 ``[n]`` from 0 to 1.
 
-        The mean over its wishes: category, colour, size, level of price among these rows, for whom it is.
+        The mean over its wishes: category, colour, size, level of price among these rows, for whom it is. The category
+        counts twice: red wine is wine before it is red.
         """
         wishes: list[NDArray[np.float32]] = []
         if intent.categories:
-            wishes.append(_having(self.categories, intent.categories)[rows].astype(np.float32))
+            wishes += 2 * [_having(self.categories, intent.categories)[rows].astype(np.float32)]
         for colour in intent.colours:
             wishes.append(self._has_any(COLOURS[colour])[rows].astype(np.float32))
         for size in intent.sizes:

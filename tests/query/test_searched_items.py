@@ -115,6 +115,7 @@ def test_rows_that_a_filter_bars_are_no_candidates(index: SearchIndex) -> None:
     "query, best",
     [
         ("something in red", "wine-1"),
+        ("red mug in the kitchen", "mug-77b"),
         ("cheap wine", "wine-1"),
         ("something cheap", "bar-3"),
         ("expensive wine", "wine-2"),
