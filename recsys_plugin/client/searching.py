@@ -66,6 +66,7 @@ def search(
         tensors, (report,) = yield from read_features(context, model, [user])
     # Only now, since what the user had already may be against the shop's rules.
     plan = _plan(context, text, excluded, user) if understand else None
+    context.end_of("policy")
     looked_for = text if plan is None else plan.intent.text
     words = text_inputs(looked_for)
     if model.takes_vector:
