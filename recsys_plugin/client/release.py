@@ -97,7 +97,8 @@ class Release:
         if not self.sold_out.size:
             return self.sold_out
         places = np.minimum(np.searchsorted(self.sold_out, rows), len(self.sold_out) - 1)
-        return rows[self.sold_out[places] == rows]
+        found: NDArray[np.int64] = rows[self.sold_out[places] == rows]
+        return found
 
     def row(self, item_id: str) -> int | None:
         """The row of an item; ``None`` if it is not known."""
