@@ -141,7 +141,7 @@ class Timings:
     inference: float
     """The models, with the way there and back."""
     policy: float
-    """From scores to pages."""
+    """From scores to pages; of a search, understanding the query too."""
     total: float
 
 

@@ -55,15 +55,18 @@ def search(
     user = None if user_id is None else checked_id(user_id, "user_id")
     text, wanted, excluded = checked_query(query), checked_k(k), known_rows(context.release, exclude)
     count = candidate_count(context.release, wanted, checked_candidates(candidates))
-    plan = _plan(context, text, excluded) if understand else None
     if wanted == 0:
-        return [_told(page(context, "search", user, RankedItems(), None), plan)]
+        nothing = page(context, "search", user, RankedItems(), None)
+        return [_told(nothing, _plan(context, text, excluded, None) if understand else None)]
     model = context.release.models["search"]
     report: FeatureReport | None = None
     if user is None:
         tensors, blend = nobody(context, model), replace(blend, personal_weight=0.0)
     else:
         tensors, (report,) = yield from read_features(context, model, [user])
+    # Only now, since what the user had already may be against the shop's rules.
+    plan = _plan(context, text, excluded, user) if understand else None
+    context.end_of("policy")
     looked_for = text if plan is None else plan.intent.text
     words = text_inputs(looked_for)
     if model.takes_vector:
@@ -95,11 +98,16 @@ def search(
     return [_told(page(context, "search", user, items, report), plan)]
 
 
-def _plan(context: RequestContext, query: str, excluded: Collection[int]) -> SearchPlan:
-    release = context.release
+def _plan(context: RequestContext, query: str, excluded: Collection[int], user: str | None) -> SearchPlan:
+    """What the query asks for; a filter that leaves only what cannot be on the page leaves nothing."""
+    release, policy = context.release, shelf_policy(context, "search")
     assert release.search_index is not None, "a release that serves has an index"
-    unwanted = np.concatenate([np.fromiter(excluded, np.int64, len(excluded)), release.sold_out])
-    return release.search_index.plan(query, release.new_items, unwanted)
+    unwanted = [np.fromiter(excluded, np.int64, len(excluded))]
+    if policy is None or policy.rules.least_stock > 0:
+        unwanted.append(release.sold_out)
+    if policy is not None:
+        unwanted.append(policy.excluded_rows(user))
+    return release.search_index.plan(query, release.new_items, np.concatenate(unwanted))
 
 
 def _told(found: Page, plan: SearchPlan | None) -> Page:

@@ -52,6 +52,12 @@ _UNITS = {
 }
 _UNIT = "|".join(sorted(_UNITS, key=len, reverse=True))
 _STOP_WORDS = "的 了 我 要 想 买 给 和 有 是 请 帮 找 一个 一些 我想 想买 我要"
+_INGREDIENTS = {
+    "酒精": "alcohol", "酒": "alcohol", "坚果": "nut", "花生": "nut", "肉": "meat", "猪肉": "pork", "鱼": "fish",
+    "海鲜": "fish", "牛奶": "dairy", "奶": "dairy", "乳糖": "lactose", "麸质": "gluten", "小麦": "gluten",
+    "鸡蛋": "egg", "蛋": "egg", "糖": "sugar", "咖啡因": "caffeine", "香精": "fragrance",
+}  # fmt: skip
+_INGREDIENT = "|".join(sorted(_INGREDIENTS, key=len, reverse=True))
 
 CHINESE = Language(
     applies=_pattern("[\u4e00-\u9fff]"),
@@ -72,7 +78,7 @@ CHINESE = Language(
     ),
     cheap=_pattern("不(?:太)?贵|便宜|实惠|低价|廉价|平价|划算"),
     expensive=_pattern("昂贵|高档|高端|奢华|贵的"),
-    excludes=_pattern(r"(?:不要|不含|不带|不加|不是|没有|除了|排除|别(?![墅针人])|无(?![线限人论敌])|非(?![常洲])|免(?![费税]))(?:有|含|要|任何)?"),
+    excludes=_pattern(r"(?:不要|不含|不带|不加|不是|没有|除了|排除|别(?![墅针人])|非(?![常洲]))(?:有|含|要|任何)?"),
     joins=_pattern("(?:和|或者|或|、|以及)"),
     recipient=_pattern(
         rf"(?:送给|给|送|适合|为)(?:我|我的|我们|他|她|我家)?(?:的|家)?(?P<target>{_RECIPIENT})(?:用|吃|喝|穿|玩)?的?"
@@ -81,10 +87,7 @@ CHINESE = Language(
     recipients=_RECIPIENTS,
     size=_pattern(rf"(?<![\d.])(?P<a>\d{{1,5}}(?:\.\d{{1,3}})?)\s*(?P<unit>{_UNIT})"),
     units=_UNITS,
-    ingredients={
-        "酒精": "alcohol", "酒": "alcohol", "坚果": "nut", "花生": "nut", "肉": "meat", "猪肉": "pork", "鱼": "fish",
-        "海鲜": "fish", "牛奶": "dairy", "奶": "dairy", "乳糖": "lactose", "麸质": "gluten", "小麦": "gluten",
-        "鸡蛋": "egg", "蛋": "egg", "糖": "sugar", "咖啡因": "caffeine", "香精": "fragrance",
-    },
+    ingredients=_INGREDIENTS,
+    free_of=_pattern(rf"(?:无|免|零)(?P<target>{_INGREDIENT})"),
     stop_words=frozenset(_STOP_WORDS.split()),
 )  # fmt: skip

@@ -109,7 +109,7 @@ def read_query(query: str, shop: ShopWords) -> Reading:
 def _looked_for(draft: _Draft, corrected: str) -> str:
     """What is left to look for; all of it, if nothing is left."""
     left = " ".join((draft.text, draft.category_text, draft.recipient_text))
-    text = _SPACES.sub(" ", left).strip(" ,;.:-")
+    text = _SPACES.sub(" ", left).strip(" ,;.:-的")
     return text if _LETTERS.search(text) else _SPACES.sub(" ", corrected).strip()
 
 

@@ -25,7 +25,7 @@ from recsys_plugin.query.things import (
     RECIPIENTS,
     UNITS,
 )
-from recsys_plugin.query.words import normalised, singular, stems
+from recsys_plugin.query.words import atoms, is_cjk, normalised, singular, stems
 
 __all__ = ["SearchedItems"]
 
@@ -33,7 +33,10 @@ _KINDS = {kind: number for number, kind in enumerate(dict.fromkeys(kind for kind
 #: Sizes that differ by no more than this share are the same, written in other units.
 _SAME_SIZE = 0.02
 #: What a text says of something that is not in it: "caffeine free", "no sugar", "non-alcoholic".
-_FREE_AFTER, _FREE_BEFORE = frozenset(("free",)), frozenset(("no", "non", "without", "zero", "less"))
+_FREE_AFTER, _FREE_BEFORE = (
+    frozenset(("free",)),
+    frozenset(("no", "non", "without", "zero", "less", "无", "免", "零", "不含", "不加")),
+)
 
 #: Exclusions whose rows are kept.
 _KEPT = 64
@@ -119,11 +122,12 @@ class SearchedItems:
     def boosts(self, intent: SearchIntent, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """How well some rows fit what an intent wishes for without demanding it, float32 ``[n]`` from 0 to 1.
 
-        The mean over its wishes: category, colour, size, level of price among these rows, for whom it is.
+        The mean over its wishes: category, colour, size, level of price among these rows, for whom it is. The category
+        counts twice: red wine is wine before it is red.
         """
         wishes: list[NDArray[np.float32]] = []
         if intent.categories:
-            wishes.append(_having(self.categories, intent.categories)[rows].astype(np.float32))
+            wishes += 2 * [_having(self.categories, intent.categories)[rows].astype(np.float32)]
         for colour in intent.colours:
             wishes.append(self._has_any(COLOURS[colour])[rows].astype(np.float32))
         for size in intent.sizes:
@@ -149,7 +153,7 @@ class SearchedItems:
         """Which rows have at least one of some words, or words side by side, in their texts."""
         mask = np.zeros(len(self), np.bool_)
         for word in words:
-            mask[self._rows_of(stems(word))] = True
+            mask[self._rows_of(word)] = True
         return mask
 
     def _having(self, name: str) -> NDArray[np.int64]:
@@ -165,33 +169,34 @@ class SearchedItems:
         thing = ENGLISH.ingredients.get(stem) or CHINESE.ingredients.get(stem)
         colour = next((colour for colour, words in COLOURS.items() if stem in words), None)
         words = INGREDIENTS[thing] if thing is not None else COLOURS[colour] if colour is not None else ()
-        terms = [stems(word) for word in (stem, *words)]
-        named = [stems(word) for word in (stem, *INGREDIENT_NAMES.get(thing or "", ()))]
-        innocent = [stems(text) for text in NOT_INGREDIENTS.get(thing or "", ())]
-        found = np.zeros(len(self), np.bool_)
-        for term in terms:
-            found[self._rows_of(term)] = True
-        # Few texts say that something is not in the item, and only these are read.
-        doubtful = self._has_any(_FREE_AFTER | _FREE_BEFORE)
-        for other in innocent:
-            doubtful[self.index.rows_with_all(other)] = True
+        names = {stem, *INGREDIENT_NAMES.get(thing or "", ())}
+        names.update(word for word, meant in CHINESE.ingredients.items() if meant == thing)
+        innocent = NOT_INGREDIENTS.get(thing or "", ())
+        found = self._has_any((stem, *words))
+        # Few texts say that something is not in the item, and only these are read; in Chinese no word tells them apart.
+        doubtful = self._has_any((*_FREE_AFTER, *_FREE_BEFORE, *innocent, *filter(is_cjk, (stem, *words))))
+        terms, freed, others = (list(map(atoms, texts)) for texts in ((stem, *words), names, innocent))
         for row in np.flatnonzero(found & doubtful).tolist():
             text = self._row_text(row)
             # "Non-alcoholic beer" has no alcohol, though beer has.
-            free = any(_says_free(text, name) for name in named)
-            found[row] = not free and any(_says(text, term, innocent) for term in terms)
+            free = any(_says_free(text, parts) for parts in freed)
+            found[row] = not free and any(_says(text, parts, others) for parts in terms)
         return np.flatnonzero(found)
 
-    def _rows_of(self, parts: Sequence[str]) -> NDArray[np.int64]:
+    def _rows_of(self, word: str) -> NDArray[np.int64]:
         """The rows that have a word, or several side by side."""
+        if len(word) == 1 and is_cjk(word):
+            pairs = (known for known in self.index.vocabulary if word in known)
+            return np.unique(np.concatenate([self.index.rows(word), *map(self.index.rows, pairs)])).astype(np.int64)
+        parts = stems(word)
         rows = self.index.rows_with_all(parts).astype(np.int64)
         if len(parts) == 1:
             return rows
-        return np.array([row for row in rows.tolist() if _places(self._row_text(row), parts)], np.int64)
+        wanted = atoms(word)
+        return np.array([row for row in rows.tolist() if _places(self._row_text(row), wanted)], np.int64)
 
     def _row_text(self, row: int) -> list[str]:
-        text = _said(self.titles[row], self.categories[row], self.subcategories[row], self.brands[row])
-        return stems(text)
+        return atoms(_said(self.titles[row], self.categories[row], self.subcategories[row], self.brands[row]))
 
 
 def _texts(titles: Sequence[str], categories: Labels, subcategories: Labels, brands: Labels) -> Iterator[str]:
@@ -253,8 +258,9 @@ def _says_free(text: Sequence[str], parts: Sequence[str]) -> bool:
 
 def _is_freed(text: Sequence[str], place: int, length: int) -> bool:
     """Whether the words at a place are said not to be in the item."""
-    after, before = text[place + length : place + length + 1], text[max(0, place - 1) : place]
-    return bool(_FREE_AFTER.intersection(after) or _FREE_BEFORE.intersection(before))
+    after, before = text[place + length : place + length + 1], text[max(0, place - 2) : place]
+    # One word before it, or in Chinese two characters.
+    return bool(_FREE_AFTER.intersection(after) or _FREE_BEFORE.intersection((*before[-1:], "".join(before))))
 
 
 def _level(prices: NDArray[np.float64], *, cheap: bool) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ["is_cjk", "normalised", "singular", "stems", "words"]
+__all__ = ["atoms", "is_cjk", "normalised", "singular", "stems", "words"]
 
 #: Chinese characters, and Japanese and Korean syllables: text without spaces between words.
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
@@ -42,6 +42,17 @@ def singular(word: str) -> str:
     if word.endswith("es") and word.endswith(("ches", "shes", "xes", "zes", "sses", "oes")):
         return word[:-2]
     return word[:-1]
+
+
+def atoms(text: str) -> list[str]:
+    """The smallest parts of a text that mean something: words in the singular, and CJK characters one by one."""
+    found: list[str] = []
+    for word in words(normalised(text)):
+        if not word.isascii() and is_cjk(word):
+            found += word
+        else:
+            found.append(singular(word))
+    return found
 
 
 def stems(text: str) -> list[str]:

@@ -115,6 +115,7 @@ def test_rows_that_a_filter_bars_are_no_candidates(index: SearchIndex) -> None:
     "query, best",
     [
         ("something in red", "wine-1"),
+        ("red mug in the kitchen", "mug-77b"),
         ("cheap wine", "wine-1"),
         ("something cheap", "bar-3"),
         ("expensive wine", "wine-2"),
@@ -177,3 +178,32 @@ def test_any_query_has_a_plan(query: str) -> None:
 
 
 PLANNER = index_of()
+
+
+def test_a_chinese_shop() -> None:
+    index = index_of(
+        [
+            ("a", "红色马克杯 350毫升", "杯子", "山月", 25.0),
+            ("b", "蓝色马克杯 350毫升", "杯子", "山月", 18.0),
+            ("c", "无糖可乐 2升", "饮料", "清泉", 6.0),
+            ("d", "可乐（含糖） 2升", "饮料", "清泉", 5.0),
+        ]
+    )
+    plan = index.plan("20元以下的马克杯", NewItems(), NOTHING)
+    assert plan.allowed is not None
+    assert plan.allowed.tolist() == [False, True, True, True]
+    assert (plan.intent.text, plan.intent.highest_price, plan.relaxed) == ("马克杯", 20, ())
+    assert plan.matches.argmax() in (0, 1)
+    assert plan.matches[2:].max() == 0
+    plan = index.plan("不要红色的杯子", NewItems(), NOTHING)
+    assert plan.allowed is not None
+    assert plan.allowed.tolist() == [False, True, True, True]
+    assert plan.intent.categories == ("杯子",)
+    plan = index.plan("清泉 可乐 2升", NewItems(), NOTHING)
+    assert (plan.intent.brands, [str(size) for size in plan.intent.sizes]) == (("清泉",), ["2 l"])
+    assert plan.boosts(np.arange(4)).tolist() == [0, 0, 1, 1]
+    for query in ("无糖可乐", "不要糖的可乐"):
+        plan = index.plan(query, NewItems(), NOTHING)
+        assert plan.intent.excluded == ("糖",)
+        assert plan.allowed is not None
+        assert plan.allowed.tolist() == [True, True, True, False]
