@@ -7,22 +7,27 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import test_own_acts
+from click.testing import CliRunner, Result
 from tiny_shop import BASE, ITEM_IDS, NOW, TASTE, TinyShop
 from tritonclient.grpc import InferenceServerClient
 
 from recsys_plugin import AsyncRecommender, InferenceUnavailable, InvalidInput, Page
 from recsys_plugin.bench.shop import MeasuredRecommender
+from recsys_plugin.cli.explain import explain as command
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.explaining import explained
 from recsys_plugin.client.release import Release
 from recsys_plugin.client.results import RankedItems, ScoredItem
 from recsys_plugin.features.plan import FeatureTensors, ReadPlan
 from recsys_plugin.inference.calls import Infer
+from recsys_plugin.inference.explanation import FEATURE_GROUPS
 from recsys_plugin.inference.new_items import ItemFacts
 
 
@@ -225,15 +230,23 @@ def test_a_version_without_the_model_says_so(told: Release) -> None:
         next(explained(context, test_own_acts.packed([], []), 0, RankedItems()))
 
 
-@pytest.mark.parametrize("item", ["mug", "jar"])
-def test_the_chart(client: MeasuredRecommender, item: str, capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
-    from recsys_plugin.cli import explain as command
+def test_the_command(tiny: TinyShop, tmp_path: Path) -> None:
+    moment = datetime.fromtimestamp(NOW, UTC).isoformat()
+    environment = {"RECSYS_REDIS_URL": tiny.redis_url, "RECSYS_TRITON_URL": tiny.triton_url, "RECSYS_AS_OF": moment}
 
-    page = client.rank("mug-lover", [item], explain=True)
-    command._print(page, page[0])
-    shown = capsys.readouterr().out
-    assert "added to the log-odds" in shown
-    assert "█" in shown
-    assert page[0].explanation is not None
-    command._draw(tmp_path / "why.png", page[0], page[0].explanation)
-    assert (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")
+    def run(*arguments: str) -> Result:
+        environment["RECSYS_HOME"] = str(tmp_path)
+        return CliRunner().invoke(command, [*arguments, "--timeout", "10"], env=environment)
+
+    picture = tmp_path / "why.png"
+    shown = run("mug-lover", "mug", "--plot", str(picture))
+    assert shown.exit_code == 0, shown.output
+    for words in ("Mug for user mug-lover", "popular in kitchen", "added to the log-odds", "█", "score 2.6"):
+        assert words in shown.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    document = json.loads(run("nobody", "jar", "--json").stdout)
+    assert document["explanation"]["reason"] is None
+    assert len(document["explanation"]["contributions"]) == len(FEATURE_GROUPS)
+    assert "who is not known" in run("nobody", "jar").stdout
+    assert "not in the catalogue" in str(run("mug-lover", "gone").exception)
+    assert "must end with" in str(run("mug-lover", "mug", "--plot", "why.txt").exception)
