@@ -159,7 +159,7 @@ def test_the_nearest_own_items_are_found() -> None:
         acts = packed.user_int[line, types.offset : types.offset + types.width]
         seen = packed.user_int[line, recent.offset : recent.offset + recent.width]
         # A recent purchase speaks for others only through the favourites, which know all purchases.
-        speaking = {*own, *seen[np.isin(acts, (2, 3))].tolist()}
+        speaking = {*own, *seen[np.isin(acts, (2, 3))].tolist()} - {-1}
         own += seen[np.isin(acts, (2, 3, 4))].tolist()
         own = sorted({row for row in own if row >= 0})
         for place, row in enumerate(feed["candidate_rows"][line]):
