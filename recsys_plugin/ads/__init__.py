@@ -4,3 +4,5 @@ Read it in this order: ``campaign`` and ``book`` (what is sold and to whom), ``a
 much), ``pacing`` and ``calibration`` (what spend and clicks feed back), ``store`` (what Redis holds), ``serving`` (one
 request from campaigns to ads).
 """
+
+__all__: list[str] = []
