@@ -12,6 +12,7 @@ from sources import (
     item_demand_forecast_table,
     item_embedding_table,
     item_statistics_table,
+    item_stock_push,
 )
 
 # Pages show titles and prices, rules filter on category and brand, and new items have nothing else to go by.
@@ -75,6 +76,17 @@ item_activity = FeatureView(
     source=item_activity_push,
     tags={"team": "recommendation", "freshness": "live"},
     description="What shoppers did with the item over windows, in steps of a twelfth of each.",
+)
+
+# What is sold out must leave every page at once. An item without a row can be sold: not every shop counts its stock.
+item_stock = FeatureView(
+    name="item_stock",
+    entities=[item],
+    ttl=timedelta(days=3650),
+    schema=[Field(name="stock", dtype=Int64, description="Units that can be sold now.")],
+    source=item_stock_push,
+    tags={"team": "catalogue", "freshness": "live"},
+    description="Stock as the shop pushes it.",
 )
 
 # Similar items and retrieval outside Triton need the vectors; the models carry their own copy of the same numbers.

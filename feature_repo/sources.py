@@ -48,6 +48,9 @@ item_statistics_table = _table("item_statistics", "Weekly sales statistics of ea
 # What shoppers did with an item lately, as of the moment just after each of their acts.
 item_activity_table = _table("item_activity", "Activity around an item over windows after each act.")
 
+# How many of an item there were, as of the moment just after each change; the shop's to keep, empty otherwise.
+item_stock_table = _table("item_stock", "Stock of an item after each change.")
+
 # The item tower's vectors, one row per item and training run.
 item_embedding_table = _table("item_embedding", "Item vectors of the two-tower model and of the text encoder.")
 
@@ -56,6 +59,7 @@ user_recent_items_push = PushSource(name="user_recent_items_push", batch_source=
 user_session_push = PushSource(name="user_session_push", batch_source=user_session_table)
 user_activity_push = PushSource(name="user_activity_push", batch_source=user_activity_table)
 item_activity_push = PushSource(name="item_activity_push", batch_source=item_activity_table)
+item_stock_push = PushSource(name="item_stock_push", batch_source=item_stock_table)
 
 # What the coming week brings, forecast once a week for training and every day of the last week; see `recsys forecast`.
 item_demand_forecast_table = _table("item_demand_forecast", "Purchases of each item expected in the coming 7 days.")

@@ -14,7 +14,11 @@ This import is thin: it needs numpy, redis and tritonclient, and loads the last 
 from __future__ import annotations
 
 from recsys_plugin.client import (
+    AdClick,
+    AdItem,
+    AdsPage,
     AsyncRecommender,
+    Community,
     Contribution,
     Explanation,
     Exploration,
@@ -22,9 +26,13 @@ from recsys_plugin.client import (
     Page,
     Reason,
     Recommender,
+    RulesReport,
     ScoredItem,
     ServedBy,
+    SimilarUser,
+    SimilarUsers,
     Timings,
+    mix_ads,
 )
 from recsys_plugin.errors import (
     CheckFailed,
@@ -44,12 +52,17 @@ from recsys_plugin.events import AsyncEventRecorder, Event, EventRecorder, Event
 from recsys_plugin.impressions import ImpressionLog
 from recsys_plugin.policy import SearchBlend
 from recsys_plugin.policy.exploration import EpsilonGreedy, GumbelTopK, NoExploration
+from recsys_plugin.policy.rules import ShelfRules
 from recsys_plugin.policy.thompson import ThompsonSampling
 
 __all__ = [
+    "AdClick",
+    "AdItem",
+    "AdsPage",
     "AsyncEventRecorder",
     "AsyncRecommender",
     "CheckFailed",
+    "Community",
     "ConfigurationError",
     "Contribution",
     "DataError",
@@ -73,16 +86,21 @@ __all__ = [
     "Recorded",
     "RecsysError",
     "ReleaseChanged",
+    "RulesReport",
     "ScoredItem",
     "SearchBlend",
     "ServedBy",
     "ServiceUnavailable",
+    "ShelfRules",
+    "SimilarUser",
+    "SimilarUsers",
     "SpoolFull",
     "StepFailed",
     "StoreUnavailable",
     "ThompsonSampling",
     "Timings",
     "__version__",
+    "mix_ads",
 ]
 
 #: The same number as in ``pyproject.toml``; a test holds them together.

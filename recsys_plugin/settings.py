@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -54,6 +54,10 @@ class Settings:
     ``RECSYS_IMPRESSIONS``  share of served pages that are logged, 0 to 1; unset means none
     ``RECSYS_EXPLORATION``  how recommended pages are chosen: ``none``, ``epsilon:0.05``, ``gumbel:0.2`` or
                            ``thompson:FILE.npz``; unset means ``none``
+    ``RECSYS_PSEUDONYM_KEY``  secret of 16 bytes or more by which user ids become pseudonyms, the same for
+                           exports and clients; unset means that nobody is shown to others
+    ``RECSYS_OPTED_OUT``   file with the ids or pseudonyms, one a line, of users whom exports leave out of
+                           neighbours and communities; unset means nobody
     =====================  ==========================================================================
     """
 
@@ -66,6 +70,8 @@ class Settings:
     spool: Path | None = None
     impressions: float | None = None
     exploration: str | None = None
+    pseudonym_key: str | None = field(default=None, repr=False)
+    opted_out: Path | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -83,6 +89,8 @@ class Settings:
             ).expanduser(),
             spool=Path(env["RECSYS_SPOOL"]).expanduser().resolve() if "RECSYS_SPOOL" in env else None,
             exploration=env.get("RECSYS_EXPLORATION"),
+            pseudonym_key=env.get("RECSYS_PSEUDONYM_KEY"),
+            opted_out=Path(env["RECSYS_OPTED_OUT"]).expanduser().resolve() if "RECSYS_OPTED_OUT" in env else None,
             impressions=_share(env["RECSYS_IMPRESSIONS"]) if "RECSYS_IMPRESSIONS" in env else None,
         )
 

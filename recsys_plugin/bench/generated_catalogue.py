@@ -47,6 +47,7 @@ _HIDDEN = 64
 #: Protocol buffers, and so ONNX files without their weights beside them, hold less than this many bytes.
 _PROTOBUF_LIMIT = 1 << 31
 _NOUNS = ("lamp", "mug", "scarf", "kettle", "novel", "puzzle", "jacket", "desk", "pillow", "tent")
+_BRANDS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +180,10 @@ def _generate(settings: Settings, plan: CataloguePlan, contract_json: str, redis
             "title": [f"{nouns[number % len(nouns)]} number {number}" for number in range(plan.items)],
             "category": nouns[np.arange(plan.items) % len(nouns)],
             "subcategory": "",
-            "brand": "",
+            "brand": [f"brand {number % _BRANDS}" for number in range(plan.items)],
             "price": draw.gamma(2.0, 10.0, size=plan.items).round(2),
+            "available_since": pd.Timestamp(NOW, unit="s", tz="UTC")
+            - pd.to_timedelta(np.arange(plan.items) % 700, unit="D"),
         }
     )
     material = ExportMaterial(

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from typing import TypeVar
 
 import numpy as np
 
 from recsys_plugin.bench.load_driver import WAYS, DriverPlan, Slice, SliceResult, drive
+from recsys_plugin.bench.processes import answer_of, started
 from recsys_plugin.bench.shop import Tell
 from recsys_plugin.bench.timing import LoadSamples
-from recsys_plugin.errors import StepFailed
 
 __all__ = ["LOAD_NOTE", "LoadOptions", "LoadSubject", "best_of", "load_subjects", "measure_load"]
-
-_Answer = TypeVar("_Answer")
 
 #: Seconds between an order and its beginning, so that all processes begin together.
 _AHEAD = 0.05
 #: Seconds that a driver may take to become ready (Feast alone takes many), and to answer after a slice's end.
 _PATIENCE = 180.0
 _PROCESSES = 2
+_WHAT = "a process that asks under load"
 
 
 LOAD_NOTE = (
@@ -147,48 +143,12 @@ def _run_slice(
     order = Slice(subject.way, subject.callers // subject.processes, begins, begins + seconds)
     for connection in connections:
         connection.send(order)
-    return begins, [_answer(connection, SliceResult, seconds + _PATIENCE) for connection in connections]
+    patience = seconds + _PATIENCE
+    return begins, [answer_of(each, SliceResult, what=_WHAT, patience=patience) for each in connections]
 
 
 @contextmanager
 def _drivers(plans: Sequence[DriverPlan]) -> Iterator[list[Connection]]:
-    # Spawned, not forked: gRPC does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    processes: list[BaseProcess] = []
-    connections: list[Connection] = []
-    try:
-        for number, plan in enumerate(plans):
-            mine, theirs = context.Pipe()
-            begin_elsewhere = replace(plan, first=number * max(1, plan.users // len(plans)))
-            process = context.Process(target=drive, args=(theirs, begin_elsewhere), daemon=True)
-            process.start()
-            theirs.close()
-            processes.append(process)
-            connections.append(mine)
-        for connection in connections:
-            _answer(connection, str, _PATIENCE)
+    elsewhere = [(replace(plan, first=number * max(1, plan.users // len(plans))),) for number, plan in enumerate(plans)]
+    with started(drive, elsewhere, what=_WHAT, patience=_PATIENCE) as connections:
         yield connections
-        for connection in connections:
-            connection.send(None)
-        for each in processes:
-            each.join(timeout=_PATIENCE)
-    finally:
-        for each in processes:
-            if each.is_alive():
-                each.terminate()
-            each.join()
-        for connection in connections:
-            connection.close()
-
-
-def _answer(connection: Connection, kind: type[_Answer], timeout: float) -> _Answer:
-    try:
-        if not connection.poll(timeout):
-            raise StepFailed(f"a process that asks under load gave no answer for {timeout:g} s")
-        answer = connection.recv()
-    except EOFError as error:
-        raise StepFailed("a process that asks under load ended; what it printed above says why") from error
-    if isinstance(answer, Exception):
-        raise answer
-    assert isinstance(answer, kind)
-    return answer

@@ -123,7 +123,7 @@ class _Ways:
             case "rank":
                 page = recommender.rank(request.user_id, request.item_ids)
             case "search":
-                page = recommender.search(request.user_id, request.query, PAGE_SIZE, candidates=count)
+                page = recommender.search(request.user_id, request.query, PAGE_SIZE, candidates=count, understand=False)
             case _:
                 page = recommender.similar_items(request.item_id, PAGE_SIZE, candidates=count)
         page.items[:PAGE_SIZE]

@@ -93,7 +93,12 @@ def open_shop(settings: Settings, *, now: float, users: int, seed: int) -> Itera
     drawn = np.random.default_rng(seed).permutation(len(known))[:users]
     try:
         recommender = MeasuredRecommender(
-            services.redis_url, services.triton_url, timeout=CALL_TIMEOUT, clock=lambda: now
+            services.redis_url,
+            services.triton_url,
+            timeout=CALL_TIMEOUT,
+            clock=lambda: now,
+            # The same queries come again and again here, and each is to be measured whole.
+            query_cache=0,
         )
     except ServiceUnavailable as error:
         raise type(error)(f"{error}\nStart the servers with `recsys up`.") from error

@@ -75,7 +75,12 @@ def make_requests(
                 inputs={
                     "recommend": {**user, **retrieval, "counts": np.array([[count, page_size]])},
                     "rank": {**user, "candidate_rows": rows},
-                    "search": {**user, **retrieval, "query": np.array([[query]], dtype=object)},
+                    "search": {
+                        **user,
+                        **retrieval,
+                        "query": np.array([[query]], dtype=object),
+                        "lexical_rows": np.array([[-1]]),
+                    },
                     "similar": {
                         **retrieval,
                         "item_row": np.array([[item_row]]),

@@ -1,4 +1,4 @@
-"""``recsys recommend|rank|search|similar``: one question to the serving client, answered as a table or as JSON."""
+"""``recsys recommend`` and its like: one question to the serving client, answered as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -15,10 +15,22 @@ from rich.table import Table
 from recsys_plugin.cli._output import emit_json, json_option
 from recsys_plugin.client import Page, Recommender
 from recsys_plugin.errors import ConfigurationError
+from recsys_plugin.query.intent import SearchIntent
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings, parse_moment
 
-__all__ = ["open_recommender", "page_table", "print_page", "rank", "recommend", "request_moment", "search", "similar"]
+__all__ = [
+    "cross_category",
+    "cross_sell",
+    "open_recommender",
+    "page_table",
+    "print_page",
+    "rank",
+    "recommend",
+    "request_moment",
+    "search",
+    "similar",
+]
 
 _Command = Callable[..., None]
 
@@ -52,10 +64,11 @@ def open_recommender(settings: Settings, *, timeout: float = 0.5) -> Recommender
     """
     services = Services(settings)
     moment = request_moment(settings)
-    if moment is None:
-        return Recommender(services.redis_url, services.triton_url, timeout=timeout)
-    seconds = moment.timestamp()
-    return Recommender(services.redis_url, services.triton_url, timeout=timeout, clock=lambda: seconds)
+    options: dict[str, Any] = {"timeout": timeout, "pseudonym_key": settings.pseudonym_key}
+    if moment is not None:
+        seconds = moment.timestamp()
+        options["clock"] = lambda: seconds
+    return Recommender(services.redis_url, services.triton_url, **options)
 
 
 def page_table(page: Page, *, title: str) -> Table:
@@ -106,12 +119,36 @@ def _footer(page: Page) -> str:
         )
     if page.unknown_items:
         lines.append(f"not in the catalogue: {', '.join(page.unknown_items)}")
+    if page.intent is not None:
+        lines += _understood(page.intent, page.relaxed)
     spent = page.timings
     lines.append(
         f"{spent.total:.1f} ms: features {spent.features:.1f}, inference {spent.inference:.1f}, "
         f"policy {spent.policy:.1f}; request {page.request_id}"
     )
     return "\n".join(lines)
+
+
+def _understood(intent: SearchIntent, relaxed: tuple[str, ...]) -> list[str]:
+    """What a query was understood to say, beyond its words; nothing if it says no more."""
+    lines = [f"“{one.typed}” is not known here; looked for “{one.taken}”" for one in intent.corrections]
+    category = "only the category" if intent.category_only else "category"
+    bounds = (("price at least", intent.lowest_price), ("price at most", intent.highest_price))
+    read = {
+        **{name: f"{bound:g}" for name, bound in bounds if bound is not None},
+        "price": intent.price_level or "",
+        category: ", ".join(intent.categories),
+        "only the brand": ", ".join(intent.brands),
+        "colour": ", ".join(intent.colours),
+        "size": ", ".join(map(str, intent.sizes)),
+        "for": intent.recipient or "",
+        "without": ", ".join(intent.excluded),
+    }
+    if said := "; ".join(f"{name} {value}" for name, value in read.items() if value):
+        lines.append(f"understood: {said}")
+    if relaxed:
+        lines.append(f"nothing fits all of that, so this was given up: {', '.join(relaxed)}")
+    return lines
 
 
 def _figure(value: float | None, form: str) -> str:
@@ -177,12 +214,24 @@ def rank(user_id: str, item_ids: tuple[str, ...], timeout: float, as_json: bool)
 @click.command()
 @click.argument("user_id", metavar="USER")
 @click.argument("query")
+@click.option("--plain", is_flag=True, help="Look for the meaning of QUERY as it is: no words, no filters.")
 @_options(several=True)
-def search(user_id: str, query: str, k: int, exclude: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """Items that fit QUERY, a sentence in natural language, with a touch of USER's taste ("-" is nobody)."""
+def search(
+    user_id: str, query: str, plain: bool, k: int, exclude: tuple[str, ...], timeout: float, as_json: bool
+) -> None:
+    """Items that fit QUERY, a sentence in natural language, with a touch of USER's taste ("-" is nobody).
+
+    Bounds of the price, brands and what is not wanted are filters, and misspelt words are corrected; below the page it
+    says what was understood.
+
+    \b
+    Examples:
+      recsys search - "red wine under 10 dollars"
+      recsys search 2020 "granola bars without nuts" --k 5 --json
+    """
     user = None if user_id == "-" else user_id
     _answer(
-        lambda recommender: recommender.search(user, query, k, exclude=exclude),
+        lambda recommender: recommender.search(user, query, k, exclude=exclude, understand=not plain),
         title=f"“{escape(query)}”" + (f" for user {escape(user_id)}" if user else ""),
         as_json=as_json,
         timeout=timeout,
@@ -197,6 +246,47 @@ def similar(item_id: str, k: int, exclude: tuple[str, ...], timeout: float, as_j
     _answer(
         lambda recommender: recommender.similar_items(item_id, k, exclude=exclude),
         title=f"Like item {escape(item_id)}",
+        as_json=as_json,
+        timeout=timeout,
+    )
+
+
+@click.command()
+@click.argument("basket", metavar="[ITEM]...", nargs=-1)
+@_options(several=True)
+def cross_sell(basket: tuple[str, ...], k: int, exclude: tuple[str, ...], timeout: float, as_json: bool) -> None:
+    """What is bought together with the ITEMs of a basket; what is popular if there are none.
+
+    \b
+    Examples:
+      recsys cross-sell 1133018 1082185
+      recsys cross-sell 1133018 -k 5 --exclude 1029743 --json
+    """
+    _answer(
+        lambda recommender: recommender.cross_sell(basket, k, exclude=exclude),
+        title=f"Goes with {escape(', '.join(basket)) or 'any basket'}",
+        as_json=as_json,
+        timeout=timeout,
+    )
+
+
+@click.command()
+@click.argument("user_id", metavar="USER")
+@click.option("--per-category", default=2, show_default=True, help="Items of one category, at most.")
+@_options(several=True)
+def cross_category(
+    user_id: str, per_category: int, k: int, exclude: tuple[str, ...], timeout: float, as_json: bool
+) -> None:
+    """Items of categories that are new to USER.
+
+    \b
+    Examples:
+      recsys cross-category 2020
+      recsys cross-category 2020 -k 6 --per-category 1 --json
+    """
+    _answer(
+        lambda recommender: recommender.cross_category(user_id, k, per_category=per_category, exclude=exclude),
+        title=f"Of categories that are new to user {escape(user_id)}",
         as_json=as_json,
         timeout=timeout,
     )

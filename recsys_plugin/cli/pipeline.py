@@ -251,6 +251,13 @@ def materialize(force: bool, as_json: bool) -> None:
     help="What Triton is to run the models on; cuda and tensorrt need NVIDIA's container and a GPU, and fall back to "
     "the CPU where there is none.",
 )
+@click.option(
+    "--least-group",
+    type=click.IntRange(2),
+    default=ExportOptions().least_group,
+    show_default=True,
+    help="The fewest users that a community has, and that whatever is told of one is true of.",
+)
 @_force
 @json_option
 def export(
@@ -262,6 +269,7 @@ def export(
     most_loss: float,
     graphs: str,
     target: str,
+    least_group: int,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -276,7 +284,7 @@ def export(
     """
     options = training_options(encoder, seed, two_tower_steps, ranker_epochs)
     with reporter() as progress:
-        laid_out = ExportOptions(precision, most_loss, graphs, target)
+        laid_out = ExportOptions(precision, most_loss, graphs, target, least_group)
         done = steps.export(Settings.from_environment(), options, progress, force=force, laid_out=laid_out)
     if as_json:
         emit_json(done.info)

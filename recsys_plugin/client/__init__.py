@@ -6,15 +6,22 @@ Read it in this order: ``recommender`` (drives), ``flows`` (what happens), ``fea
 
 from __future__ import annotations
 
+from recsys_plugin.ads.store import AdClick
+from recsys_plugin.client.ad_pages import AdItem, AdsPage, mix_ads
 from recsys_plugin.client.async_recommender import AsyncRecommender
 from recsys_plugin.client.context import Exploration
 from recsys_plugin.client.explanation import Contribution, Explanation, Reason
+from recsys_plugin.client.people import Community, SimilarUser, SimilarUsers
 from recsys_plugin.client.recommender import Recommender
-from recsys_plugin.client.results import Page, ScoredItem, ServedBy, Timings
+from recsys_plugin.client.results import Page, RulesReport, ScoredItem, ServedBy, Timings
 from recsys_plugin.features.plan import FeatureReport
 
 __all__ = [
+    "AdClick",
+    "AdItem",
+    "AdsPage",
     "AsyncRecommender",
+    "Community",
     "Contribution",
     "Explanation",
     "Exploration",
@@ -22,7 +29,11 @@ __all__ = [
     "Page",
     "Reason",
     "Recommender",
+    "RulesReport",
     "ScoredItem",
     "ServedBy",
+    "SimilarUser",
+    "SimilarUsers",
     "Timings",
+    "mix_ads",
 ]

@@ -3,35 +3,78 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from recsys_plugin.errors import InvalidInput
+from recsys_plugin.identifiers import checked_ids
 
 __all__ = [
     "MOST_CANDIDATES",
+    "MOST_CONTEXT_KEYS",
     "MOST_QUERY_CHARACTERS",
     "MOST_USERS",
+    "checked_call_context",
     "checked_candidates",
     "checked_interval",
     "checked_k",
+    "checked_per_category",
     "checked_query",
+    "checked_slots",
+    "checked_stock",
     "checked_timeout",
 ]
 
 MOST_CANDIDATES = 10_000
+#: Keys of what a call says about itself.
+MOST_CONTEXT_KEYS = 100
 MOST_USERS = 10_000
 #: A longer query is refused; how much of a shorter one counts is the tokenizer's business.
 MOST_QUERY_CHARACTERS = 10_000
 
 
-def checked_k(value: object) -> int:
+def checked_k(value: object, name: str = "k") -> int:
     """How many items are wanted: a whole number of 0 or more.
 
     Raises:
         InvalidInput: for anything else.
     """
-    return _whole_number(value, "k", least=0)
+    return _whole_number(value, name, least=0)
+
+
+def checked_per_category(value: object) -> int:
+    """How many items of one category a page may hold: a whole number of 1 or more.
+
+    Raises:
+        InvalidInput: for anything else.
+    """
+    return _whole_number(value, "per_category", least=1)
+
+
+def checked_slots(value: object) -> int:
+    """How many ads are wanted: a whole number of 0 or more.
+
+    Raises:
+        InvalidInput: for anything else.
+    """
+    return _whole_number(value, "slots", least=0)
+
+
+def checked_call_context(value: object) -> dict[str, str]:
+    """What a call says about itself, for targeting: texts by name.
+
+    Raises:
+        InvalidInput: for anything else, and for more than :data:`MOST_CONTEXT_KEYS`.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidInput(f"context: expected texts by name, not {type(value).__name__} ({value!r:.60})")
+    if len(value) > MOST_CONTEXT_KEYS:
+        raise InvalidInput(f"context: {len(value)} keys, at most {MOST_CONTEXT_KEYS} are allowed")
+    for key, text in value.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise InvalidInput(f"context: {key!r:.60} is {text!r:.60}; keys and values are texts")
+    return dict(value)
 
 
 def checked_candidates(value: object) -> int:
@@ -63,6 +106,23 @@ def checked_query(value: object) -> str:
     except UnicodeEncodeError as error:
         raise InvalidInput(f"query: not valid Unicode: {error.reason}") from error
     return value
+
+
+def checked_stock(value: object) -> dict[str, int]:
+    """Item id → units, for at most :data:`MOST_CANDIDATES` items.
+
+    Raises:
+        InvalidInput: for anything that is no id, or no whole number from 0 to 2**62; it names the item.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidInput(f"stock: expected item ids and units, not {type(value).__name__} ({value!r:.60})")
+    item_ids = checked_ids(list(value), "stock", most=MOST_CANDIDATES)
+    stock = dict(zip(item_ids, value.values(), strict=True))
+    for item_id, units in stock.items():
+        if isinstance(units, bool) or not isinstance(units, int | np.integer) or not 0 <= units <= 2**62:
+            raise InvalidInput(f"stock: {units!r:.60} of item {item_id!r} is not a whole number of 0 or more")
+        stock[item_id] = int(units)
+    return stock
 
 
 def checked_timeout(value: object) -> float:

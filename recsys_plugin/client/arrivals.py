@@ -2,42 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 from typing import Any
 
-from recsys_plugin.client.release import Release, with_new_items
+from recsys_plugin.client.release import READ_AT_ONCE, Release, read_stock, with_new_items, with_sold_out
 from recsys_plugin.features.item_facts import ItemPlan
-from recsys_plugin.inference.catalogue import as_written
+from recsys_plugin.inference.catalogue import UNKNOWN_STOCK, as_written
 from recsys_plugin.inference.new_items import ItemFacts
 
-__all__ = ["take_up"]
+__all__ = ["TakeUp", "take_up", "take_up_everything"]
 
-#: Items read in one round trip.
-_CHUNK = 500
+#: Either of the two below.
+TakeUp = Callable[[Release, ItemPlan, list[str]], Generator[Any, Any, Release]]
+
+
+def take_up_everything(release: Release, plan: ItemPlan, item_ids: Iterable[str]) -> Generator[Any, Any, Release]:
+    """Of all items that the store has, take up those that the catalogue lacks, and the stock of the others.
+
+    Raises as :func:`take_up`.
+    """
+    known: list[str] = []
+    fresh: list[str] = []
+    for item_id in item_ids:
+        (known if item_id in release.catalogue.rows else fresh).append(item_id)
+    yield from read_stock(release, plan, known)
+    return (yield from take_up(release, plan, fresh))
 
 
 def take_up(release: Release, plan: ItemPlan, item_ids: Iterable[str]) -> Generator[Any, Any, Release]:
     """Read items that were written: new ones become candidates, known ones show their present title and price.
 
-    What the models know of a known item stays as it was exported.
+    What is sold out leaves the pages, and comes back once it is not. What the models know of a known item stays as it
+    was exported.
 
     Raises:
         StoreUnavailable, InferenceUnavailable: if a server fails; the release is then as it was, but for what it shows.
     """
     asked = list(dict.fromkeys(item_ids))
     fresh: list[ItemFacts] = []
-    for start in range(0, len(asked), _CHUNK):
-        chunk = asked[start : start + _CHUNK]
+    changed = False
+    for start in range(0, len(asked), READ_AT_ONCE):
+        chunk = asked[start : start + READ_AT_ONCE]
         replies = yield plan.read(chunk)
         for item_id, reply in zip(chunk, replies, strict=True):
+            row = release.catalogue.rows.get(item_id)
+            told = plan.stock(item_id, reply)
+            stock = UNKNOWN_STOCK if told is None else told
+            if row is not None:
+                changed |= bool(release.catalogue.stock[row] != stock)
+                release.catalogue.stock[row] = stock
             found = plan.decode(item_id, reply)
             if found is None:
                 continue
             title, category, subcategory, brand, price = found
-            facts = ItemFacts(item_id, title, category, subcategory, brand, as_written(price))
-            row = release.catalogue.rows.get(item_id)
             if row is None:
-                fresh.append(facts)
+                fresh.append(ItemFacts(item_id, title, category, subcategory, brand, as_written(price), stock))
             else:
-                release.catalogue.show(row, title=facts.title, category=facts.category, price=facts.price)
-    return (yield from with_new_items(release, fresh))
+                changed |= release.catalogue.show(
+                    row, title=title, category=category, subcategory=subcategory, brand=brand, price=price
+                )
+    # What rules worked out of the catalogue holds for a release, so other facts make another one.
+    present = replace(release) if changed else release
+    return with_sold_out((yield from with_new_items(present, fresh)))

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from recsys_plugin.background import Warner
 from recsys_plugin.client import flows
-from recsys_plugin.client.arrivals import take_up
-from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, ClientBase, repeatable, time_left
-from recsys_plugin.client.release import Release, load_release
+from recsys_plugin.client.arrivals import TakeUp, take_up, take_up_everything
+from recsys_plugin.client.async_shelves import AsyncShelves
+from recsys_plugin.client.base import (
+    LOADING_TIMEOUT,
+    AskUsers,
+    beside_these,
+    repeatable,
+    time_left,
+    under,
+)
+from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.following import follow_rules, written
+from recsys_plugin.client.offload import Offload
+from recsys_plugin.client.release import Release, load_release, on_one_release
 from recsys_plugin.client.results import Page
+from recsys_plugin.client.searching import search
 from recsys_plugin.client.shadowing import ShadowTask
-from recsys_plugin.client.trying import Limited, follow_trial, last_words
+from recsys_plugin.client.trying import Limited, follow_trial
 from recsys_plugin.client.watching import GATHERED, PAUSE
 from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
 from recsys_plugin.events.recorder import AsyncEventRecorder
 from recsys_plugin.events.recording import Recorded
+from recsys_plugin.features.commands import Commands
 from recsys_plugin.features.item_changes import AsyncItemChanges
 from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import AsyncFeatureReader
@@ -29,7 +42,7 @@ from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.replicas import AsyncReplicas, connect_async
 from recsys_plugin.inference.triton import AsyncTritonClient
-from recsys_plugin.trials.tally import Commands
+from recsys_plugin.policy.rules import ShelfRules
 from recsys_plugin.trials.trial import SHADOW
 
 __all__ = ["AsyncRecommender"]
@@ -40,7 +53,7 @@ _Result = TypeVar("_Result")
 _CANCEL_SECONDS = 0.2
 
 
-class AsyncRecommender(ClientBase):
+class AsyncRecommender(AsyncShelves):
     """:class:`~recsys_plugin.client.recommender.Recommender` for asyncio: same arguments, same methods, same pages.
 
     It belongs to one event loop. It connects and loads at ``async with``, or else at its first call.
@@ -61,6 +74,9 @@ class AsyncRecommender(ClientBase):
         k: int = 20,
         *,
         exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        sponsored: Iterable[object] = (),
         candidates: int = 500,
         explain: bool = False,
         timeout: float | None = None,
@@ -69,7 +85,15 @@ class AsyncRecommender(ClientBase):
         users = [checked_id(user_id, "user_id")]
         return (
             await self.recommend_many(
-                users, k, exclude=exclude, candidates=candidates, explain=explain, timeout=timeout
+                users,
+                k,
+                exclude=exclude,
+                beside=beside,
+                rules=rules,
+                sponsored=sponsored,
+                candidates=candidates,
+                explain=explain,
+                timeout=timeout,
             )
         )[0]
 
@@ -79,27 +103,44 @@ class AsyncRecommender(ClientBase):
         k: int = 20,
         *,
         exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        sponsored: Iterable[object] = (),
         candidates: int = 500,
         explain: bool = False,
         timeout: float | None = None,
     ) -> list[Page]:
         """See :meth:`Recommender.recommend_many`."""
-        users, excluded = repeatable(user_ids), repeatable(exclude)
+        users, excluded = repeatable(user_ids), beside_these(exclude, beside)
         return await self._ask(
-            lambda context, users: flows.recommend(
-                context, users, k, exclude=excluded, candidates=candidates, explain=explain
+            under(
+                rules,
+                sponsored,
+                lambda context, users: flows.recommend(
+                    context, users, k, exclude=excluded, candidates=candidates, explain=explain
+                ),
             ),
             timeout,
             users,
         )
 
     async def rank(
-        self, user_id: object, item_ids: Iterable[object], *, explain: bool = False, timeout: float | None = None
+        self,
+        user_id: object,
+        item_ids: Iterable[object],
+        *,
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        explain: bool = False,
+        timeout: float | None = None,
     ) -> Page:
         """See :meth:`Recommender.rank`."""
         asked, users = repeatable(item_ids), [checked_id(user_id, "user_id")]
         return (
-            await self._ask(lambda context, _: flows.rank(context, user_id, asked, explain=explain), timeout, users)
+            await self._ask(
+                under(rules, (), lambda context, _: flows.rank(context, user_id, asked, explain=explain)),
+                timeout,
+                users,
+            )
         )[0]
 
     async def search(
@@ -109,34 +150,32 @@ class AsyncRecommender(ClientBase):
         k: int = 20,
         *,
         exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        sponsored: Iterable[object] = (),
         candidates: int = 500,
+        understand: bool = True,
         timeout: float | None = None,
     ) -> Page:
         """See :meth:`Recommender.search`."""
-        excluded, blend = repeatable(exclude), self._search_blend
+        excluded, blend = beside_these(exclude, beside), self._search_blend
         pages = await self._ask(
-            lambda context, _: flows.search(
-                context, user_id, query, k, exclude=excluded, candidates=candidates, blend=blend
+            under(
+                rules,
+                sponsored,
+                lambda context, _: search(
+                    context,
+                    user_id,
+                    query,
+                    k,
+                    exclude=excluded,
+                    candidates=candidates,
+                    blend=blend,
+                    understand=understand,
+                ),
             ),
             timeout,
             () if user_id is None else [checked_id(user_id, "user_id")],
-        )
-        return pages[0]
-
-    async def similar_items(
-        self,
-        item_id: object,
-        k: int = 20,
-        *,
-        exclude: Iterable[object] = (),
-        candidates: int = 500,
-        timeout: float | None = None,
-    ) -> Page:
-        """See :meth:`Recommender.similar_items`."""
-        excluded = repeatable(exclude)
-        pages = await self._ask(
-            lambda context, _: flows.similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
-            timeout,
         )
         return pages[0]
 
@@ -157,6 +196,7 @@ class AsyncRecommender(ClientBase):
         """See :meth:`Recommender.refresh`."""
         async with self._loading:
             self._release = await self._run(load_release(self._project, self._release), LOADING_TIMEOUT)
+            await self._follow_rules()
             await self._follow_trial(self._release)
             return self._release.version
 
@@ -199,7 +239,9 @@ class AsyncRecommender(ClientBase):
         if self._release is None:
             async with self._loading:
                 if self._release is None:
-                    self._release = await self._run(load_release(self._project, None), LOADING_TIMEOUT)
+                    release = await self._run(load_release(self._project, None), LOADING_TIMEOUT)
+                    self._rules = await self._run(follow_rules(self._project, self._rules), LOADING_TIMEOUT)
+                    self._release = release
                     await self._follow_trial(self._release)
                     self._watch()
         return self._release
@@ -220,27 +262,34 @@ class AsyncRecommender(ClientBase):
             changes = AsyncItemChanges(self._redis_address, self._item_keys, timeout=self._timeout)
             try:
                 await changes.open()
-                everything = self._item_keys.item_ids(await changes.everything())
-                known = () if self._release is None else self._release.catalogue.rows
-                await self._take_up([item_id for item_id in everything if item_id not in known])
+                await self._take_up(take_up_everything, await changes.everything())
                 warner.worked()
                 while not self._closing.is_set():
                     if keys := await changes.wait(PAUSE):
-                        await self._take_up(self._item_keys.item_ids([*keys, *(await changes.wait(GATHERED))]))
+                        await self._take_up(take_up, [*keys, *(await changes.wait(GATHERED))])
             except RecsysError as error:
                 warner.failed(error)
             finally:
                 await changes.close()
             await asyncio.sleep(PAUSE)
 
-    async def _take_up(self, item_ids: list[str]) -> None:
+    async def _take_up(self, take: TakeUp, keys: list[bytes]) -> None:
+        item_ids = self._item_keys.item_ids(keys)
         async with self._loading:
             if self._release is not None:
-                self._release = await self._run(take_up(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
+                self._release = await self._run(take(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
                 trying = self._trying
                 if trying is not None and trying.candidate is not None:
-                    release = await self._run(take_up(trying.candidate, self._item_plan, item_ids), LOADING_TIMEOUT)
+                    release = await self._run(take(trying.candidate, self._item_plan, item_ids), LOADING_TIMEOUT)
                     self._trying = replace(trying, candidate=release)
+
+    async def _follow_rules(self) -> None:
+        """Take up the shop's rules as they are now."""
+        try:
+            self._rules = await self._run(follow_rules(self._project, self._rules), LOADING_TIMEOUT)
+            self._rules_warner.worked()
+        except RecsysError as error:
+            self._rules_warner.failed(error)
 
     async def _follow_trial(self, release: Release) -> None:
         """Take up how the trial of a version stands; requests never wait for it."""
@@ -265,7 +314,7 @@ class AsyncRecommender(ClientBase):
         trying, self._trying = self._trying, None
         if trying is not None and (commands := trying.tally.drain()):
             try:
-                await self._run(last_words(commands), self._timeout)
+                await self._run(written(commands), self._timeout)
             except RecsysError as error:
                 self._trial_warner.failed(error)
 
@@ -283,16 +332,27 @@ class AsyncRecommender(ClientBase):
             except RecsysError as error:
                 warner.failed(error)
 
-    async def _ask(self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = ()) -> list[Page]:
-        """Answer a request on the release that serves at present, and during a trial on each user's own."""
+    async def _ask(
+        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+    ) -> list[Page]:
+        """See :meth:`Recommender._ask`."""
         seconds, release = self._seconds(timeout), await self._loaded()
         trying = self._tried(release)
         if trying is None:
             return await self._run(self._on_control(ask, user_ids, release), seconds)
         pages = await self._run(self._on_trial(trying, ask, user_ids, release, seconds), seconds)
-        if self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
+        if repeats and self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
             self._shadows.offer(flow, trying.tally)
         return pages
+
+    async def _answer(
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None
+    ) -> _Result:
+        """See :meth:`Recommender._answer`."""
+        asked = on_one_release(
+            self._project, await self._loaded(), lambda release: ask(self._context(release)), self._adopt
+        )
+        return await self._run(asked, self._seconds(timeout))
 
     async def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
         """Drive a flow to its end, performing each call with the time that is left."""
@@ -333,5 +393,7 @@ class AsyncRecommender(ClientBase):
                 return await triton.versions(call.model, timeout=timeout)
             case GetSettings():
                 return await triton.settings(call.model, call.version, timeout=timeout)
+            case Offload():
+                return await asyncio.to_thread(call.work)
             case _:
                 raise TypeError(f"a flow made a call of unknown kind: {call!r}")

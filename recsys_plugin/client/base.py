@@ -9,27 +9,33 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Self
 
+from recsys_plugin.ads.serving import KnownCampaigns
 from recsys_plugin.background import Warner
-from recsys_plugin.client.arguments import MOST_USERS, checked_interval, checked_timeout
-from recsys_plugin.client.context import BEST_FIRST, Exploration, RequestContext
+from recsys_plugin.client.arguments import MOST_USERS, checked_interval, checked_k, checked_timeout
+from recsys_plugin.client.context import BEST_FIRST, Exploration, RequestContext, RequestRules
 from recsys_plugin.client.flows import Flow
 from recsys_plugin.client.release import Release, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.trying import Trying, serve, shadow
-from recsys_plugin.errors import ConfigurationError, DeadlineExceeded, RecsysError
+from recsys_plugin.errors import ConfigurationError, DeadlineExceeded, InvalidInput, RecsysError
+from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.item_changes import ItemKeys
 from recsys_plugin.features.item_facts import ItemPlan
-from recsys_plugin.identifiers import checked_ids
+from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.impressions.log import ImpressionLog, ImpressionWriter
 from recsys_plugin.inference.address import TritonAddress
+from recsys_plugin.inference.tensors import Array
 from recsys_plugin.policy.exploration_settings import parse_exploration
 from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
+from recsys_plugin.policy.rules import NO_RULES, PageRules
+from recsys_plugin.pseudonyms import KEY_VARIABLE, Pseudonyms
+from recsys_plugin.query.recent import Recent
 from recsys_plugin.settings import Settings
 from recsys_plugin.trials.assignment import is_shadowed
 from recsys_plugin.trials.trial import MalformedTrial
 
-__all__ = ["LOADING_TIMEOUT", "AskUsers", "ClientBase", "repeatable", "time_left"]
+__all__ = ["LOADING_TIMEOUT", "AskUsers", "ClientBase", "beside_these", "repeatable", "time_left", "under"]
 
 #: Seconds that loading a release may take; it happens at start-up and in ``refresh``, never within a request.
 LOADING_TIMEOUT = 60.0
@@ -50,7 +56,9 @@ class ClientBase(ABC):
             none, so that only :meth:`refresh` and the disappearance of a version bring another.
         follow_items: whether to take up items as they are written to the feature store: new ones become candidates
             within a second, known ones show their present title and price.
-        search_blend: how search weighs relevance and taste.
+        search_blend: how search weighs meaning, words, wishes and taste.
+        query_cache: of how many queries the vector is kept, so that the text encoder need not be asked again; 0 for
+            none. One takes some 2 KB.
         clock: gives the time of a request, unix seconds.
         request_ids: gives each request its id.
         spool: a folder on a local disk that takes recorded events while Redis is away, see
@@ -58,6 +66,8 @@ class ClientBase(ABC):
         event_ids: names recorded events that have no id.
         impressions: how pages are logged, beside the requests; ``None`` for not at all.
         exploration: how pages of ``recommend`` are chosen among the best candidates; the best themselves by default.
+        pseudonym_key: the secret by which users are shown to others, the same as for the export; without one they are
+            not, see :mod:`recsys_plugin.pseudonyms`.
 
     Raises:
         ConfigurationError: if a URL is malformed.
@@ -67,6 +77,8 @@ class ClientBase(ABC):
     _release: Release | None
     _trying: Trying | None = None
     """The trial of a version that this client takes part in."""
+    _rules: PageRules = NO_RULES
+    """The shop's rules, as they were read last."""
 
     def __init__(
         self,
@@ -78,12 +90,14 @@ class ClientBase(ABC):
         refresh_every: float | None = 1.0,
         follow_items: bool = True,
         search_blend: SearchBlend = DEFAULT_SEARCH_BLEND,
+        query_cache: int = 2048,
         clock: Callable[[], float] = time.time,
         request_ids: Callable[[], str] = lambda: uuid.uuid4().hex,
         spool: str | os.PathLike[str] | None = None,
         event_ids: Callable[[], str] = lambda: uuid.uuid4().hex,
         impressions: ImpressionLog | None = None,
         exploration: Exploration = BEST_FIRST,
+        pseudonym_key: str | None = None,
     ) -> None:
         self._redis_address = RedisAddress.parse(redis_url)
         self._triton_addresses = TritonAddress.parse_several(triton_url)
@@ -93,6 +107,7 @@ class ClientBase(ABC):
         self._item_keys, self._item_plan = ItemKeys(project), ItemPlan(project)
         self._refresh_every = checked_interval(refresh_every)
         self._search_blend = search_blend
+        self._query_vectors: Recent[tuple[int, str], Array] = Recent(checked_k(query_cache, "query_cache"))
         self._clock = clock
         self._request_ids = request_ids
         self._recording: dict[str, Any] = {
@@ -105,7 +120,10 @@ class ClientBase(ABC):
         }
         self._impressions = None if impressions is None else ImpressionWriter(redis_url, impressions, project=project)
         self._exploration = exploration
+        self._pseudonyms = None if pseudonym_key is None else Pseudonyms(pseudonym_key)
+        self._campaigns = KnownCampaigns(EventKeys(project))
         self._trial_warner = Warner("could not follow the trial of a model version")
+        self._rules_warner = Warner("could not take up the rules for pages")
         self._name = uuid.uuid4().hex
         self._open()
 
@@ -116,7 +134,7 @@ class ClientBase(ABC):
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
         """Make a client from ``RECSYS_REDIS_URL``, ``RECSYS_TRITON_URL`` and what is set of ``RECSYS_SPOOL``,
-        ``RECSYS_IMPRESSIONS`` and ``RECSYS_EXPLORATION``.
+        ``RECSYS_IMPRESSIONS``, ``RECSYS_EXPLORATION`` and ``RECSYS_PSEUDONYM_KEY``.
 
         ``RECSYS_AS_OF`` stops the clock at that moment, for historical data. ``options`` are the keyword arguments
         of the class.
@@ -133,6 +151,7 @@ class ClientBase(ABC):
             as_of = settings.as_of.timestamp()
             options.setdefault("clock", lambda: as_of)
         options.setdefault("spool", settings.spool)
+        options.setdefault("pseudonym_key", settings.pseudonym_key)
         if settings.impressions is not None:
             options.setdefault("impressions", ImpressionLog(sample=settings.impressions))
         if settings.exploration is not None:
@@ -142,7 +161,14 @@ class ClientBase(ABC):
     def _context(self, release: Release) -> RequestContext:
         logs_pages = self._impressions is not None
         return RequestContext(
-            release, self._request_ids(), self._clock(), time.perf_counter, self._exploration, logs_pages
+            release,
+            self._request_ids(),
+            self._clock(),
+            time.perf_counter,
+            self._exploration,
+            logs_pages,
+            self._rules,
+            self._query_vectors,
         )
 
     def _answering(self, ask: AskUsers, user_ids: Iterable[object]) -> Callable[[Release], Flow]:
@@ -197,6 +223,18 @@ class ClientBase(ABC):
         if isinstance(error, MalformedTrial):
             self._trying = None
 
+    def pseudonym(self, user_id: object) -> str:
+        """The name by which a user is shown to others: 32 hexadecimal digits, the same for as long as the key is.
+
+        Raises:
+            InvalidInput: if it is no id.
+            ConfigurationError: if the client has no key.
+        """
+        user = checked_id(user_id, "user_id")
+        if self._pseudonyms is None:
+            raise ConfigurationError(f"a pseudonym needs a key: set {KEY_VARIABLE} or pass pseudonym_key")
+        return self._pseudonyms.of(user)
+
     def _adopt(self, release: Release) -> None:
         self._release = release
 
@@ -207,6 +245,41 @@ class ClientBase(ABC):
 def repeatable(values: Iterable[object]) -> Iterable[object]:
     """The same values, such that they can be gone through twice."""
     return values if isinstance(values, Collection) or not isinstance(values, Iterable) else list(values)
+
+
+def beside_these(exclude: Iterable[object], beside: Iterable[Page]) -> Iterable[object]:
+    """What a page must not show: what is excluded, and what other pages show already.
+
+    Raises:
+        InvalidInput: if ``beside`` holds something else than pages.
+    """
+    if not isinstance(beside, Iterable):
+        raise InvalidInput(f"beside: expected pages, not {type(beside).__name__}")
+    pages = list(beside)
+    if not pages:
+        return repeatable(exclude)
+    if wrong := [page for page in pages if not isinstance(page, Page)]:
+        raise InvalidInput(f"beside: expected pages, not {type(wrong[0]).__name__} ({wrong[0]!r:.60})")
+    if isinstance(exclude, str | bytes) or not isinstance(exclude, Iterable):
+        return exclude  # to be refused with its name
+    return [*exclude, *(item_id for page in pages for item_id in page.item_ids)]
+
+
+def under(rules: object, sponsored: Iterable[object], ask: AskUsers) -> AskUsers:
+    """The same request with the caller's own rules.
+
+    Raises:
+        InvalidInput: if they make no sense.
+    """
+    asked = RequestRules.of(rules, sponsored)
+    if asked is None:
+        return ask
+
+    def answer(context: RequestContext, users: Iterable[object]) -> Flow:
+        context.asked = asked
+        return ask(context, users)
+
+    return answer
 
 
 def time_left(deadline: float, allowed: float) -> float:

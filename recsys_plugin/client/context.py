@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
 from recsys_plugin.client.release import Release
-from recsys_plugin.client.results import Timings
+from recsys_plugin.client.results import RulesReport, Timings
 from recsys_plugin.errors import InvalidInput
 from recsys_plugin.features.plan import FeatureTensors
+from recsys_plugin.identifiers import checked_ids
 from recsys_plugin.impressions.document import Candidates, ServedPage
+from recsys_plugin.inference.tensors import Array
 from recsys_plugin.policy.exploration import ExplorationPolicy, NoExploration
+from recsys_plugin.policy.rules import NO_RULES, PageRules, ShelfRules
+from recsys_plugin.query.recent import Recent
 
-__all__ = ["BEST_FIRST", "Exploration", "RequestContext"]
+__all__ = ["BEST_FIRST", "Exploration", "RequestContext", "RequestRules"]
+
+
+#: Sponsored items that one request may bring.
+MOST_SPONSORED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,28 @@ class Exploration:
 BEST_FIRST = Exploration()
 
 
+@dataclass(frozen=True, slots=True)
+class RequestRules:
+    """What a caller says of a page's rules."""
+
+    rules: ShelfRules | Mapping[str, Any] | None = None
+    """In place of the shop's: all of them, or as a mapping those that it names, as in the shop's document."""
+    sponsored: tuple[str, ...] = ()
+    """Items for the positions that the rules reserve, best first."""
+
+    @classmethod
+    def of(cls, rules: object, sponsored: Iterable[object]) -> RequestRules | None:
+        """The caller's arguments, checked as far as is possible without the shop's rules; ``None`` if there are none.
+
+        Raises:
+            InvalidInput: naming the argument.
+        """
+        if rules is not None and not isinstance(rules, ShelfRules | Mapping):
+            raise InvalidInput(f"rules: {rules!r:.60} is neither ShelfRules nor a mapping of rules")
+        items = tuple(checked_ids(sponsored, "sponsored", most=MOST_SPONSORED))
+        return None if rules is None and not items else cls(rules, items)
+
+
 @dataclass(slots=True)
 class RequestContext:
     """What a request is given besides the caller's arguments, and how long its stages took."""
@@ -68,12 +99,22 @@ class RequestContext:
     """How recommended pages are chosen."""
     logs_pages: bool = False
     """Whether what is logged of pages is kept."""
+    rules: PageRules = NO_RULES
+    """The shop's."""
+    query_vectors: Recent[tuple[int, str], Array] = field(default_factory=lambda: Recent(0))
+    """Version and query → its vector, float32 ``[1, D]``."""
+    asked: RequestRules | None = field(init=False, default=None)
+    """The caller's."""
     served: list[ServedPage] = field(init=False, default_factory=list)
     """The pages so far, if they are logged; empty ones are not."""
     features: Mapping[str, tuple[FeatureTensors, int]] = field(init=False, default_factory=dict)
     """User → the tensors last read, and the user's line in them."""
     candidates: Candidates | None = field(init=False, default=None)
     """What the page under way was chosen from."""
+    policies: dict[str, Any] = field(init=False, default_factory=dict)
+    """Shelf → the rules that hold for it, see :mod:`recsys_plugin.client.shelf_rules`."""
+    applied: RulesReport | None = field(init=False, default=None)
+    """The rules of the page under way."""
     started: float = field(init=False)
     _stages: dict[str, float] = field(
         init=False, default_factory=lambda: dict.fromkeys(("features", "inference", "policy"), 0.0)

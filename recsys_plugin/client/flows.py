@@ -18,22 +18,41 @@ from recsys_plugin.client.arguments import (
     MOST_USERS,
     checked_candidates,
     checked_k,
-    checked_query,
 )
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.explaining import explained
 from recsys_plugin.client.pages import SCORES, line_of, page, page_items
 from recsys_plugin.client.release import PersonalModel, Release
 from recsys_plugin.client.results import Page, RankedItems
+from recsys_plugin.client.shelf_rules import ShelfPolicy, fetch_vectors, shelf_policy
 from recsys_plugin.errors import ReleaseChanged
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures
 from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.inference.calls import Infer, OutputSpec
 from recsys_plugin.inference.new_items import item_text
 from recsys_plugin.inference.tensors import Array
-from recsys_plugin.policy.page import SearchBlend
 
-__all__ = ["Flow", "rank", "recommend", "search", "similar_items"]
+__all__ = [
+    "Flow",
+    "beside",
+    "candidate_count",
+    "encode_text",
+    "infer",
+    "known_rows",
+    "new_item_texts",
+    "nobody",
+    "padded_rows",
+    "rank",
+    "read_features",
+    "recommend",
+    "retrieval_inputs",
+    "score_new_items",
+    "score_rows",
+    "similar_items",
+    "text_inputs",
+    "user_inputs",
+    "wanted_outputs",
+]
 
 #: What the tokenizer makes of a query.
 _TOKENS = {"input_ids": OutputSpec("INT64", (1, -1)), "attention_mask": OutputSpec("INT64", (1, -1))}
@@ -53,25 +72,29 @@ def recommend(
 ) -> Flow:
     """A page for each user: candidates from the index, ranked by the click model."""
     users = checked_ids(user_ids, "user_ids", most=MOST_USERS)
-    wanted, excluded = checked_k(k), _known_rows(context.release, exclude)
+    wanted, excluded = checked_k(k), known_rows(context.release, exclude)
     exploration = context.exploration
     pool = max(wanted, exploration.pool) if exploration.explores else wanted
-    count = _candidate_count(context.release, pool, checked_candidates(candidates))
+    count = candidate_count(context.release, pool, checked_candidates(candidates))
+    policy = shelf_policy(context, "recommend")
+    if policy is not None:
+        pool = policy.results(pool, count)
     model = context.release.models["recommend"]
     if wanted == 0:
         return [page(context, "recommend", user_id, RankedItems(), None) for user_id in users]
     pages: list[Page] = []
     for start in range(0, len(users), model.max_batch_size):
         batch = users[start : start + model.max_batch_size]
-        tensors, reports = yield from _read_features(context, model, batch)
-        answer = yield from _infer(
+        tensors, reports = yield from read_features(context, model, batch)
+        answer = yield from infer(
             context,
             "recommend",
-            {**_user_inputs(tensors), **_retrieval_inputs(context.release, excluded, count, pool, len(batch))},
-            _outputs(model, len(batch), "rows", "retrieval_scores", *SCORES),
+            {**user_inputs(tensors), **retrieval_inputs(context.release, excluded, count, pool, batch, policy)},
+            wanted_outputs(model, len(batch), "rows", "retrieval_scores", *SCORES),
         )
         if context.release.new_items:
-            answer = _beside(answer, (yield from _new_items(context, tensors)))
+            answer = beside(answer, (yield from score_new_items(context, tensors)))
+        yield from fetch_vectors(context, "recommend", answer["rows"], answer["scores"])
         for number, user_id in enumerate(batch):
             outputs = line_of("recommend", answer, number)
             scores = outputs["scores"]
@@ -91,65 +114,38 @@ def rank(context: RequestContext, user_id: object, item_ids: Iterable[object], *
     if not rows.size:
         return [page(context, "rank", user, RankedItems(), None, unknown)]
     model = context.release.models["rank"]
-    tensors, (report,) = yield from _read_features(context, model, [user])
-    size = len(context.release.catalogue)
-    old, new = rows[rows < size], rows[rows >= size]
-    answer: dict[str, Array] = {}
-    if old.size:
-        inputs = {**_user_inputs(tensors), "candidate_rows": old[np.newaxis]}
-        answer = yield from _infer(context, "rank", inputs, _outputs(model, 1, *SCORES, length=old.size))
-        answer["rows"] = old[np.newaxis]
-    if new.size:
-        scored = yield from _new_items(context, tensors, new - size)
-        answer = _beside(answer, scored) if answer else scored
-    outputs = line_of("rank", answer, 0)
-    items = page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size)
+    tensors, (report,) = yield from read_features(context, model, [user])
+    outputs = yield from score_rows(context, tensors, rows)
+    yield from fetch_vectors(context, "rank", outputs["rows"][np.newaxis], outputs["scores"][np.newaxis])
+    items = page_items(context, "rank", outputs, outputs["scores"], None, (), rows.size, user_id=user)
     if explain:
         items = yield from explained(context, tensors, 0, items)
     return [page(context, "rank", user, items, report, unknown)]
 
 
-def search(
-    context: RequestContext,
-    user_id: object,
-    query: object,
-    k: object,
-    *,
-    exclude: Iterable[object],
-    candidates: object,
-    blend: SearchBlend,
-) -> Flow:
-    """Items whose text fits the query, ordered by relevance with a touch of the user's taste."""
-    user = None if user_id is None else checked_id(user_id, "user_id")
-    text, wanted, excluded = checked_query(query), checked_k(k), _known_rows(context.release, exclude)
-    count = _candidate_count(context.release, wanted, checked_candidates(candidates))
-    if wanted == 0:
-        return [page(context, "search", user, RankedItems(), None)]
-    model = context.release.models["search"]
-    report: FeatureReport | None = None
-    if user is None:
-        tensors, blend = _nobody(context, model), SearchBlend(personal_weight=0.0)
-    else:
-        tensors, (report,) = yield from _read_features(context, model, [user])
-    words = _text(text)
-    if model.takes_tokens:
-        words = yield from _infer(context, "tokenizer", words, _TOKENS)
-    answer = yield from _infer(
-        context,
-        "search",
-        {**_user_inputs(tensors), **words, **_retrieval_inputs(context.release, excluded, count, wanted, 1)},
-        _outputs(model, 1, "rows", "relevance", *SCORES),
-    )
-    if context.release.new_items:
-        tokens = words if model.takes_tokens else (yield from _infer(context, "tokenizer", words, _TOKENS))
-        encoded = yield from _infer(context, "text_encoder", tokens, {"text_embedding": OutputSpec("FP32", (1, -1))})
-        scored = yield from _new_items(context, tensors)
-        scored["relevance"] = encoded["text_embedding"] @ context.release.new_items.texts.T
-        answer = _beside(answer, scored)
-    outputs = line_of("search", answer, 0)
-    scores = blend.scores(outputs["rows"], outputs["relevance"], outputs["scores"])
-    items = page_items(context, "search", outputs, scores, "relevance", excluded, wanted)
-    return [page(context, "search", user, items, report)]
+def score_rows(
+    context: RequestContext, tensors: FeatureTensors, rows: NDArray[np.int64]
+) -> Generator[Infer, Any, dict[str, Array]]:
+    """What the click model says of some items for one user.
+
+    Args:
+        tensors: the user's features, as the model ``rank`` takes them.
+        rows: ``[n]`` of the catalogue and of new items, ascending, one at least.
+
+    Returns:
+        ``rows`` again and those of :data:`SCORES` that the model has, each ``[n]``.
+    """
+    model, size = context.release.models["rank"], len(context.release.catalogue)
+    old, new = rows[rows < size], rows[rows >= size]
+    answer: dict[str, Array] = {}
+    if old.size:
+        inputs = {**user_inputs(tensors), "candidate_rows": old[np.newaxis]}
+        answer = yield from infer(context, "rank", inputs, wanted_outputs(model, 1, *SCORES, length=old.size))
+        answer["rows"] = old[np.newaxis]
+    if new.size:
+        scored = yield from score_new_items(context, tensors, new - size)
+        answer = beside(answer, scored) if answer else scored
+    return line_of("rank", answer, 0)
 
 
 def similar_items(
@@ -160,15 +156,15 @@ def similar_items(
     Of an item that is newer than the catalogue only the text is known: nearest to it is what has the most similar text.
     """
     item, wanted = checked_id(item_id, "item_id"), checked_k(k)
-    excluded = _known_rows(context.release, exclude)
-    count = _candidate_count(context.release, wanted, checked_candidates(candidates))
+    excluded = known_rows(context.release, exclude)
+    count = candidate_count(context.release, wanted, checked_candidates(candidates))
     row = context.release.row(item)
     if row is None or wanted == 0:
         return [page(context, "similar", None, RankedItems(), None, () if row is not None else (item,))]
     excluded |= {row}
-    retrieval = _retrieval_inputs(context.release, excluded, count, wanted, 1)
+    retrieval = retrieval_inputs(context.release, excluded, count, wanted, [None], shelf_policy(context, "similar"))
     if row < len(context.release.catalogue):
-        answer = yield from _infer(
+        answer = yield from infer(
             context,
             "similar",
             {"item_row": np.array([[row]], dtype=np.int64), **retrieval},
@@ -176,6 +172,7 @@ def similar_items(
         )
     else:
         answer = yield from _similar_texts(context, row - len(context.release.catalogue), retrieval)
+    yield from fetch_vectors(context, "similar", answer["rows"], answer["similarity"])
     outputs = line_of("similar", answer, 0)
     items = page_items(context, "similar", outputs, outputs["similarity"], "similarity", excluded, wanted)
     return [page(context, "similar", None, items, None)]
@@ -186,48 +183,65 @@ def _similar_texts(
 ) -> Generator[Infer, Any, dict[str, Array]]:
     """Rows of the catalogue and of new items, and the cosine of their texts to that of one new item."""
     new, model = context.release.new_items, context.release.models["search"]
-    facts = new.facts[place]
-    words = _text(item_text(facts.title, facts.category, facts.brand))
-    if model.takes_tokens:
-        words = yield from _infer(context, "item_tokenizer", words, _TOKENS)
-    found = yield from _infer(
+    words = new_item_texts(context.release, [place], takes_vector=model.takes_vector)
+    nothing: dict[str, Array] = {"lexical_rows": padded_rows([np.empty(0, np.int64)])}
+    found = yield from infer(
         context,
         "search",
-        {**_user_inputs(_nobody(context, model)), **words, **retrieval},
-        _outputs(model, 1, "rows", "relevance"),
+        {**user_inputs(nobody(context, model)), **words, **nothing, **retrieval},
+        wanted_outputs(model, 1, "rows", "relevance"),
     )
     answer = {"rows": found["rows"], "similarity": found["relevance"]}
     rows = np.arange(len(new), dtype=np.int64) + len(context.release.catalogue)
-    return _beside(answer, {"rows": rows[np.newaxis], "similarity": new.texts[place : place + 1] @ new.texts.T})
+    return beside(answer, {"rows": rows[np.newaxis], "similarity": new.texts[place : place + 1] @ new.texts.T})
 
 
-def _nobody(context: RequestContext, model: PersonalModel) -> FeatureTensors:
+def nobody(context: RequestContext, model: PersonalModel) -> FeatureTensors:
     """Nobody's features: every one at its default."""
     nothing = [[None] * len(model.plan.fields)]
     return model.plan.decode([""], nothing, now=context.now, rows=context.release.catalogue.rows)[0]
 
 
-def _text(text: str) -> dict[str, Array]:
+def text_inputs(text: str) -> dict[str, Array]:
     """What a tokenizer takes."""
     query = np.empty((1, 1), dtype=object)
     query[0, 0] = text.encode()
     return {"query": query}
 
 
-def _read_features(
+def new_item_texts(release: Release, places: Sequence[int], *, takes_vector: bool) -> dict[str, Array]:
+    """What the search model is to look for to find what is like some new items: their vectors, which are known, or
+    their texts where it encodes them itself."""
+    if takes_vector:
+        return {"text_embedding": release.new_items.texts[list(places)]}
+    words = np.empty((len(places), 1), dtype=object)
+    for line, place in enumerate(places):
+        facts = release.new_items.facts[place]
+        words[line, 0] = item_text(facts.title, facts.category, facts.brand).encode()
+    return {"query": words}
+
+
+def encode_text(
+    context: RequestContext, words: Mapping[str, Array], tokenizer: str
+) -> Generator[Infer, Any, dict[str, Array]]:
+    """The unit vector of a text, ``text_embedding`` float32 ``[1, D]``."""
+    tokens = yield from infer(context, tokenizer, words, _TOKENS)
+    return (yield from infer(context, "text_encoder", tokens, {"text_embedding": OutputSpec("FP32", (1, -1))}))
+
+
+def read_features(
     context: RequestContext, model: PersonalModel, user_ids: Sequence[str]
 ) -> Generator[ReadFeatures, Any, tuple[FeatureTensors, tuple[FeatureReport, ...]]]:
     """One round trip to Redis for all users, decoded into the model's tensors."""
     plan = model.plan
     replies = yield ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
     decoded = plan.decode(user_ids, replies, now=context.now, rows=context.release.catalogue.rows)
-    if context.logs_pages:
-        context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}
+    context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}
     context.end_of("features")
     return decoded
 
 
-def _infer(
+def infer(
     context: RequestContext, model: str, inputs: Mapping[str, Array], outputs: Mapping[str, OutputSpec]
 ) -> Generator[Infer, Any, dict[str, Array]]:
     """Call a model of this release, and make sure that each of its steps was of this release too."""
@@ -251,7 +265,7 @@ def _infer(
     return answer
 
 
-def _new_items(
+def score_new_items(
     context: RequestContext, tensors: FeatureTensors, places: NDArray[np.int64] | None = None
 ) -> Generator[Infer, Any, dict[str, Array]]:
     """Scores of items that the catalogue lacks, of all or of those at some places, for each user."""
@@ -259,17 +273,17 @@ def _new_items(
     packed = release.new_items.packed if places is None else release.new_items.packed[places]
     rows = (np.arange(len(packed)) if places is None else places) + len(release.catalogue)
     users, columns = len(tensors.user_float), len(release.models["rank_new"].value_columns)
-    answer = yield from _infer(
+    answer = yield from infer(
         context,
         "rank_new",
-        {**_user_inputs(tensors), "new_items": np.repeat(packed[np.newaxis], users, axis=0)},
+        {**user_inputs(tensors), "new_items": np.repeat(packed[np.newaxis], users, axis=0)},
         {"values": OutputSpec("FP32", (users, len(packed), columns))},
     )
     answer["rows"] = np.repeat(rows[np.newaxis], users, axis=0)
     return answer
 
 
-def _beside(answer: Mapping[str, Array], others: Mapping[str, Array]) -> dict[str, Array]:
+def beside(answer: Mapping[str, Array], others: Mapping[str, Array]) -> dict[str, Array]:
     """Two answers' candidates in one, of each what the first answer says of its own."""
     return {name: np.concatenate([array, others[name]], axis=1) for name, array in answer.items()}
 
@@ -298,17 +312,19 @@ def _looked_up(release: Release, item_ids: Iterable[object]) -> tuple[NDArray[np
     return np.array([row for row in found if row is not None], dtype=np.int64), unknown
 
 
-def _known_rows(release: Release, item_ids: Iterable[object]) -> set[int]:
+def known_rows(release: Release, item_ids: Iterable[object]) -> set[int]:
     """Rows of the items to leave out; an id that is not known cannot come up anyway."""
     rows = (release.row(item_id) for item_id in checked_ids(item_ids, "exclude", most=MOST_CANDIDATES))
     return {row for row in rows if row is not None}
 
 
-def _candidate_count(release: Release, wanted: int, candidates: int) -> int:
+def candidate_count(release: Release, wanted: int, candidates: int) -> int:
+    """How many candidates to consider: no fewer than are wanted, no more than there are."""
     return max(1, min(max(wanted, candidates), len(release.catalogue)))
 
 
-def _user_inputs(tensors: FeatureTensors) -> dict[str, Array]:
+def user_inputs(tensors: FeatureTensors) -> dict[str, Array]:
+    """The packed features under their input names."""
     return {
         "user_float": tensors.user_float,
         "user_int": tensors.user_int,
@@ -316,20 +332,43 @@ def _user_inputs(tensors: FeatureTensors) -> dict[str, Array]:
     }
 
 
-def _retrieval_inputs(
-    release: Release, excluded: Collection[int], count: int, wanted: int, users: int
+def retrieval_inputs(
+    release: Release,
+    excluded: Collection[int] | NDArray[np.int64],
+    count: int,
+    wanted: int,
+    users: Sequence[str | None],
+    policy: ShelfPolicy | None = None,
 ) -> dict[str, Array]:
-    """The same exclusions and counts for each user.
+    """Exclusions of each user, and the same counts: what is sold out, or against the rules, need not be found."""
+    size = len(release.catalogue)
+    told = excluded if isinstance(excluded, np.ndarray) else np.fromiter(excluded, np.int64, len(excluded))
+    if release.sold_out.size and (policy is None or policy.rules.least_stock > 0):
+        told = np.concatenate([told, release.sold_out])
+    if policy is None:
+        lines = [np.unique(told[told < size])] * len(users)
+    else:
+        every = (np.concatenate([told, policy.excluded_rows(user)]) for user in users)
+        lines = [np.unique(line[line < size]) for line in every]
+    return {
+        "excluded_rows": padded_rows(lines),
+        "counts": np.repeat(np.array([[count, wanted]], np.int64), len(users), axis=0),
+    }
 
-    -1 pads exclusions to a power of two: no tensor may be empty, and Triton batches requests of equal shape only.
+
+def padded_rows(lines: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Rows of each user, ``[users, n]``.
+
+    -1 pads them to a power of two: no tensor may be empty, and Triton batches requests of equal shape only.
     """
-    told = sorted(row for row in excluded if row < len(release.catalogue))
-    rows = np.full((users, 1 << (max(1, len(told)) - 1).bit_length()), -1, dtype=np.int64)
-    rows[:, : len(told)] = told
-    return {"excluded_rows": rows, "counts": np.repeat(np.array([[count, wanted]], dtype=np.int64), users, axis=0)}
+    longest = max(1, *map(len, lines))
+    padded = np.full((len(lines), 1 << (longest - 1).bit_length()), -1, dtype=np.int64)
+    for number, line in enumerate(lines):
+        padded[number, : len(line)] = line
+    return padded
 
 
-def _outputs(model: PersonalModel, users: int, *names: str, length: int = -1) -> dict[str, OutputSpec]:
+def wanted_outputs(model: PersonalModel, users: int, *names: str, length: int = -1) -> dict[str, OutputSpec]:
     """What to ask a model for: those of the names that it has, packed into one tensor if it packs them."""
     wanted = {name: OutputSpec("INT64" if name == "rows" else "FP32", (users, length)) for name in names}
     if model.value_columns:

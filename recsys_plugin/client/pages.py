@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys_plugin.client.choosing import best, by_rules
 from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.release import Release
 from recsys_plugin.client.results import Page, RankedItems, ScoredItem, ServedBy
+from recsys_plugin.client.shelf_rules import shelf_policy
 from recsys_plugin.errors import InferenceUnavailable
 from recsys_plugin.features.plan import FeatureReport
 from recsys_plugin.impressions.document import Candidates, ServedPage
 from recsys_plugin.inference.tensors import Array
-from recsys_plugin.policy.exploration import Choice, calibrated_logits
-from recsys_plugin.policy.last_layer import served_features
-from recsys_plugin.policy.page import best_first
 
-__all__ = ["SCORES", "line_of", "page", "page_items"]
+__all__ = ["SCORES", "known_values", "line_of", "page", "page_items", "shown_facts"]
 
 #: What says how good each candidate is; a model has the probabilities that it was trained for.
 SCORES = ("scores", "purchase_probability", "cart_probability", "click_probability")
@@ -44,72 +44,58 @@ def page_items(
     k: int,
     *,
     explore: str | None = None,
+    user_id: str | None = None,
+    shelf: str | None = None,
 ) -> RankedItems:
-    """The k best of one user's candidates as items.
+    """One user's candidates as the items of a page: the k best, by the rules of the shelf.
 
     Args:
         relevance: names the output of the first stage.
+        excluded: rows that must not be on the page.
         explore: the user for whom the context's exploration chooses among the best; the best itself, if ``None``.
+        user_id: whose page it is, for rules that ask what the user had already.
+        shelf: whose rules hold; that of the model's name, if ``None``.
     """
     release = context.release
-    rows = outputs["rows"]
-    explores = explore is not None and context.exploration.explores
-    size = max(k, context.exploration.pool) if explores else k
-    order = best_first(model, rows, scores, catalogue_size=release.size, excluded=excluded, k=size)
-    choice: Choice | None = None
-    if explore is not None and explores:
-        pool = order
-        choice = _chosen(context, explore, rows[pool], scores[pool], outputs, pool, k)
-        order = pool[choice.positions]
-        if context.logs_pages:
-            context.candidates = Candidates(
-                rows[pool], scores[pool], choice.positions, policy=context.exploration.policy.name,
-                propensities=choice.propensities, propensity_kind=choice.kind,
-            )  # fmt: skip
-    elif context.logs_pages:
-        context.candidates = Candidates(rows, scores, order, excluded)
-    chosen = rows[order]
-    known = {name: outputs[name][order] for name in SCORES[1:] if name in outputs}
+    explored = explore if explore is not None and context.exploration.explores else None
+    policy = shelf_policy(context, shelf or model)
+    if policy is not None:
+        chosen = by_rules(context, policy, model, outputs, scores, excluded, k, explored, user_id or explore)
+    else:
+        barred = excluded
+        if release.sold_out.size and (shelf or model) != "rank":
+            barred = {*excluded, *release.sold_out_of(outputs["rows"]).tolist()}
+        chosen = best(context, model, outputs, scores, barred, k, explored)
+    known = {name: chosen.outputs[name][chosen.places] for name in SCORES[1:] if name in outputs}
     if relevance is not None:
-        known["relevance"] = outputs[relevance][order]
-    ranked = scores[order]
+        known["relevance"] = chosen.outputs[relevance][chosen.places]
+    rows, ranked, propensities, moves = chosen.rows, chosen.scores, chosen.propensities, chosen.moves
 
     def item(place: int) -> ScoredItem:
-        row = chosen.item(place)
-        title, category, price = release.shown(row)
+        row = rows.item(place)
         return ScoredItem(
-            item_id=release.item_id(row),
             score=ranked.item(place),
             position=place + 1,
-            title=title,
-            category=category,
-            price=_number(price),
-            propensity=1.0 if choice is None else choice.propensities.item(place),
-            explanation=None,
-            **{name: _number(values.item(place)) for name, values in known.items()},
+            propensity=1.0 if propensities is None else propensities.item(place),
+            original_position=None if moves is None else moves.original_position(place + 1),
+            moved_by=() if moves is None else moves.moved_by(place + 1),
+            sponsored=moves is not None and moves.is_sponsored(place + 1),
+            **shown_facts(release, row),
+            **known_values(known, place),
         )
 
-    return RankedItems(len(chosen), lambda: map(release.item_id, chosen.tolist()), item)
+    return RankedItems(len(rows), lambda: map(release.item_id, rows.tolist()), item)
 
 
-def _chosen(
-    context: RequestContext,
-    user_id: str,
-    rows: NDArray[np.int64],
-    scores: NDArray[np.float32],
-    outputs: Mapping[str, Array],
-    pool: NDArray[np.intp],
-    k: int,
-) -> Choice:
-    """What the context's exploration makes of a pool of candidates, best first."""
-    exploration = context.exploration
-    logits = calibrated_logits(scores)
-    features = None
-    if exploration.policy.needs_features:
-        new = rows >= len(context.release.catalogue)
-        features = served_features(logits, outputs["retrieval_scores"][pool], new)
-    generator = exploration.generator(context.request_id, user_id)
-    return exploration.policy.choose(logits, k, generator, features=features)
+def shown_facts(release: Release, row: int) -> dict[str, Any]:
+    """What a :class:`ScoredItem` says of a row whatever the request was."""
+    title, category, price = release.shown(row)
+    return {"item_id": release.item_id(row), "title": title, "category": category, "price": _number(price)}
+
+
+def known_values(outputs: Mapping[str, Array], place: int) -> dict[str, Any]:
+    """What each output has at a place, a number or ``None``."""
+    return {name: _number(values.item(place)) for name, values in outputs.items()}
 
 
 def _number(value: float) -> float | None:
@@ -124,13 +110,19 @@ def page(
     items: RankedItems,
     features: FeatureReport | None,
     unknown_items: tuple[str, ...] = (),
+    *,
+    shelf: str | None = None,
 ) -> Page:
-    """The page of these items; what is logged of it is added to the context."""
+    """The page of these items; what is logged of it is added to the context.
+
+    Args:
+        shelf: what the page is known as where the model also serves another, whose log must stay its own.
+    """
     context.end_of("policy")
     release = context.release
     personal = release.models.get(model)
     served_by = ServedBy(
-        model=model,
+        model=shelf or model,
         version=release.version,
         contract=None if personal is None else personal.plan.contract.fingerprint,
         catalogue_version=release.catalogue.version,
@@ -139,7 +131,8 @@ def page(
     if context.candidates is not None:
         context.served.append(_served(context, user_id, served_by, context.candidates))
         context.candidates = None
-    return Page(context.request_id, user_id, items, served_by, features, context.timings(), unknown_items)
+    rules, context.applied = context.applied, None
+    return Page(context.request_id, user_id, items, served_by, features, context.timings(), unknown_items, rules)
 
 
 def _served(context: RequestContext, user_id: str | None, by: ServedBy, candidates: Candidates) -> ServedPage:

@@ -8,31 +8,44 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from recsys_plugin.background import Watcher
 from recsys_plugin.client import flows
-from recsys_plugin.client.arrivals import take_up
-from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, ClientBase, repeatable, time_left
-from recsys_plugin.client.release import Release, load_release
+from recsys_plugin.client.arrivals import TakeUp, take_up, take_up_everything
+from recsys_plugin.client.base import (
+    LOADING_TIMEOUT,
+    AskUsers,
+    beside_these,
+    repeatable,
+    time_left,
+    under,
+)
+from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.following import follow_rules, written
+from recsys_plugin.client.offload import Offload
+from recsys_plugin.client.release import Release, load_release, on_one_release
 from recsys_plugin.client.results import Page
+from recsys_plugin.client.searching import search
 from recsys_plugin.client.shadowing import ShadowThread
-from recsys_plugin.client.trying import Limited, follow_trial, last_words
+from recsys_plugin.client.shelves import Shelves
+from recsys_plugin.client.trying import Limited, follow_trial
 from recsys_plugin.client.watching import watch_items, watch_releases
 from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
 from recsys_plugin.events.recorder import EventRecorder
 from recsys_plugin.events.recording import Recorded
+from recsys_plugin.features.commands import Commands
 from recsys_plugin.features.item_changes import ItemChanges
 from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import FeatureReader
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.replicas import connect
-from recsys_plugin.trials.tally import Commands
+from recsys_plugin.policy.rules import ShelfRules
 from recsys_plugin.trials.trial import SHADOW
 
 __all__ = ["Recommender"]
@@ -40,7 +53,7 @@ __all__ = ["Recommender"]
 _Result = TypeVar("_Result")
 
 
-class Recommender(ClientBase):
+class Recommender(Shelves):
     """Answers a shop's requests from Redis and Triton; safe to share between threads.
 
     Making one connects, finds the newest version that Triton serves, checks its feature contract against the feature
@@ -60,6 +73,7 @@ class Recommender(ClientBase):
         self._recorder = EventRecorder(**self._recording)
         try:
             self._release = self._run(load_release(self._project, None), LOADING_TIMEOUT)
+            self._rules = self._run(follow_rules(self._project, self._rules), LOADING_TIMEOUT)
             self._follow_trial()
         except BaseException:
             self.close()
@@ -75,6 +89,9 @@ class Recommender(ClientBase):
         k: int = 20,
         *,
         exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        sponsored: Iterable[object] = (),
         candidates: int = 500,
         explain: bool = False,
         timeout: float | None = None,
@@ -86,6 +103,10 @@ class Recommender(ClientBase):
                 contract's defaults, and ``page.features.known`` is false.
             k: how many items; 0 gives an empty page, more than the catalogue has gives what there is.
             exclude: item ids that must not be on the page.
+            beside: pages shown together with this one: what is on them is not on this.
+            rules: in place of the shop's rules for the shelf: all of them, or as a mapping those that it names, as in
+                the shop's document (``{"caps": {"brand": 1}, "already": None}``).
+            sponsored: items for the positions that the rules reserve, best first.
             candidates: how many the index proposes to the ranker, 1 to 10,000; at least ``k``.
             explain: whether each item is to say why it is there, see
                 :class:`~recsys_plugin.client.explanation.Explanation`; it costs another call to Triton for each user.
@@ -97,9 +118,17 @@ class Recommender(ClientBase):
             ServiceUnavailable: if Redis or Triton fail, or take longer than the timeout.
         """
         users = [checked_id(user_id, "user_id")]
-        return self.recommend_many(users, k, exclude=exclude, candidates=candidates, explain=explain, timeout=timeout)[
-            0
-        ]
+        return self.recommend_many(
+            users,
+            k,
+            exclude=exclude,
+            beside=beside,
+            rules=rules,
+            sponsored=sponsored,
+            candidates=candidates,
+            explain=explain,
+            timeout=timeout,
+        )[0]
 
     def recommend_many(
         self,
@@ -107,6 +136,9 @@ class Recommender(ClientBase):
         k: int = 20,
         *,
         exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        sponsored: Iterable[object] = (),
         candidates: int = 500,
         explain: bool = False,
         timeout: float | None = None,
@@ -115,17 +147,27 @@ class Recommender(ClientBase):
 
         One round trip to Redis and one call to Triton for as many users as the model takes in a batch.
         """
-        users, excluded = repeatable(user_ids), repeatable(exclude)
+        users, excluded = repeatable(user_ids), beside_these(exclude, beside)
         return self._ask(
-            lambda context, users: flows.recommend(
-                context, users, k, exclude=excluded, candidates=candidates, explain=explain
+            under(
+                rules,
+                sponsored,
+                lambda context, users: flows.recommend(
+                    context, users, k, exclude=excluded, candidates=candidates, explain=explain
+                ),
             ),
             timeout,
             users,
         )
 
     def rank(
-        self, user_id: object, item_ids: Iterable[object], *, explain: bool = False, timeout: float | None = None
+        self,
+        user_id: object,
+        item_ids: Iterable[object],
+        *,
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        explain: bool = False,
+        timeout: float | None = None,
     ) -> Page:
         """The given items, at most 10,000, best first for this user.
 
@@ -134,7 +176,9 @@ class Recommender(ClientBase):
         raised are as for :meth:`recommend`.
         """
         asked, users = repeatable(item_ids), [checked_id(user_id, "user_id")]
-        return self._ask(lambda context, _: flows.rank(context, user_id, asked, explain=explain), timeout, users)[0]
+        return self._ask(
+            under(rules, (), lambda context, _: flows.rank(context, user_id, asked, explain=explain)), timeout, users
+        )[0]
 
     def search(
         self,
@@ -143,42 +187,41 @@ class Recommender(ClientBase):
         k: int = 20,
         *,
         exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        sponsored: Iterable[object] = (),
         candidates: int = 500,
+        understand: bool = True,
         timeout: float | None = None,
     ) -> Page:
         """Items that fit a query in natural language, with a touch of the user's taste; ``None`` is nobody.
 
-        A query of more than 10,000 characters is refused; how much of a shorter one counts is up to the text encoder.
-        Raises as :meth:`recommend`.
+        Items fit by their meaning and by their words. What a query says of prices, brands and what is not wanted
+        becomes a filter, what it says of categories, colours, sizes and for whom it is a boost, and misspelt words are
+        corrected: ``page.intent`` says what was understood, and ``page.relaxed`` which filters would have left
+        nothing and were given up. Without ``understand`` only the meaning of the text as it is counts.
+
+        A query of more than 10,000 characters is refused; of a shorter one the first 400 are read, and how much of it
+        counts for its meaning is up to the text encoder. Further arguments and errors are those of :meth:`recommend`.
         """
-        excluded, blend = repeatable(exclude), self._search_blend
+        excluded, blend = beside_these(exclude, beside), self._search_blend
         return self._ask(
-            lambda context, _: flows.search(
-                context, user_id, query, k, exclude=excluded, candidates=candidates, blend=blend
+            under(
+                rules,
+                sponsored,
+                lambda context, _: search(
+                    context,
+                    user_id,
+                    query,
+                    k,
+                    exclude=excluded,
+                    candidates=candidates,
+                    blend=blend,
+                    understand=understand,
+                ),
             ),
             timeout,
             () if user_id is None else [checked_id(user_id, "user_id")],
-        )[0]
-
-    def similar_items(
-        self,
-        item_id: object,
-        k: int = 20,
-        *,
-        exclude: Iterable[object] = (),
-        candidates: int = 500,
-        timeout: float | None = None,
-    ) -> Page:
-        """The items nearest to one item, which is not among them.
-
-        Nearest in the space of users and items; to an item that is newer than the catalogue, the nearest in text.
-        For an item that is not known the page is empty and lists it in ``page.unknown_items``.
-        Raises as :meth:`recommend`.
-        """
-        excluded = repeatable(exclude)
-        return self._ask(
-            lambda context, _: flows.similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
-            timeout,
         )[0]
 
     def record(self, event: Event, *, visible: bool = False, timeout: float | None = None) -> Recorded:
@@ -195,7 +238,7 @@ class Recommender(ClientBase):
         return self._release.version
 
     def refresh(self) -> int:
-        """Take up the version that is to serve now: the promoted one, else the newest.
+        """Take up the shop's rules, and the version that is to serve now: the promoted one, else the newest.
 
         Requests under way finish with the one they began with. It is also done by itself, see ``refresh_every``.
 
@@ -204,6 +247,7 @@ class Recommender(ClientBase):
         """
         with self._loading:
             self._release = self._run(load_release(self._project, self._release), LOADING_TIMEOUT)
+            self._follow_rules()
             self._follow_trial()
         return self._release.version
 
@@ -231,20 +275,28 @@ class Recommender(ClientBase):
         return ItemChanges(self._redis_address, self._item_keys, timeout=self._timeout)
 
     def _take_up_arrived(self, keys: list[bytes]) -> None:
-        """Of all items that there are, those that the catalogue lacks."""
-        item_ids = self._item_keys.item_ids(keys)
-        self._take_up([item_id for item_id in item_ids if item_id not in self._release.catalogue.rows])
+        """What listening begins with: all items that there are."""
+        self._take_up(take_up_everything, keys)
 
     def _take_up_written(self, keys: list[bytes]) -> None:
-        self._take_up(self._item_keys.item_ids(keys))
+        self._take_up(take_up, keys)
 
-    def _take_up(self, item_ids: list[str]) -> None:
+    def _take_up(self, take: TakeUp, keys: list[bytes]) -> None:
+        item_ids = self._item_keys.item_ids(keys)
         with self._loading:
-            self._release = self._run(take_up(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
+            self._release = self._run(take(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
             trying = self._trying
             if trying is not None and trying.candidate is not None:
-                release = self._run(take_up(trying.candidate, self._item_plan, item_ids), LOADING_TIMEOUT)
+                release = self._run(take(trying.candidate, self._item_plan, item_ids), LOADING_TIMEOUT)
                 self._trying = replace(trying, candidate=release)
+
+    def _follow_rules(self) -> None:
+        """Take up the shop's rules as they are now."""
+        try:
+            self._rules = self._run(follow_rules(self._project, self._rules), LOADING_TIMEOUT)
+            self._rules_warner.worked()
+        except RecsysError as error:
+            self._rules_warner.failed(error)
 
     def _follow_trial(self) -> None:
         """Take up how the trial of a version stands; requests never wait for it."""
@@ -269,23 +321,33 @@ class Recommender(ClientBase):
         trying, self._trying = self._trying, None
         if trying is not None and (commands := trying.tally.drain()):
             try:
-                self._run(last_words(commands), self._timeout)
+                self._run(written(commands), self._timeout)
             except RecsysError as error:
                 self._trial_warner.failed(error)
 
     def _run_shadow(self, flow: flows.Flow) -> None:
         self._run(flow, LOADING_TIMEOUT)
 
-    def _ask(self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = ()) -> list[Page]:
-        """Answer a request on the release that serves at present, and during a trial on each user's own."""
+    def _ask(
+        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+    ) -> list[Page]:
+        """Answer a request on the release that serves at present, and during a trial on each user's own.
+
+        ``repeats``: whether it may be asked once more, of a candidate that nobody sees the pages of.
+        """
         seconds, release = self._seconds(timeout), self._release
         trying = self._tried(release)
         if trying is None:
             return self._run(self._on_control(ask, user_ids, release), seconds)
         pages = self._run(self._on_trial(trying, ask, user_ids, release, seconds), seconds)
-        if self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
+        if repeats and self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
             self._shadows.offer(flow, trying.tally)
         return pages
+
+    def _answer(self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None) -> _Result:
+        """Answer on the release that serves, trial or not, what has no page."""
+        asked = on_one_release(self._project, self._release, lambda release: ask(self._context(release)), self._adopt)
+        return self._run(asked, self._seconds(timeout))
 
     def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
         """Drive a flow to its end, performing each call with the time that is left."""
@@ -321,5 +383,7 @@ class Recommender(ClientBase):
                 return self._triton.versions(call.model, timeout=timeout)
             case GetSettings():
                 return self._triton.settings(call.model, call.version, timeout=timeout)
+            case Offload():
+                return call.work()
             case _:
                 raise TypeError(f"a flow made a call of unknown kind: {call!r}")

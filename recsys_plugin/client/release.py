@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys_plugin.client.offload import Offload
 from recsys_plugin.errors import FeatureContractError, ReleaseChanged
 from recsys_plugin.features.contract import FeatureContract
+from recsys_plugin.features.item_facts import STOCK_FEATURE, ItemPlan
 from recsys_plugin.features.plan import ReadPlan, ReadPromotion, ReadSchema
 from recsys_plugin.inference.calls import GetSettings, GetVersions, ModelSettings
-from recsys_plugin.inference.catalogue import Catalogue, load_catalogue
+from recsys_plugin.inference.catalogue import UNKNOWN_STOCK, Catalogue, load_catalogue
 from recsys_plugin.inference.explanation import ITEM_WIDTH
 from recsys_plugin.inference.models import contract_text, serving_version
 from recsys_plugin.inference.new_items import MOST_NEW_ITEMS, ItemFacts, NewItems, encode_items
+from recsys_plugin.query.search_index import SearchIndex
 
-__all__ = ["PersonalModel", "Release", "load_release", "load_version", "on_one_release", "with_new_items"]
+__all__ = [
+    "READ_AT_ONCE",
+    "PersonalModel",
+    "Release",
+    "load_release",
+    "load_version",
+    "on_one_release",
+    "read_stock",
+    "with_new_items",
+    "with_sold_out",
+]
 
 _log = logging.getLogger("recsys_plugin")
 
 _Answer = TypeVar("_Answer")
 
+#: Items read from the feature store in one round trip.
+READ_AT_ONCE = 500
 _PERSONAL = ("recommend", "rank", "search")
-#: What ranks items newer than the catalogue, and what explains a page: a repository may lack them.
-_OPTIONAL = ("rank_new", "explain")
+#: Models that a repository may lack: of those that take a user's features, and of the others.
+_PERSONAL_SHELVES, _SHELVES = ("rank_new", "similar_users", "explain"), ("complements",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +56,8 @@ class PersonalModel:
     """Its outputs."""
     value_columns: tuple[str, ...]
     """What the columns of its output ``values`` are; empty if every column is an output of its own."""
-    takes_tokens: bool
-    """Whether it takes the tokens of a query, which the tokenizer makes, rather than its text."""
+    takes_vector: bool
+    """Whether it takes the vector of a query, which the text encoder makes, rather than its text."""
     item_width: int = 0
     """The width of the packed new items that it takes beside rows of the catalogue; 0 for a model that takes none."""
 
@@ -54,6 +73,14 @@ class Release:
     """Model → the outputs by which its steps say their versions; all must be this release's."""
     new_items: NewItems = field(default_factory=NewItems)
     """Items that the catalogue lacks; their rows follow those of the catalogue."""
+    sold_out: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """Rows of the items of which there are none left, ascending: they are on no page but that of ``rank``."""
+    search_index: SearchIndex | None = None
+    """The catalogue's texts, indexed; every release that serves has it."""
+    memory: dict[Any, Any] = field(init=False, default_factory=dict)
+    """What rules worked out of its items, see :mod:`recsys_plugin.client.item_columns`."""
+    shelves: frozenset[str] = frozenset()
+    """Which of the models that not every version has there are."""
 
     @property
     def takes_new_items(self) -> bool:
@@ -64,6 +91,14 @@ class Release:
     def size(self) -> int:
         """How many items can be on a page."""
         return len(self.catalogue) + len(self.new_items)
+
+    def sold_out_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of some rows that are sold out; quick, however many are."""
+        if not self.sold_out.size:
+            return self.sold_out
+        places = np.minimum(np.searchsorted(self.sold_out, rows), len(self.sold_out) - 1)
+        found: NDArray[np.int64] = rows[self.sold_out[places] == rows]
+        return found
 
     def row(self, item_id: str) -> int | None:
         """The row of an item; ``None`` if it is not known."""
@@ -89,6 +124,14 @@ class Release:
             return catalogue.titles[row], catalogue.categories[row], catalogue.prices.item(row)
         facts = self.new_items.facts[row - count]
         return facts.title, facts.category, facts.price
+
+
+def with_sold_out(release: Release) -> Release:
+    """The release with those items sold out of which its catalogue and its new items say so."""
+    old = np.flatnonzero(release.catalogue.stock == 0)
+    new = [place for place, facts in enumerate(release.new_items.facts) if facts.stock == 0]
+    rows = np.concatenate([old, np.array(new, np.int64) + len(release.catalogue)])
+    return release if np.array_equal(rows, release.sold_out) else replace(release, sold_out=rows)
 
 
 def load_release(project: str, current: Release | None) -> Generator[Any, Any, Release]:
@@ -133,26 +176,60 @@ def load_version(project: str, version: int, current: Release | None) -> Generat
         contract = FeatureContract.from_json(contract_text(model, version, settings))
         _check_against_store(model, version, contract, project, schema)
         models[model] = _personal(contract, settings)
-    for name in _OPTIONAL:
-        if (found := (yield from _optional(name, version))) is not None:
-            models[name] = found
+    for model in _PERSONAL_SHELVES:
+        with contextlib.suppress(ReleaseChanged):
+            settings = yield GetSettings(model, version)
+            step_versions[model] = settings.step_versions
+            contract = FeatureContract.from_json(contract_text(model, version, settings))
+            models[model] = _personal(contract, settings)
+    shelves = yield from _shelves(version)
     catalogue = yield from load_catalogue(version)
-    release = Release(version, catalogue, models, step_versions)
+    index = yield Offload(lambda: SearchIndex.of(catalogue))
+    release = Release(version, catalogue, models, step_versions, search_index=index, shelves=shelves)
     if current is None:
-        return release
+        if schema is None or STOCK_FEATURE in schema:
+            yield from read_stock(release, ItemPlan(project), catalogue.item_ids)
+        return with_sold_out(release)
     # What was new to the release before is new to this one too, unless its catalogue has it.
-    known = (facts for facts in current.new_items.facts if facts.item_id not in catalogue.rows)
-    return (yield from with_new_items(release, known))
+    known = [facts for facts in current.new_items.facts if facts.item_id not in catalogue.rows]
+    _carry_stock(current, release)
+    return with_sold_out((yield from with_new_items(release, known)))
 
 
-def _optional(model: str, version: int) -> Generator[Any, Any, PersonalModel | None]:
-    """A model that takes a user's features; ``None`` where the repository has none of that name."""
-    try:
-        settings: ModelSettings = yield GetSettings(model, version)
-    except ReleaseChanged:
-        return None
-    contract = FeatureContract.from_json(contract_text(model, version, settings))
-    return _personal(contract, settings)
+def read_stock(release: Release, plan: ItemPlan, item_ids: Sequence[str]) -> Generator[Any, Any, None]:
+    """Let the catalogue know the stock of items of its own, as the feature store has it.
+
+    Raises:
+        StoreUnavailable: if Redis fails, or holds something else.
+    """
+    rows, stock = release.catalogue.rows, release.catalogue.stock
+    for start in range(0, len(item_ids), READ_AT_ONCE):
+        chunk = item_ids[start : start + READ_AT_ONCE]
+        replies = yield plan.read_stock(chunk)
+        for item_id, reply in zip(chunk, replies, strict=True):
+            told = plan.stock(item_id, reply)
+            stock[rows[item_id]] = UNKNOWN_STOCK if told is None else told
+
+
+def _carry_stock(current: Release, release: Release) -> None:
+    """What is known of stocks does not depend on the version of the models."""
+    before, after = current.catalogue, release.catalogue
+    told = np.flatnonzero(before.stock != UNKNOWN_STOCK)
+    counts = dict(zip((before.item_ids[row] for row in told.tolist()), before.stock[told].tolist(), strict=True))
+    counts |= {facts.item_id: facts.stock for facts in current.new_items.facts}
+    for item_id, count in counts.items():
+        if (row := after.rows.get(item_id)) is not None:
+            after.stock[row] = count
+
+
+def _shelves(version: int) -> Generator[Any, Any, frozenset[str]]:
+    """Which of the models that take no features, and that not every version has, the repository has."""
+    found: list[str] = []
+    for model in _SHELVES:
+        with contextlib.suppress(ReleaseChanged):
+            yield GetSettings(model, version)
+            found.append(model)
+    return frozenset(found)
 
 
 def with_new_items(release: Release, items: Iterable[ItemFacts]) -> Generator[Any, Any, Release]:
@@ -162,6 +239,11 @@ def with_new_items(release: Release, items: Iterable[ItemFacts]) -> Generator[An
         InferenceUnavailable: if Triton fails.
     """
     known = release.new_items
+    items = list(items)
+    stock = {facts.item_id: facts.stock for facts in items if facts.item_id in known.places}
+    if any(known.facts[known.places[item_id]].stock != count for item_id, count in stock.items()):
+        known = known.restocked(stock)
+        release = replace(release, new_items=known)
     wanted = {facts.item_id: facts for facts in items if _is_news(known, facts)}
     if not wanted or not release.takes_new_items:
         return release
@@ -180,8 +262,7 @@ def with_new_items(release: Release, items: Iterable[ItemFacts]) -> Generator[An
 
 def _is_news(known: NewItems, facts: ItemFacts) -> bool:
     place = known.places.get(facts.item_id)
-    # Compared as text, since a price that is not known does not equal itself.
-    return place is None or repr(known.facts[place]) != repr(facts)
+    return place is None or not known.facts[place].same_but_for_stock(facts)
 
 
 def _personal(contract: FeatureContract, settings: ModelSettings) -> PersonalModel:
@@ -190,7 +271,7 @@ def _personal(contract: FeatureContract, settings: ModelSettings) -> PersonalMod
         max(1, settings.max_batch_size),
         settings.outputs,
         tuple(filter(None, settings.parameters.get("value_columns", "").split(","))),
-        "input_ids" in settings.inputs,
+        "text_embedding" in settings.inputs,
         int(settings.parameters.get(ITEM_WIDTH, 0)),
     )
 

@@ -8,8 +8,9 @@ from typing import Any, overload
 
 from recsys_plugin.client.explanation import Explanation
 from recsys_plugin.features.plan import FeatureReport
+from recsys_plugin.query.intent import SearchIntent
 
-__all__ = ["Page", "RankedItems", "ScoredItem", "ServedBy", "Timings"]
+__all__ = ["Page", "RankedItems", "RulesReport", "ScoredItem", "ServedBy", "Timings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,16 @@ class ScoredItem:
     """How likely the item was to stand here, given the items before it; 1 without exploration."""
     relevance: float | None = None
     """What the first stage found: retrieval score, cosine to the query, or similarity to the item."""
+    original_position: int | None = None
+    """Where the models alone would have put it among all that they found; ``None`` on a page without rules, and for an
+    item that rules brought."""
+    moved_by: tuple[str, ...] = ()
+    """The rules that moved it, in the order in which they are applied: ``objectives``, ``freshness``, filters that took
+    better ones away (``stock``, ``price``, ``exclude``, ``already``), ``exploration``, ``diversity``, ``caps``,
+    ``pins``, ``sponsored``. Of an item that another one's pin moved aside it says ``pins`` too."""
+    sponsored: bool = False
+    """Whether somebody pays for its standing here: an ad, or an item that the request brought as a sponsored one. It is
+    to be labelled as such."""
     explanation: Explanation | None = None
     """Why it has its score; ``None`` unless the request asked for it."""
 
@@ -112,6 +123,16 @@ class ServedBy:
 
 
 @dataclass(frozen=True, slots=True)
+class RulesReport:
+    """The rules that a page was made by."""
+
+    digest: str
+    """Names the shop's document, as ``recsys rules show`` does; empty if only the request had rules."""
+    unmet: tuple[str, ...] = ()
+    """What could not be done, one sentence each: a pinned item that is not known or may not be shown."""
+
+
+@dataclass(frozen=True, slots=True)
 class Timings:
     """Where the time went, in milliseconds; for a call with several users, of the whole call."""
 
@@ -120,7 +141,7 @@ class Timings:
     inference: float
     """The models, with the way there and back."""
     policy: float
-    """From scores to pages."""
+    """From scores to pages; of a search, understanding the query too."""
     total: float
 
 
@@ -137,6 +158,12 @@ class Page:
     timings: Timings
     unknown_items: tuple[str, ...] = ()
     """Item ids asked about that are not in the catalogue, in the order given."""
+    rules: RulesReport | None = None
+    """``None`` if there were no rules for the shelf."""
+    intent: SearchIntent | None = None
+    """What was understood of a query; ``None`` where there was none to understand."""
+    relaxed: tuple[str, ...] = ()
+    """Filters of the query that would have left nothing, and were given up: ``category``, ``brand``, ``price``."""
 
     def __iter__(self) -> Iterator[ScoredItem]:
         """The items, best first."""
@@ -158,6 +185,6 @@ class Page:
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, tuples, strings, numbers and ``None``, for JSON; never NaN."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name in ("served_by", "features", "timings"):
+        for name in ("served_by", "features", "timings", "rules", "intent"):
             plain[name] = None if plain[name] is None else asdict(plain[name])
         return {**plain, "items": tuple(asdict(item) for item in self.items)}

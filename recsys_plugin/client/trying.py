@@ -10,14 +10,15 @@ from recsys_plugin.client.flows import Flow
 from recsys_plugin.client.release import Release, load_version
 from recsys_plugin.client.results import Page
 from recsys_plugin.errors import DeadlineExceeded, InvalidInput, RecsysError
+from recsys_plugin.features.commands import Commands
 from recsys_plugin.features.reader import promotion_key
 from recsys_plugin.trials.assignment import arm_of
 from recsys_plugin.trials.shadow import kendall_tau, overlap
 from recsys_plugin.trials.store import look_after, read_trial
-from recsys_plugin.trials.tally import Commands, Tally
+from recsys_plugin.trials.tally import Tally
 from recsys_plugin.trials.trial import CANDIDATE, CONTROL, Trial
 
-__all__ = ["CANDIDATE_TIME", "Limited", "Trying", "follow_trial", "last_words", "limited", "serve", "shadow"]
+__all__ = ["CANDIDATE_TIME", "Limited", "Trying", "follow_trial", "limited", "serve", "shadow"]
 
 #: Share of the time allowed for a call that the candidate may take; what is left is for the control to step in.
 CANDIDATE_TIME = 0.5
@@ -79,11 +80,6 @@ def follow_trial(
             # Not kept quiet: each request that it should have answered counts as its error, and ends the trial.
             candidate = None
     return Trying(trial, candidate, tally)
-
-
-def last_words(commands: tuple[tuple[Any, ...], ...]) -> Generator[Commands, Any, None]:
-    """Write down what was counted, when a client takes part no longer."""
-    yield Commands(commands)
 
 
 def serve(

@@ -15,6 +15,14 @@
 ``recsys:{P}:trial``                        the trial of a model version, as JSON, and ``:history``, of those that ended
 ``recsys:{P}:trial:ID:PHASE:ARM``           hash of what was counted in an arm, and with ``:users`` who was in it
 ``recsys:{P}:trial:ID:looks``               stream of what the guard of a trial saw
+``recsys:{P}:rules``                        the shop's rules for its pages, as JSON
+``recsys:{P}:ads``                          the campaigns, as JSON; ``:revision`` counts their changes
+``recsys:{P}:ads:limits``                   hash: budgets of every campaign there ever was, and whether it runs
+``recsys:{P}:ads:spent``                    hash: what a campaign spent in all
+``recsys:{P}:ads:day:N``                    hash: what a campaign spent, showed and was clicked on day N since 1970
+``recsys:{P}:ads:clicks``                   hash: clicks, and clicks expected by the model, of campaigns and creatives
+``recsys:{P}:ads:shown:N:ID``               hash: how often a user was shown each campaign on a day
+``recsys:{P}:ads:impression:ID``            one ad that was shown, with its price, until its click is too late
 ==========================================  ==========================================================================
 
 P is the Feast project; the braces keep all of it in one slot.
@@ -96,6 +104,11 @@ class EventKeys:
         return f"{self.prefix}impressions"
 
     @property
+    def rules(self) -> str:
+        """Document of the shop's rules for its pages."""
+        return f"{self.prefix}rules"
+
+    @property
     def trial(self) -> str:
         """Document of the latest trial."""
         return f"{self.prefix}trial"
@@ -121,3 +134,40 @@ class EventKeys:
     def trial_looks(self, trial_id: str) -> str:
         """What the guard of a trial saw over time."""
         return f"{self.prefix}trial:{trial_id}:looks"
+
+    @property
+    def ads(self) -> str:
+        """Document of all campaigns."""
+        return f"{self.prefix}ads"
+
+    @property
+    def ads_revision(self) -> str:
+        """How often the campaigns were changed."""
+        return f"{self.prefix}ads:revision"
+
+    @property
+    def ads_limits(self) -> str:
+        """Budgets of campaigns, and which of them run."""
+        return f"{self.prefix}ads:limits"
+
+    @property
+    def ads_spent(self) -> str:
+        """What each campaign spent in all."""
+        return f"{self.prefix}ads:spent"
+
+    @property
+    def ads_clicks(self) -> str:
+        """Clicks that ads got, and clicks that the model expected."""
+        return f"{self.prefix}ads:clicks"
+
+    def ads_day(self, day: int) -> str:
+        """What each campaign spent and showed on a day, counted from 1970."""
+        return f"{self.prefix}ads:day:{day}"
+
+    def ads_shown(self, day: int, user_id: str) -> str:
+        """How often a user was shown each campaign on a day."""
+        return f"{self.prefix}ads:shown:{day}:{user_id}"
+
+    def ad_impression(self, impression_id: str) -> str:
+        """One ad that was shown."""
+        return f"{self.prefix}ads:impression:{impression_id}"

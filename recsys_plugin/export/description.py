@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from recsys_plugin.features.contract import FeatureContract
 from recsys_plugin.inference.explanation import FEATURE_GROUPS, FIGURES, ITEM_WIDTH, REASON_ROWS
+from recsys_plugin.training.communities import MOST_CATEGORIES, MOST_ITEMS
 
 __all__ = [
     "BEST_RESULTS",
@@ -113,6 +114,7 @@ def describe_repository(
     excluded = Tensor("excluded_rows", "INT64", (-1,), "rows never to return; -1 pads")
     counts = Tensor(COUNTS, "INT64", (2,), "how many candidates to consider, and how many results to return")
     rows = Tensor("rows", "INT64", (-1,), "catalogue rows of the candidates, -1 where there are fewer")
+    lexical = Tensor("lexical_rows", "INT64", (-1,), "rows that are candidates whatever their cosine; -1 pads")
     candidates = Tensor("candidate_rows", "INT64", (-1,), "catalogue rows to score; -1 pads")
     retrieval = Tensor("retrieval_scores", "FP32", (-1,), "cosines of user and candidate")
     relevance = Tensor("relevance", "FP32", (-1,), "cosines of query and candidate texts")
@@ -123,6 +125,7 @@ def describe_repository(
         Tensor("input_ids", "INT64", (-1,), "token ids"),
         Tensor("attention_mask", "INT64", (-1,), "1 for a token, 0 for padding"),
     )
+    basket = Tensor("basket_rows", "INT64", (-1,), "catalogue rows of the basket; -1 pads")
     item_row = Tensor("item_row", "INT64", (1,), "catalogue row")
     item_vector = Tensor("item_vector", "FP32", (vector,), "unit vector of the item")
     scores = (
@@ -132,6 +135,10 @@ def describe_repository(
         Tensor("click_probability", "FP32", (-1,), "calibrated probability of a click; NaN if never trained"),
     )
     score_names = tuple(tensor.name for tensor in scores)
+    neighbours = Tensor("pseudonyms", "INT64", (-1, 2), "users, nearest first, by the halves of their pseudonyms")
+    user_cosines = Tensor("similarities", "FP32", (-1,), "cosines of the users")
+    community = Tensor("community", "INT64", (1,), "number of a community, -1 for none")
+    key_check = Tensor("key_check", "INT64", (2,), "tells whether two keys of pseudonyms are the same")
     item_texts = Tensor("item_string", "STRING", (3,), "category, subcategory and brand; empty where unknown")
     price = Tensor("price", "FP32", (1,), "price, NaN where unknown")
     packed = Tensor("item", "FP32", (item,), "all that `rank_new` needs of the item")
@@ -202,14 +209,18 @@ def describe_repository(
         Model(
             "search",
             "A user's words to candidates, scored for this user: tokenizer, text encoder, text index, CTR ranker.",
-            (*user, query, excluded, counts),
+            (*user, query, lexical, excluded, counts),
             (rows, relevance, *scores),
             (
                 Step("tokenizer", _same("query"), _same("input_ids", "attention_mask")),
                 Step("text_encoder", _same("input_ids", "attention_mask"), _same("text_embedding")),
                 Step(
                     "text_index",
-                    {"query_vector": "text_embedding", **_same("excluded_rows", COUNTS)},
+                    {
+                        "query_vector": "text_embedding",
+                        "own_rows": "lexical_rows",
+                        **_same("excluded_rows", COUNTS),
+                    },
                     {"rows": "rows", "similarities": "relevance"},
                 ),
                 to_vector,
@@ -232,6 +243,39 @@ def describe_repository(
             ),
         ),
         Model(
+            "similar_users",
+            "A user's features to the users nearest to him, as pseudonyms, and his community.",
+            (*user, counts),
+            (neighbours, user_cosines, community, key_check),
+            (
+                to_vector,
+                Step(
+                    "user_index",
+                    _same("user_vector", COUNTS),
+                    _same(neighbours.name, user_cosines.name, community.name, key_check.name),
+                ),
+            ),
+            parameters=carries,
+        ),
+        Model(
+            "communities",
+            "What is told of a community of users.",
+            (community,),
+            (
+                Tensor("members", "INT64", (1,), "how many users it had at the export; 0 for one that is not there"),
+                Tensor(
+                    "item_rows", "INT64", (MOST_ITEMS,), "catalogue rows of what they buy more than others; -1 pads"
+                ),
+                Tensor("categories", "STRING", (MOST_CATEGORIES,), "likewise; the empty text pads"),
+            ),
+        ),
+        Model(
+            "complements",
+            "What goes with the items of a basket: weights of items bought together, added up; popular items if empty.",
+            (basket, excluded, counts),
+            (rows, Tensor("scores", "FP32", (-1,), "what to rank by; higher is better")),
+        ),
+        Model(
             "catalogue",
             "The items built into this version, page by page; an item's row number is its position.",
             (
@@ -242,7 +286,10 @@ def describe_repository(
                 Tensor("item_ids", "STRING", (-1,), "item ids"),
                 Tensor("titles", "STRING", (-1,), "titles"),
                 Tensor("categories", "STRING", (-1,), "categories, empty where unknown"),
+                Tensor("subcategories", "STRING", (-1,), "finer categories, empty where unknown"),
+                Tensor("brands", "STRING", (-1,), "brands, empty where unknown"),
                 Tensor("prices", "FP32", (-1,), "prices, NaN where unknown"),
+                Tensor("available_since", "INT64", (-1,), "when each came up for sale, unix seconds, 0 where unknown"),
                 Tensor("size", "INT64", (1,), "items in all"),
             ),
             max_batch=0,
@@ -284,11 +331,17 @@ def describe_repository(
             (*user, user_vector, candidates),
             scores,
         ),
+        Model(
+            "user_index",
+            "Exact nearest users by cosine, as pseudonyms, and the community of a vector.",
+            (user_vector, counts),
+            (neighbours, user_cosines, community, key_check),
+        ),
         Model("item_embedding", "The vector of a catalogue row.", (item_row,), (item_vector, _any_length(own))),
         Model(
             "text_index",
-            "Exact top-k of the catalogue's texts by cosine.",
-            (Tensor("query_vector", "FP32", (text_vector,), "unit vector"), excluded, counts),
+            "Exact top-k of the catalogue's texts by cosine; rows that match by their words come first.",
+            (Tensor("query_vector", "FP32", (text_vector,), "unit vector"), _any_length(own), excluded, counts),
             (rows, Tensor("similarities", "FP32", (-1,), "cosines")),
         ),
         Model(

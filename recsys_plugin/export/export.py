@@ -17,6 +17,9 @@ import torch
 from onnx import compose
 
 from recsys_plugin.errors import StepFailed
+from recsys_plugin.export.catalogue import seconds_of
+from recsys_plugin.export.complement_graphs import complements_graph
+from recsys_plugin.export.complement_parity import check_complements, complements_request
 from recsys_plugin.export.description import Model, describe_repository, own_row_count
 from recsys_plugin.export.explain_graphs import explainer_graph
 from recsys_plugin.export.explain_parity import check_explanations
@@ -38,8 +41,11 @@ from recsys_plugin.export.parity import (
 )
 from recsys_plugin.export.precision import reduce_precision
 from recsys_plugin.export.torch_graphs import encoder_graph, ranker_graph, user_tower_graph
+from recsys_plugin.export.user_graphs import communities_graph, user_index_graph
 from recsys_plugin.pipeline.workspace import atomic_text
 from recsys_plugin.training.artefacts import TrainedModels
+from recsys_plugin.training.communities import People, nobody
+from recsys_plugin.training.complements import Complements, no_complements
 from recsys_plugin.training.explaining import METHODS, method_of
 from recsys_plugin.training.frames import Split
 from recsys_plugin.training.packing import UserTensors
@@ -50,6 +56,14 @@ __all__ = ["ExportMaterial", "export_repository", "name_by_content"]
 _Array = np.ndarray[Any, np.dtype[Any]]
 #: Told what is being made, how much is done, and of how much.
 Progress = Callable[[str, int, int], None]
+#: Outputs of the model ``catalogue`` and the columns that they are made of.
+_CATALOGUE_TEXTS = {
+    "item_ids": "item_id",
+    "titles": "title",
+    "categories": "category",
+    "subcategories": "subcategory",
+    "brands": "brand",
+}
 _DATATYPES = {"f": "FP32", "i": "INT64", "O": "BYTES", "U": "BYTES"}
 
 
@@ -59,13 +73,15 @@ class ExportMaterial:
 
     Attributes:
         models: what was trained.
-        catalogue: ``item_id``, ``title``, ``category``, ``subcategory``, ``brand`` and ``price`` in row order.
+        catalogue: in row order, as :func:`~recsys_plugin.export.catalogue.catalogue_frame` makes it.
         text_vectors: float32 [N, dimensions] of the catalogue.
         users: real packed users, for parity and known answers.
         encoder: name of the text encoder.
         candidates: how many candidates a recommendation ranks.
         options: how models are laid out and weights stored. measured: real users and what they bought, on whom a
             lower precision is measured; without them there is no other than fp32.
+        complements: what goes with a basket; without them every basket is answered alike.
+        people: the users who may be somebody's neighbour; nobody is, without them.
         reference: what the models were trained on, as JSON values, for ``recsys check drift``.
     """
 
@@ -77,6 +93,8 @@ class ExportMaterial:
     candidates: int
     options: ExportOptions = field(default_factory=ExportOptions)
     measured: Split | None = None
+    complements: Complements | None = None
+    people: People | None = None
     reference: Mapping[str, Any] | None = None
 
     @property
@@ -130,6 +148,7 @@ def export_repository(
         )
         new_items = check_new_items(local, models, material.catalogue, material.users, encoder, tokenizer)
         differences |= new_items.differences
+        differences |= check_complements(local, _complements(material))
         differences |= check_explanations(local, models, material.users, material.catalogue)
         reduced = _reduce(graphs, tokenizers["tokenizer"], material, progress)
         steps_described, described = described, lay_out(described, material.options.graphs)
@@ -234,6 +253,7 @@ def _write_graphs(
     """Write every ONNX graph and the tokenizers, each to a folder named after its model; the paths of the graphs."""
     models, catalogue = material.models, material.catalogue
     vectors = models.towers.item_vectors()[1]
+    people = nobody(vectors.shape[1]) if material.people is None else material.people
     for name, kind in TOKENIZERS.items():
         _write_tokenizer(staging / name, served_tokenizer(encoder, tokenizer, kind), tokenizer)
     empty = tokenizer_of(staging / "item_tokenizer")(np.array([""], object))["input_ids"][0]
@@ -242,16 +262,18 @@ def _write_graphs(
         "item_index": lambda: index_graph(vectors, own_rows=True),
         "ctr_ranker": lambda: ranker_graph(models),
         "item_embedding": lambda: lookup_graph(vectors),
-        "text_index": lambda: index_graph(material.text_vectors, own_rows=False),
+        "text_index": lambda: index_graph(material.text_vectors, own_rows=True),
+        "complements": lambda: complements_graph(_complements(material)),
+        "user_index": lambda: user_index_graph(people),
+        "communities": lambda: communities_graph(people.communities),
         "text_encoder": lambda: encoder_graph(encoder, tokenizer),
         "item_encoder": lambda: item_encoder_graph(models, torch.from_numpy(empty)),
         "new_item_ranker": lambda: new_item_ranker_graph(models),
         "explainer": lambda: explainer_graph(models),
         "catalogue": lambda: catalogue_graph(
-            list(catalogue["item_id"]),
-            list(catalogue["title"]),
-            list(catalogue["category"].fillna("")),
+            {name: list(catalogue[column].fillna("")) for name, column in _CATALOGUE_TEXTS.items()},
             catalogue["price"].to_numpy(np.float32),
+            seconds_of(catalogue["available_since"]),
         ),
     }
     graphs: dict[str, Path] = {}
@@ -262,6 +284,10 @@ def _write_graphs(
         # The catalogue is asked for by its version; the others may be run as steps of another version's ensemble.
         onnx.save(make() if name == "catalogue" else answer_version(make(), version), graphs[name])
     return graphs
+
+
+def _complements(material: ExportMaterial) -> Complements:
+    return no_complements(len(material.catalogue)) if material.complements is None else material.complements
 
 
 def _write_tokenizer(folder: Path, served: str, tokenizer: Any) -> None:
@@ -309,11 +335,17 @@ def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dic
     asked = example_requests(material.users.take(np.arange(min(2, len(material.users)))), material.titles[0], 20)
     query = asked["search"].pop("query")
     tokens = local.run("tokenizer", {"query": query})
+    encoded = local.run("text_encoder", tokens)["text_embedding"]
     merged = material.options.graphs == "merged"
     is_exact = material.options.precision == "fp32" and material.options.target != "tensorrt"
-    asked["search"] |= tokens if merged else {"query": query}
+    asked["search"] |= {"text_embedding": encoded} if merged else {"query": query}
     asked["tokenizer"] = {"query": query}
+    asked["text_encoder"] = tokens
     asked |= _new_item_requests(local, material)
+    few = material.users.take(np.arange(min(1, len(material.users))))
+    asked["similar_users"] = {**user_inputs(few), "counts": np.full((len(few), 2), 5, np.int64)}
+    asked["communities"] = {"community": np.zeros((1, 1), np.int64)}
+    asked["complements"] = complements_request(np.array([[0, -1]], np.int64), min(20, len(material.catalogue) - 1))
     new_items = np.repeat(asked["rank_new"]["new_items"][:1], len(asked["rank"]["candidate_rows"]), axis=0)
     asked["explain"] = {**asked["rank"], "new_items": new_items}
     asked["catalogue"] = {"offset": np.array([0], np.int64), "count": np.array([3], np.int64)}

@@ -10,13 +10,17 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 __all__ = [
+    "COUNT_CONSTANTS",
     "IR_VERSION",
     "OPSET",
     "answer_version",
     "best_graph",
     "catalogue_graph",
     "index_graph",
+    "integers",
+    "largest_count",
     "lookup_graph",
+    "make_graph",
     "pack_graph",
 ]
 
@@ -28,13 +32,14 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 _OWN, _NEVER = 4.0, -1000.0
 
 
-def _model(
+def make_graph(
     name: str,
     nodes: list[onnx.NodeProto],
     inputs: list[onnx.ValueInfoProto],
     outputs: list[onnx.ValueInfoProto],
     constants: dict[str, _Array],
 ) -> onnx.ModelProto:
+    """A checked model of nodes in topological order; ``constants`` are its initializers by name."""
     initializers = [numpy_helper.from_array(value, name=key) for key, value in constants.items()]
     graph = helper.make_graph(nodes, name, inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
@@ -42,7 +47,8 @@ def _model(
     return model
 
 
-def _int(values: Any) -> _Array:
+def integers(values: Any) -> _Array:
+    """A constant int64."""
     return np.array(values, dtype=np.int64)
 
 
@@ -51,7 +57,7 @@ def answer_version(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     graph = model.graph
     source = graph.input[0]
     batch = source.type.tensor_type.shape.dim[0].dim_param
-    for name, value in (("version_number", _int([[version]])), ("version_width", _int([1]))):
+    for name, value in (("version_number", integers([[version]])), ("version_width", integers([1]))):
         graph.initializer.append(numpy_helper.from_array(value, name=name))
     graph.node.extend(
         [
@@ -100,7 +106,7 @@ def index_graph(vectors: _Array, *, own_rows: bool) -> onnx.ModelProto:
     nodes += [
         node("Slice", [lifted, "first_row", "size", "axis"], ["lift"]),
         node("Add", ["cosines", "lift"], ["ordering"]),
-        *_largest_count(0, "size"),
+        *largest_count(0, "size"),
         node("TopK", ["ordering", "k"], ["top_order", "top_rows"], axis=1),
         node("GatherElements", ["cosines", "top_rows"], ["similarities"], axis=1),
         node("Less", ["top_order", "threshold"], ["is_excluded"]),
@@ -121,28 +127,29 @@ def index_graph(vectors: _Array, *, own_rows: bool) -> onnx.ModelProto:
     ]
     constants = {
         "vectors": np.ascontiguousarray(vectors.T.astype(np.float32)),
-        "width": _int([size + 1]),
+        "width": integers([size + 1]),
         "zero": np.array([0.0], np.float32),
-        "first_row": _int([0]),
-        "size": _int([size]),
-        "axis": _int([1]),
-        **_COUNT_CONSTANTS,
+        "first_row": integers([0]),
+        "size": integers([size]),
+        "axis": integers([1]),
+        **COUNT_CONSTANTS,
         "never_lift": np.array([_NEVER], np.float32),
         "threshold": np.array(_NEVER / 2, np.float32),
-        "no_row": _int(-1),
+        "no_row": integers(-1),
     }
     if own_rows:
         constants["own_lift"] = np.array([_OWN], np.float32)
-    return _model("exact_index", nodes, inputs, outputs, constants)
+    return make_graph("exact_index", nodes, inputs, outputs, constants)
 
 
-_COUNT_CONSTANTS = {"one": _int([1]), "zero_scalar": _int(0), "one_scalar": _int(1)}
+#: What :func:`largest_count` needs.
+COUNT_CONSTANTS = {"one": integers([1]), "zero_scalar": integers(0), "one_scalar": integers(1)}
 
 
-def _largest_count(column: int, most: str) -> list[onnx.NodeProto]:
+def largest_count(column: int, most: str) -> list[onnx.NodeProto]:
     """``counts`` → ``k`` int64 [1], the largest of a column but 1 to ``most``; bool [B, k] ``is_beyond`` a line's own.
 
-    Needs :data:`_COUNT_CONSTANTS` and ``most`` int64 [1] among the constants.
+    Needs :data:`COUNT_CONSTANTS` and ``most`` int64 [1] among the constants.
     """
     node = helper.make_node
     return [
@@ -177,13 +184,13 @@ def best_graph(order_by: str, columns: Mapping[str, int]) -> onnx.ModelProto:
         node("Less", ["candidate_rows", "first_row"], ["is_padding"]),
         node("Where", ["is_padding", "lowest", "checked"], ["ordering"]),
         node("Shape", ["candidate_rows"], ["candidates"], start=1, end=2),
-        *_largest_count(1, "candidates"),
+        *largest_count(1, "candidates"),
         node("TopK", ["ordering", "k"], ["top_order", "top_places"], axis=1),
         *(node("GatherElements", [f"candidate_{name}", "top_places"], [f"top_{name}"], axis=1) for name in columns),
         node("Where", ["is_beyond", "no_row", "top_rows"], ["rows"]),
         *(node("Identity", [f"top_{name}"], [name]) for name in columns if name != "rows"),
     ]
-    return _model(
+    return make_graph(
         "best_results",
         nodes,
         [
@@ -192,11 +199,11 @@ def best_graph(order_by: str, columns: Mapping[str, int]) -> onnx.ModelProto:
         ],
         [info(name, kind, ["batch_size", "results"]) for name, kind in columns.items()],
         {
-            "first_row": _int([0]),
-            "no_row": _int(-1),
+            "first_row": integers([0]),
+            "no_row": integers(-1),
             "highest": np.array(np.inf, np.float32),
             "lowest": np.array(-np.inf, np.float32),
-            **_COUNT_CONSTANTS,
+            **COUNT_CONSTANTS,
         },
     )
 
@@ -208,12 +215,12 @@ def pack_graph(columns: Sequence[str]) -> onnx.ModelProto:
         *(node("Unsqueeze", [name, "last_axis"], [f"{name}_column"]) for name in columns),
         node("Concat", [f"{name}_column" for name in columns], ["values"], axis=2),
     ]
-    return _model(
+    return make_graph(
         "pack_values",
         nodes,
         [info(name, TensorProto.FLOAT, ["batch_size", "results"]) for name in columns],
         [info("values", TensorProto.FLOAT, ["batch_size", "results", len(columns)])],
-        {"last_axis": _int([2])},
+        {"last_axis": integers([2])},
     )
 
 
@@ -226,7 +233,7 @@ def lookup_graph(vectors: _Array) -> onnx.ModelProto:
         node("Shape", ["item_row"], ["row_shape"]),
         node("Expand", ["no_row", "row_shape"], ["own_rows"]),
     ]
-    return _model(
+    return make_graph(
         "item_lookup",
         nodes,
         [info("item_row", TensorProto.INT64, ["batch_size", 1])],
@@ -234,18 +241,21 @@ def lookup_graph(vectors: _Array) -> onnx.ModelProto:
             info("item_vector", TensorProto.FLOAT, ["batch_size", vectors.shape[1]]),
             info("own_rows", TensorProto.INT64, ["batch_size", "own_count"]),
         ],
-        {"vectors": vectors.astype(np.float32), "axis": _int([1]), "no_row": _int([-1])},
+        {"vectors": vectors.astype(np.float32), "axis": integers([1]), "no_row": integers([-1])},
     )
 
 
-def catalogue_graph(
-    item_ids: Sequence[str], titles: Sequence[str], categories: Sequence[str], prices: _Array
-) -> onnx.ModelProto:
-    """``offset`` and ``count`` int64 [1] → that page of ids, titles, categories and prices (float32), and ``size``."""
+def catalogue_graph(texts: Mapping[str, Sequence[str]], prices: _Array, available_since: _Array) -> onnx.ModelProto:
+    """``offset`` and ``count`` int64 [1] → that page of each column, and ``size``.
+
+    Args:
+        texts: ``item_ids``, ``titles``, ``categories``, ``subcategories`` and ``brands``, [N] each.
+        prices: [N], NaN where unknown. available_since: [N], unix seconds, 0 where unknown.
+    """
     node, info = helper.make_node, helper.make_tensor_value_info
-    texts = {"item_ids": item_ids, "titles": titles, "categories": categories}
     columns = {f"all_{name}": np.array([*values], dtype=object) for name, values in texts.items()}
     columns["all_prices"] = prices.astype(np.float32)
+    columns["all_available_since"] = available_since.astype(np.int64)
     nodes = [
         node("Add", ["offset", "count"], ["asked_end"]),
         node("Min", ["asked_end", "total"], ["end"]),
@@ -258,9 +268,10 @@ def catalogue_graph(
         *(node("Gather", [name, "page"], [name.removeprefix("all_")], axis=0) for name in columns),
         node("Identity", ["total"], ["size"]),
     ]
-    kinds = dict.fromkeys(texts, TensorProto.STRING) | {"prices": TensorProto.FLOAT}
-    constants = {"total": _int([len(item_ids)]), "first_row": _int([0]), "step": _int(1), **columns}
-    return _model(
+    kinds = dict.fromkeys(texts, TensorProto.STRING)
+    kinds |= {"prices": TensorProto.FLOAT, "available_since": TensorProto.INT64}
+    constants = {"total": integers([len(prices)]), "first_row": integers([0]), "step": integers(1), **columns}
+    return make_graph(
         "catalogue",
         nodes,
         [info("offset", TensorProto.INT64, [1]), info("count", TensorProto.INT64, [1])],

@@ -30,14 +30,15 @@ def lay_out(models: tuple[Model, ...], graphs: str) -> tuple[Model, ...]:
 def merge_descriptions(models: tuple[Model, ...]) -> tuple[Model, ...]:
     """The same repository with one graph for each ensemble; step models that only ensembles need are left out.
 
-    The tokenizer is no graph, so ``search`` takes its output: two calls, each of a stated version. What remains of the
-    step models are those that mean something by themselves: the vector of a user, of an item, of a text.
+    ``search`` takes the vector of a text: the tokenizer is no graph, and what it and the encoder make of a query is the
+    same for everybody, so that clients keep it. What remains of the step models are those that mean something by
+    themselves: the vector of a user, of an item, of a text.
     """
     merged: list[Model] = []
     for model in models:
         if model.is_ensemble:
             merged.append(_merged(model, {step.name: step for step in models}))
-        elif model.name not in ("item_index", "text_index", "ctr_ranker"):
+        elif model.name not in ("item_index", "text_index", "ctr_ranker", "user_index"):
             merged.append(model)
     return tuple(merged)
 
@@ -46,8 +47,8 @@ def _merged(model: Model, models: Mapping[str, Model]) -> Model:
     steps, inputs = list(model.steps), list(model.inputs)
     if steps[0].model == "tokenizer":
         inputs = [tensor for tensor in inputs if tensor.name not in steps[0].inputs.values()]
-        inputs += models["tokenizer"].outputs
-        del steps[0]
+        inputs += [tensor for tensor in models["text_encoder"].outputs if tensor.name in steps[1].outputs.values()]
+        del steps[:2]
     outputs = tuple(tensor for tensor in model.outputs if not tensor.name.endswith("_version"))
     if model.name in _ORDERED_BY:
         every = {f"candidate_{tensor.name}": f"all_{tensor.name}" for tensor in outputs}

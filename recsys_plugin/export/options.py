@@ -26,15 +26,17 @@ class ExportOptions:
         graphs: ``merged`` makes one graph of each request, the quickest; ``ensembles`` ties step models together, which
             share one copy of the catalogue between requests.
         target: what the configurations ask Triton to run the models on, one of :data:`TARGETS`.
+        least_group: the fewest users that a community has, and that whatever is told of one is true of.
 
     Raises:
-        InvalidInput: if there is no such choice or the bound is negative.
+        InvalidInput: if there is no such choice, the bound is negative, or the group is of one user.
     """
 
     precision: str = "fp32"
     most_loss: float = 0.01
     graphs: str = "merged"
     target: str = "cpu"
+    least_group: int = 20
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -45,3 +47,5 @@ class ExportOptions:
             raise InvalidInput(f"there are no {self.graphs!r} graphs; choose one of {', '.join(GRAPHS)}")
         if self.target not in TARGETS:
             raise InvalidInput(f"there is no target {self.target!r}; choose one of {', '.join(TARGETS)}")
+        if self.least_group < 2:
+            raise InvalidInput(f"a group of {self.least_group} would tell of a single user; the least is 2")

@@ -120,7 +120,12 @@ def example_requests(users: UserTensors, query: str, count: int) -> dict[str, di
     return {
         "recommend": {**packed, **retrieval},
         "rank": {**packed, "candidate_rows": np.tile(np.arange(3, dtype=np.int64), (lines, 1))},
-        "search": {**packed, **retrieval, "query": np.array([[query]] * lines, object)},
+        "search": {
+            **packed,
+            **retrieval,
+            "query": np.array([[query]] * lines, object),
+            "lexical_rows": np.tile(np.array([[2, -1]], np.int64), (lines, 1)),
+        },
         "similar": {"item_row": np.zeros((lines, 1), np.int64), **retrieval},
     }
 

@@ -31,7 +31,10 @@ _PAGE = 20
 #: Tokens of a text: the shortest that the text encoder takes, a usual query, and the longest.
 _TOKENS = (2, 16, 64)
 #: Inputs of open length.
-_OPEN = {"candidate_rows", "input_ids", "attention_mask", "excluded_rows", "new_items", "own_rows"}
+_OPEN = {
+    "basket_rows", "candidate_rows", "input_ids", "attention_mask", "excluded_rows", "lexical_rows", "new_items",
+    "own_rows",
+}  # fmt: skip
 #: Numbers of new items that are warmed.
 _NEW_ITEMS = (1, 16, 128)
 _WORKSPACE = 1 << 30

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,8 @@ class FeatureReader:
         """
         with named_errors(self._address, timeout):
             sent = list(commands)
+            if self._address.kind != "redis_cluster":
+                return self._execute_on_one_server(sent, timeout)
             if len(sent) == 1:  # a cluster takes scripts in this way only
                 return [self._client.execute_command(*sent[0])]
             pipeline = self._client.pipeline(transaction=False)
@@ -114,24 +117,43 @@ class FeatureReader:
         time would outstay it.
         """
         deadline = time.monotonic() + timeout
-        pool: redis.ConnectionPool = self._client.connection_pool
-        connection = pool.get_connection()
-        whole = False
-        try:
+        with self._connection() as connection:
             connection.send_packed_command([_packed(read)])
             replies: list[Reply] = []
             # Looking at the time costs as much as a reply; of very many replies, one look in so many will do.
             step = 1 if len(read.keys) <= _USERS_AT_MOST else _USERS_AT_MOST
             for number in range(len(read.keys)):
-                if number % step == 0 and not connection.can_read(max(0.0, deadline - time.monotonic())):
-                    raise too_slow(self._address, timeout)
+                if number % step == 0:
+                    self._await_reply(connection, deadline, timeout)
                 replies.append(connection.read_response())
-            whole = True
             return replies
+
+    def _execute_on_one_server(self, commands: Sequence[Sequence[Any]], timeout: float) -> list[Any]:
+        """The same for any commands, their replies in redis-py's form."""
+        deadline = time.monotonic() + timeout
+        with self._connection() as connection:
+            connection.send_packed_command(connection.pack_commands(commands))
+            replies: list[Any] = []
+            for command in commands:
+                self._await_reply(connection, deadline, timeout)
+                replies.append(self._client.parse_response(connection, command[0]))
+            return replies
+
+    def _await_reply(self, connection: Any, deadline: float, timeout: float) -> None:
+        if not connection.can_read(max(0.0, deadline - time.monotonic())):
+            raise too_slow(self._address, timeout)
+
+    @contextmanager
+    def _connection(self) -> Iterator[Any]:
+        """A connection of the pool; closed if not all of its replies were read, lest the next take them for theirs."""
+        pool: redis.ConnectionPool = self._client.connection_pool
+        connection = pool.get_connection()
+        try:
+            yield connection
+        except BaseException:
+            connection.disconnect()
+            raise
         finally:
-            if not whole:
-                # Replies may still be under way; whoever came next would take them for theirs.
-                connection.disconnect()
             pool.release(connection)
 
 

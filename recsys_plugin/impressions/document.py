@@ -39,6 +39,7 @@ class Candidates:
     propensities: NDArray[np.float64] | None = None
     """``[k]``: P(item at its position | the items before it); ``None`` for 1, a page that could not be otherwise."""
     propensity_kind: str = "exact"
+    """``exact``, ``estimated``, or ``approximate`` where rules rearranged what the policy chose."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,18 +10,22 @@ from numpy.typing import NDArray
 
 from recsys_plugin.errors import InferenceUnavailable
 from recsys_plugin.inference.calls import Infer, OutputSpec
+from recsys_plugin.inference.item_vectors import ItemVectors
+from recsys_plugin.inference.labels import Labels
 from recsys_plugin.inference.tensors import Array
 
-__all__ = ["PAGE_ROWS", "Catalogue", "as_written", "load_catalogue"]
+__all__ = ["PAGE_ROWS", "UNKNOWN_STOCK", "Catalogue", "as_written", "load_catalogue"]
 
 #: How many rows are asked for at a time.
 PAGE_ROWS = 50_000
+#: Stock of an item of which the shop told none: it can be sold.
+UNKNOWN_STOCK = -1
 
+_TEXTS = ("item_ids", "titles", "categories", "subcategories", "brands")
 _OUTPUTS = {
-    "item_ids": OutputSpec("BYTES", (-1,)),
-    "titles": OutputSpec("BYTES", (-1,)),
-    "categories": OutputSpec("BYTES", (-1,)),
+    **{name: OutputSpec("BYTES", (-1,)) for name in _TEXTS},
     "prices": OutputSpec("FP32", (-1,)),
+    "available_since": OutputSpec("INT64", (-1,)),
     "size": OutputSpec("INT64", (1,)),
 }
 
@@ -36,18 +40,40 @@ class Catalogue:
     """Item id → row number."""
     titles: NDArray[np.object_]
     """``[N]`` of ``str``"""
-    categories: NDArray[np.object_]
-    """``[N]`` of ``str``, empty where unknown"""
+    categories: Labels
+    """``[N]``, empty where unknown"""
+    subcategories: Labels
+    """``[N]``, empty where unknown"""
+    brands: Labels
+    """``[N]``, empty where unknown"""
     prices: NDArray[np.float64]
     """``[N]``, NaN where unknown"""
+    available_since: NDArray[np.int64]
+    """``[N]``: when the item came up for sale, or was first sold; unix seconds, 0 where unknown"""
+    stock: NDArray[np.int64]
+    """``[N]``: how many there are, :data:`UNKNOWN_STOCK` where the shop told nothing; from the feature store alone"""
+    vectors: ItemVectors
+    """Those that were wanted so far."""
 
     def __len__(self) -> int:
         """The number of items."""
         return len(self.item_ids)
 
-    def show(self, row: int, *, title: str, category: str, price: float) -> None:
-        """Let pages show an item's present title, category and price; what the models know of it stays."""
-        self.titles[row], self.categories[row], self.prices[row] = title, category, as_written(price)
+    def show(self, row: int, *, title: str, category: str, subcategory: str, brand: str, price: float) -> bool:
+        """Let pages and rules know an item's present facts; what the models know of it stays.
+
+        Returns:
+            Whether anything but the title is another than before.
+        """
+        before = self._facts(row)
+        self.titles[row], self.prices[row] = title, as_written(price)
+        self.categories[row], self.subcategories[row], self.brands[row] = category, subcategory, brand
+        return self._facts(row) != before
+
+    def _facts(self, row: int) -> tuple[str, ...]:
+        # The price as text, since one that is not known does not equal itself.
+        labels = (self.categories, self.subcategories, self.brands)
+        return (str(self.prices.item(row)), *(column[row] for column in labels))
 
 
 def load_catalogue(version: int) -> Generator[Infer, dict[str, Array], Catalogue]:
@@ -63,7 +89,7 @@ def load_catalogue(version: int) -> Generator[Infer, dict[str, Array], Catalogue
         inputs = {"offset": np.array([loaded], dtype=np.int64), "count": np.array([PAGE_ROWS], dtype=np.int64)}
         page = yield Infer("catalogue", version, inputs, _OUTPUTS)
         size, count = int(page["size"][0]), len(page["item_ids"])
-        if any(len(page[name]) != count for name in ("titles", "categories", "prices")):
+        if any(len(array) != count for name, array in page.items() if name != "size"):
             raise InferenceUnavailable(f"{where}: columns of different length at row {loaded}")
         if (count == 0 and loaded < size) or loaded + count > size:
             raise InferenceUnavailable(f"{where}: {count} rows at row {loaded} of {size}")
@@ -77,10 +103,15 @@ def load_catalogue(version: int) -> Generator[Infer, dict[str, Array], Catalogue
         version=version,
         item_ids=item_ids,
         rows=rows,
-        titles=np.array(_texts(pages, "titles", where), dtype=object),
-        categories=np.array(_texts(pages, "categories", where), dtype=object),
+        titles=np.array([*_texts(pages, "titles", where)], dtype=object),
+        categories=Labels(_texts(pages, "categories", where)),
+        subcategories=Labels(_texts(pages, "subcategories", where)),
+        brands=Labels(_texts(pages, "brands", where)),
         # As in :func:`as_written`.
         prices=np.concatenate([page["prices"] for page in pages]).astype(str).astype(np.float64),
+        available_since=np.concatenate([page["available_since"] for page in pages]),
+        stock=np.full(len(item_ids), UNKNOWN_STOCK, np.int64),
+        vectors=ItemVectors(len(item_ids)),
     )
 
 
@@ -89,8 +120,9 @@ def as_written(price: float) -> float:
     return float(str(np.float32(price)))
 
 
-def _texts(pages: list[dict[str, Array]], name: str, where: str) -> list[str]:
+def _texts(pages: list[dict[str, Array]], name: str, where: str) -> Iterator[str]:
     try:
-        return [text.decode() for page in pages for text in page[name]]
+        for page in pages:
+            yield from map(bytes.decode, page[name])
     except UnicodeDecodeError as error:
         raise InferenceUnavailable(f"{where}: {name} holds text that is not UTF-8: {error}") from error

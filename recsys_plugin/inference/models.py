@@ -10,7 +10,7 @@ from recsys_plugin.inference.calls import GetVersions, ModelSettings
 __all__ = ["CONTRACT_PARAMETER", "SERVED_MODELS", "contract_text", "serving_version"]
 
 #: The models that the client calls; every export writes one version of all of them.
-SERVED_MODELS = ("recommend", "rank", "search", "similar", "catalogue", "tokenizer")
+SERVED_MODELS = ("recommend", "rank", "search", "similar", "catalogue", "tokenizer", "text_encoder")
 
 #: The key in a model's configuration under which its feature contract stands.
 CONTRACT_PARAMETER = "feature_contract"

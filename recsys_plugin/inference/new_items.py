@@ -7,13 +7,14 @@ a user. Scores of an item do not depend on the other candidates, so they are mer
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys_plugin.inference.calls import Infer, OutputSpec
+from recsys_plugin.inference.catalogue import UNKNOWN_STOCK
 from recsys_plugin.inference.tensors import Array
 
 __all__ = ["MOST_NEW_ITEMS", "ItemFacts", "NewItems", "encode_items", "item_text"]
@@ -39,6 +40,12 @@ class ItemFacts:
     subcategory: str
     brand: str
     price: float
+    stock: int = UNKNOWN_STOCK
+
+    def same_but_for_stock(self, other: ItemFacts) -> bool:
+        """Whether the models know both alike."""
+        # Compared as text, since a price that is not known does not equal itself.
+        return repr(replace(self, stock=other.stock)) == repr(other)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +63,13 @@ class NewItems:
     def __len__(self) -> int:
         """How many there are."""
         return len(self.facts)
+
+    def restocked(self, stock: Mapping[str, int]) -> NewItems:
+        """The same with other stocks of some: item id → how many."""
+        if not stock:
+            return self
+        facts = (replace(fact, stock=stock.get(fact.item_id, fact.stock)) for fact in self.facts)
+        return replace(self, facts=tuple(facts))
 
     def with_items(self, facts: Sequence[ItemFacts], packed: Array, texts: Array) -> NewItems:
         """These and others; an item that is here already is replaced."""

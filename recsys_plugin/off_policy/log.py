@@ -23,6 +23,7 @@ shown are: what a policy would have shown instead cannot be told from the shown 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +32,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recsys_plugin.errors import DataError, InvalidInput
-from recsys_plugin.policy.exploration import SCORE_CEILING, calibrated_logits
+from recsys_plugin.policy.exploration import APPROXIMATE, SCORE_CEILING, calibrated_logits
 
 __all__ = ["REWARDS", "ImpressionLog", "read_log"]
+
+_log = logging.getLogger("recsys_plugin")
 
 _Array = NDArray[np.float64]
 #: Columns that may be evaluated.
@@ -140,10 +143,10 @@ class ImpressionLog:
 
 
 def read_log(path: Path, reward: str) -> ImpressionLog:
-    """Read a Parquet file, or a folder of them.
+    """Read a Parquet file, or a folder of them; pages without exact or estimated propensities are left out.
 
     Raises:
-        DataError: if it cannot be read, or as :meth:`ImpressionLog.of_table` says.
+        DataError: if it cannot be read, rules rearranged every page, or as :meth:`ImpressionLog.of_table` says.
     """
     import pyarrow
     import pyarrow.parquet
@@ -152,6 +155,17 @@ def read_log(path: Path, reward: str) -> ImpressionLog:
         table = pyarrow.parquet.read_table(path).to_pandas()
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(f"no Parquet table can be read: {error}", file=str(path)) from error
+    if "propensity_kind" in table.columns:
+        rearranged = (table["propensity_kind"] == APPROXIMATE).to_numpy()
+        if len(table) and rearranged.all():
+            raise DataError(
+                "rules rearranged every page after exploration, so no propensity says how likely a page was",
+                file=str(path), column="propensity_kind",
+            )  # fmt: skip
+        if rearranged.any():
+            pages = table["request_id"][rearranged].nunique()
+            _log.warning("%s: %d pages are left out, which rules rearranged after exploration", path, pages)
+            table = table[~rearranged]
     return ImpressionLog.of_table(table, reward, file=str(path))
 
 

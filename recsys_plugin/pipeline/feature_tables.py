@@ -28,6 +28,7 @@ __all__ = [
     "FEATURE_TABLES",
     "FORECAST_TABLES",
     "PART_ROWS",
+    "SHOP_SCHEMAS",
     "build_feature_tables",
     "write_table",
     "write_tables",
@@ -43,6 +44,9 @@ EMBEDDING_SCHEMAS = {
     "item_embedding": pa.schema([("item_id", pa.string()), _EVENT_TIME, ("vector", _VECTOR), ("text_vector", _VECTOR)]),
 }
 
+#: Tables that the shop fills, if it keeps a history of what it pushes; empty until then.
+SHOP_SCHEMAS = {"item_stock": pa.schema([("item_id", pa.string()), _EVENT_TIME, ("stock", pa.int64())])}
+
 #: Tables that :mod:`recsys_plugin.forecasting` makes, a step of its own: they are made anew every day.
 FORECAST_TABLES = ("item_demand_forecast", "category_demand_forecast", "user_purchase_forecast")
 
@@ -50,7 +54,7 @@ FORECAST_TABLES = ("item_demand_forecast", "category_demand_forecast", "user_pur
 FEATURE_TABLES = (
     "user_profile", "user_statistics", "user_recent_items", "user_session", "user_activity", "user_text",
     "user_embedding", "item_catalogue", "item_statistics", "item_activity", "item_embedding",
-    *FORECAST_TABLES,
+    "item_stock", *FORECAST_TABLES,
 )  # fmt: skip
 
 #: Events that are aggregated at a time: about 1 GiB of memory, whatever the size of the data.
@@ -155,7 +159,7 @@ def build_feature_tables(
     rows |= _user_tables(folder, dataset, part_rows, progress)
     moments = weekly_moments(first, pd.Timestamp(dataset.as_of))
     rows |= _item_tables(folder, dataset, moments, part_rows, progress)
-    for name, schema in EMBEDDING_SCHEMAS.items():
+    for name, schema in {**EMBEDDING_SCHEMAS, **SHOP_SCHEMAS}.items():
         if not (folder / f"{name}.parquet").exists():
             write_table(schema.empty_table(), folder / f"{name}.parquet")
     return {name: rows[name] for name in FEATURE_TABLES if name in rows}

@@ -12,6 +12,7 @@ from recsys_plugin.data.store import load_dataset
 from recsys_plugin.errors import ConfigurationError, StepFailed
 from recsys_plugin.export.options import ExportOptions
 from recsys_plugin.pipeline import online, steps
+from recsys_plugin.pipeline.people import exported_people
 from recsys_plugin.pipeline.workspace import Workspace
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.runtime.versions import ModelVersions
@@ -84,21 +85,24 @@ def refresh(
             ) from misfit
         made = refresh_vectors(run, models, kept.digest(), texts=texts, force=force)
         if catalogue:
+            from recsys_plugin.export.catalogue import catalogue_frame
             from recsys_plugin.export.export import ExportMaterial, export_repository
             from recsys_plugin.export.install import exported_versions
+            from recsys_plugin.training.complements import complements_now
             from recsys_plugin.training.kept import keep_models
 
             with Services(settings).ensure_redis():
                 ModelVersions(Services(settings), steps.PROJECT).pin(serving)
-            items = dataset.frame("items", ["item_id", "title", "category", "subcategory", "brand", "price"])
             material = ExportMaterial(
                 models=models,
-                catalogue=items.set_index("item_id").loc[models.item_ids].rename_axis("item_id").reset_index(),
+                catalogue=catalogue_frame(dataset, settings.feature_repo / "data", models.item_ids),
                 text_vectors=run.text_vectors(),
                 users=first_users_now(run, models, _USERS_OF_PARITY),
                 encoder=kept.encoder,
                 candidates=options.candidates,
                 options=ExportOptions(),
+                complements=complements_now(run),
+                people=exported_people(settings, run, least=ExportOptions().least_group),
             )
             exported = int(
                 export_repository(settings.model_repository, settings.state, material, progress=progress)["version"]

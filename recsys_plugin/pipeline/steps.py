@@ -21,6 +21,7 @@ from recsys_plugin.pipeline.feature_tables import (
     build_feature_tables,
 )
 from recsys_plugin.pipeline.forecasts import make_forecasts
+from recsys_plugin.pipeline.people import exported_people, people_inputs
 from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_text
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings
@@ -42,6 +43,7 @@ __all__ = [
     "require_applied",
     "require_feature_tables",
     "select",
+    "selected_model",
     "serving_version",
     "shown_pages_digest",
     "train",
@@ -304,7 +306,7 @@ def _selection_path(settings: Settings) -> Path:
     return settings.state / "training" / "selection.json"
 
 
-def _selected(settings: Settings, trained: StepResult) -> str:
+def selected_model(settings: Settings, trained: StepResult) -> str:
     """The CTR model to export: what was chosen of this training run, or the only one that it trained."""
     path = _selection_path(settings)
     if path.exists():
@@ -346,13 +348,15 @@ def export(
                 f"run `recsys train --encoder {options.encoder}`, or export with --encoder {encoder}"
             )
 
-        selected = _selected(settings, trained)
+        selected = selected_model(settings, trained)
 
         def action() -> Mapping[str, Any]:
             refuse_during_trial(Services(settings).redis_url, PROJECT)
             from recsys_plugin.checks.reference import training_reference
+            from recsys_plugin.export.catalogue import catalogue_frame
             from recsys_plugin.export.export import ExportMaterial, export_repository
             from recsys_plugin.export.install import exported_versions
+            from recsys_plugin.training.complements import complements_now
             from recsys_plugin.training.kept import keep_models, kept_folder
             from recsys_plugin.training.packing import first_users
             from recsys_plugin.training.shop_encoder import name_in_use
@@ -360,11 +364,10 @@ def export(
             fine_tuned = trained.info["options"]["fine_tuning"]["mode"]
             as_trained = replace(options, leave_out=tuple(trained.info["options"]["leave_out"]))
             run = training_run(settings, dataset, as_trained, progress)
-            items = dataset.frame("items", ["item_id", "title", "category", "subcategory", "brand", "price"])
             models = run.models(selected)
             material = ExportMaterial(
                 models=models,
-                catalogue=items.set_index("item_id").loc[models.item_ids].rename_axis("item_id").reset_index(),
+                catalogue=catalogue_frame(dataset, settings.feature_repo / "data", models.item_ids),
                 text_vectors=run.text_vectors(),
                 users=first_users(run.frames().test.users, 128),
                 encoder=name_in_use(settings.state / "training", options.encoder, fine_tuned),
@@ -372,6 +375,8 @@ def export(
                 options=chosen,
                 measured=run.frames().test,
                 reference=training_reference(run, selected, users=len(dataset.table("users", ["user_id"]))),
+                complements=complements_now(run),
+                people=exported_people(settings, run, least=chosen.least_group),
             )
             made = export_repository(settings.model_repository, settings.state, material, progress=progress)
             keep_models(
@@ -394,9 +399,14 @@ def export(
                 "encoder": options.encoder,
                 "ctr_model": selected,
                 "options": asdict(chosen),
+                "people": people_inputs(settings),
             },
             outputs=[settings.state / "export" / name for name in ("known_answers.json", "manifest.json")],
-            sources=("export", "checks/reference", "checks/distributions", "checks/features", "training/kept"),
+            sources=(
+                *("export", "checks/reference", "checks/distributions", "checks/features"),
+                *("training/kept", "training/complements", "training/baskets", "training/communities"),
+                *("pipeline/people", "pseudonyms"),
+            ),
         )
         return workspace.run(step, action, force=force or not _exported_files_exist(settings))
 

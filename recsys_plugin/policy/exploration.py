@@ -31,6 +31,7 @@ from recsys_plugin.policy.marginals import epsilon_greedy_marginals, plackett_lu
 from recsys_plugin.policy.pools import Logits, best_order, checked_page, checked_pool, largest
 
 __all__ = [
+    "APPROXIMATE",
     "SCORE_CEILING",
     "Choice",
     "EpsilonGreedy",
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 PropensityKind = Literal["exact", "estimated"]
+#: What propensities are called once rules have rearranged what a policy chose: they are those that it chose with.
+APPROXIMATE = "approximate"
 
 #: The highest score that a served model can give: all three probabilities at 1, times their weights in the score.
 SCORE_CEILING = 1.4

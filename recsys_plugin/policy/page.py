@@ -77,27 +77,52 @@ def _has_equal_neighbours(values: NDArray[Any]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SearchBlend:
-    """How a search result is ordered: relevance first, personal taste as a small weight on top.
+    """How a search result is ordered: meaning and words first, wishes and personal taste as small weights on top.
 
-    ``relevance + personal_weight * (score - lowest) / (highest - lowest)``, the lowest and the highest score being
-    those among the candidates: a weighted sum after min-max normalisation (CombSUM; Fox and Shaw 1994),
-    which needs no scale common to both. With ``personal_weight`` 0.1, taste outweighs at most 0.1 of cosine.
+    ``relevance + lexical_weight * match + wish_weight * boost + personal_weight * (score - lowest) / (highest -
+    lowest)``, the lowest and the highest score being those among the candidates: a weighted sum of what lies between 0
+    and 1 (CombSUM; Fox and Shaw 1994). With ``personal_weight`` 0.1, taste outweighs at most 0.1 of cosine.
+
+    Args:
+        personal_weight: of the click model's score for the user.
+        lexical_weight: of the words, as BM25's share of the query that an item answers.
+        wish_weight: of what a query wishes for without demanding it, such as a colour.
     """
 
     personal_weight: float = 0.1
+    lexical_weight: float = 0.4
+    wish_weight: float = 0.15
 
     def scores(
-        self, rows: NDArray[np.int64], relevance: NDArray[np.float32], scores: NDArray[np.float32]
+        self,
+        rows: NDArray[np.int64],
+        relevance: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        *,
+        matches: NDArray[np.float32] | None = None,
+        boosts: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        """The blended scores, ``[n]``; NaN stays NaN for :func:`best_first` to refuse."""
+        """The blended scores, ``[n]``; NaN stays NaN for :func:`best_first` to refuse.
+
+        Args:
+            rows: ``[n]`` candidates; those below 0 are none.
+            relevance: ``[n]`` cosines of query and item.
+            scores: ``[n]`` of the click model.
+            matches, boosts: ``[n]`` from 0 to 1, or not known of any.
+        """
         candidates = rows >= 0
+        blended = relevance
+        if matches is not None:
+            blended = blended + np.float32(self.lexical_weight) * matches
+        if boosts is not None:
+            blended = blended + np.float32(self.wish_weight) * boosts
         if self.personal_weight == 0 or not candidates.any():
-            return relevance
+            return blended
         lowest, highest = scores[candidates].min(), scores[candidates].max()
         if highest == lowest:
-            return relevance
+            return blended
         personal = (scores - lowest) / (highest - lowest)
-        return np.where(candidates, relevance + self.personal_weight * personal, relevance).astype(np.float32)
+        return np.where(candidates, blended + self.personal_weight * personal, blended).astype(np.float32)
 
 
 DEFAULT_SEARCH_BLEND = SearchBlend()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,7 +19,7 @@ from rich.text import Text
 from recsys_plugin.bench.machine import describe_machine
 from recsys_plugin.errors import InvalidInput
 
-__all__ = ["Figure", "QualityReport", "Target"]
+__all__ = ["Figure", "QualityReport", "Stopwatch", "Target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +210,22 @@ class QualityReport:
             wanted = f"{target.sense} {_number(target.wanted)}"
             table.add_row(escape(target.text), escape(target.metric), wanted, reached, verdict)
         return table
+
+
+class Stopwatch:
+    """Adds the seconds of named parts to a report's."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Measure what happens within."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started
 
 
 def _pairs(title: str, pairs: dict[str, Any]) -> Table:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,22 @@ import numpy as np
 import pandas as pd
 
 from recsys_plugin.errors import ConfigurationError, InvalidInput
-from recsys_plugin.quality.report import Figure, QualityReport, Target
+from recsys_plugin.quality.report import Figure, QualityReport, Stopwatch, Target
 from recsys_plugin.training.fine_tuning import FineTuningReport, fine_tune
 from recsys_plugin.training.fine_tuning_tasks import GradedPairs
 from recsys_plugin.training.options import FineTuningOptions
 from recsys_plugin.training.text import TextEncoder, encode_texts, load_encoder
 
-__all__ = ["Judgements", "mean_ndcg", "query_folds", "read_judgements", "run"]
+__all__ = [
+    "Judgements",
+    "Stopwatch",
+    "bm25_scores",
+    "cosines_of_pairs",
+    "mean_ndcg",
+    "query_folds",
+    "read_judgements",
+    "run",
+]
 
 #: Told the name of what is under way, how much is done, and of how much.
 Progress = Callable[[str, int, int], None]
@@ -80,7 +87,7 @@ def run(
         f"2^grade − 1, {FOLDS} folds by query; every query is tested once, by models that did not see it",
     )
     splits = {seed: query_folds(len(judgements.queries), seed) for seed in seeds}
-    clock = _Stopwatch(report.seconds)
+    clock = Stopwatch(report.seconds)
 
     def add(system: str, scores: _Array | dict[int, _Array], note: str = "") -> None:
         """One value a fold and seed; ``scores`` are the same for every seed, or by seed."""
@@ -94,15 +101,15 @@ def run(
     add("random order", {seed: np.random.default_rng(seed).random(len(judgements.query)) for seed in seeds})
     with clock("BM25"):
         for name, texts in (("title", judgements.titles), ("title + description", _whole(judgements))):
-            add(f"BM25, {name}", _bm25(judgements, texts))
+            add(f"BM25, {name}", bm25_scores(judgements, texts))
     with clock("zero-shot"):
         loaded = load_encoder(encoder)
-        titles = _cosines(judgements, judgements.titles, *loaded, tell, ZERO_SHOT)
+        titles = cosines_of_pairs(judgements, judgements.titles, *loaded, tell, ZERO_SHOT)
         add(ZERO_SHOT, titles, note="cosine of query and title, as of all encoders here unless said otherwise")
         add(f"{ZERO_SHOT}, title and description", _with_descriptions(judgements, *loaded, tell))
     if multilingual:
         with clock("zero-shot E5"):
-            add(E5, _cosines(judgements, judgements.titles, *load_encoder("e5"), tell, E5))
+            add(E5, cosines_of_pairs(judgements, judgements.titles, *load_encoder("e5"), tell, E5))
     costs: dict[str, FineTuningReport] = {}
     for mode, system in TUNED.items():
         scores = {seed: np.full(len(judgements.query), np.nan) for seed in seeds}
@@ -115,7 +122,7 @@ def run(
                     costs[mode] = _fine_tune_without(judgements, fold, loaded, options, tell, what)
                 held_out = np.flatnonzero(np.isin(judgements.query, fold))
                 with clock(f"{mode} ranking"):
-                    found = _cosines(judgements, judgements.titles, *loaded, tell, what, held_out)
+                    found = cosines_of_pairs(judgements, judgements.titles, *loaded, tell, what, held_out)
                 scores[seed][held_out] = found
         add(system, scores, note=_describe_cost(costs[mode]))
     _judge(report, costs)
@@ -215,7 +222,7 @@ def _whole(judgements: Judgements) -> list[str]:
     return [f"{title} {description}" for title, description in pairs]
 
 
-def _bm25(judgements: Judgements, texts: Sequence[str]) -> _Array:
+def bm25_scores(judgements: Judgements, texts: Sequence[str]) -> _Array:
     """BM25 (Robertson et al. 1994) of each row's text for its query; all rows are the collection."""
     import bm25s
 
@@ -231,7 +238,7 @@ def _bm25(judgements: Judgements, texts: Sequence[str]) -> _Array:
     return scores
 
 
-def _cosines(
+def cosines_of_pairs(
     judgements: Judgements,
     texts: Sequence[str],
     encoder: TextEncoder,
@@ -279,18 +286,3 @@ def _fine_tune_without(
         judgements.relevance[rows].tolist(),
     )
     return fine_tune(*loaded, [task], options, progress=lambda step, steps, loss: tell(what, step, steps))
-
-
-class _Stopwatch:
-    """Adds the seconds of named parts."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self._seconds = seconds
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - started

@@ -26,7 +26,16 @@ from recsys_plugin.aggregation.arrays import microseconds
 from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.training.metrics import BlockScores, item_knn_scores, top_rows
 
-__all__ = ["EaseWeights", "Purchases", "als_scores", "ease_weights", "rank_users", "standard_baselines"]
+__all__ = [
+    "MOST_EASE_ITEMS",
+    "EaseWeights",
+    "Purchases",
+    "als_scores",
+    "ease_of_gram",
+    "ease_weights",
+    "rank_users",
+    "standard_baselines",
+]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 _DAY = 86_400_000_000  # microseconds
@@ -133,15 +142,27 @@ def ease_weights(
     totals = np.asarray(matrix.sum(axis=0)).ravel()
     kept = np.sort(np.argsort(-totals, kind="stable")[:most_items])
     part = matrix[:, kept]
-    gram = (part.T @ part).toarray()
-    gram[np.diag_indices_from(gram)] += regularisation
+    return EaseWeights(kept, ease_of_gram((part.T @ part).toarray(), regularisation=regularisation))
+
+
+def ease_of_gram(gram: _Array, *, regularisation: float, dropout: float = 0.0) -> _Array:
+    """The weights of EASE^R, float32 [K, K], given what items have in common.
+
+    Args:
+        gram: ``XᵀX``, float64 [K, K]; it is overwritten. regularisation: λ.
+        dropout: p, the share of a user's items that are hidden in training, on average over all ways to do so: λ grows
+            by ``p / (1 − p)`` of an item's own weight (Steck 2020, "Autoencoders that don't overfit towards the
+            identity").
+    """
+    diagonal = np.diag_indices_from(gram)
+    gram[diagonal] += regularisation + dropout / (1.0 - dropout) * gram[diagonal]
     # Positive definite by λ, so Cholesky does, in a third of the time of a general inverse.
     factor, _ = lapack.dpotrf(gram, lower=1)
     inverse, _ = lapack.dpotri(factor, lower=1)
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     inner: _Array = (-inverse / np.diag(inverse)).astype(np.float32)
     np.fill_diagonal(inner, 0.0)
-    return EaseWeights(kept, inner)
+    return inner
 
 
 def als_scores(

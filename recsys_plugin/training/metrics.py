@@ -10,7 +10,14 @@ import scipy.sparse as sp
 
 from recsys_plugin.training.contexts import Contexts
 
-__all__ = ["BlockScores", "item_knn_scores", "ranking_metrics", "ranking_values", "top_rows"]
+__all__ = [
+    "BlockScores",
+    "item_knn_scores",
+    "item_knn_weights",
+    "ranking_metrics",
+    "ranking_values",
+    "top_rows",
+]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 #: Scores of a block of users over the whole catalogue: user positions [b] -> float32 [b, items].
@@ -63,8 +70,8 @@ def ranking_values(ranked: _Array, truth: Contexts, *, k: int = 20) -> dict[str,
     return {f"recall@{k}": recalls, f"ndcg@{k}": gains}
 
 
-def item_knn_scores(matrix: sp.csr_matrix, *, shrinkage: float = 50.0, neighbours: int | None = None) -> BlockScores:
-    """Item-kNN: a user's score for an item is the sum of its shrunk cosines with what he has bought.
+def item_knn_weights(matrix: sp.csr_matrix, *, shrinkage: float = 50.0, neighbours: int | None = None) -> sp.csr_matrix:
+    """The shrunk cosines of items by who bought them, [items, items]; a line holds what speaks for its item.
 
     Cosine with shrinkage, Sarwar et al. 2001 and Koren 2008: ``|i ∩ j| / (sqrt(|i| |j|) + shrinkage)``, the diagonal
     set to zero.
@@ -85,7 +92,15 @@ def item_knn_scores(matrix: sp.csr_matrix, *, shrinkage: float = 50.0, neighbour
             if len(part) > neighbours:
                 part[np.argpartition(-part, neighbours)[neighbours:]] = 0.0
         together.eliminate_zeros()
-    similar = together.T.tocsr()
+    return together
+
+
+def item_knn_scores(matrix: sp.csr_matrix, *, shrinkage: float = 50.0, neighbours: int | None = None) -> BlockScores:
+    """Item-kNN: a user's score for an item is the sum of its shrunk cosines with what he has bought.
+
+    The arguments are those of :func:`item_knn_weights`.
+    """
+    similar = item_knn_weights(matrix, shrinkage=shrinkage, neighbours=neighbours).T.tocsr()
 
     def scores(users: _Array) -> _Array:
         scored: _Array = (matrix[users] @ similar).toarray().astype(np.float32)

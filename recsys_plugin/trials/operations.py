@@ -12,10 +12,11 @@ from typing import Any, Self, TypeVar
 
 from recsys_plugin.errors import ConfigurationError, InvalidInput, ServiceUnavailable
 from recsys_plugin.events.keys import EventKeys
+from recsys_plugin.features.commands import Commands
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.reader import FeatureReader, promotion_key
 from recsys_plugin.trials.store import change_trial, look_after, read_all_counts, read_trial
-from recsys_plugin.trials.tally import ArmCounts, Commands
+from recsys_plugin.trials.tally import ArmCounts
 from recsys_plugin.trials.trial import CANARY, DEFAULT_THRESHOLDS, Phase, Thresholds, Trial
 
 __all__ = ["Trials", "refuse_during_trial"]

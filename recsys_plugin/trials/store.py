@@ -7,8 +7,9 @@ from collections.abc import Generator
 from typing import Any
 
 from recsys_plugin.events.keys import EventKeys
+from recsys_plugin.features.commands import Commands
 from recsys_plugin.trials.guard import checks_of, new_bins, verdict
-from recsys_plugin.trials.tally import ArmCounts, Commands, counts_commands, parse_counts
+from recsys_plugin.trials.tally import ArmCounts, counts_commands, parse_counts
 from recsys_plugin.trials.trial import ARMS, Trial
 
 __all__ = ["change_trial", "look_after", "read_all_counts", "read_trial"]

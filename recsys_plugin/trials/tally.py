@@ -12,17 +12,10 @@ from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.trials.sketch import Sketch, bucket_of
 from recsys_plugin.trials.trial import ARMS, CANDIDATE, Trial
 
-__all__ = ["ArmCounts", "Commands", "Moments", "Tally", "counts_commands", "parse_counts"]
+__all__ = ["ArmCounts", "Moments", "Tally", "counts_commands", "parse_counts"]
 
 #: Seconds until counts of a trial that nobody writes any more are gone: a quarter of a year.
 _KEPT = 90 * 86_400
-
-
-@dataclass(frozen=True, slots=True)
-class Commands:
-    """Redis commands to send in one round trip. Answer: a list of their replies, in order."""
-
-    commands: tuple[tuple[Any, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)

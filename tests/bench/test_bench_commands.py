@@ -85,6 +85,16 @@ def test_serving(shop: Shop, tmp_path: Path) -> None:
     assert "measuring in turn" in done.stderr
 
 
+def test_search(shop: Shop) -> None:
+    done = shop.command.run("bench", "search", *FEW, "--candidates", "50", "--json", "-")
+    report = json.loads(done.stdout)
+    figures = report["figures"]
+    timed = {"client.plan", "client.read", "search.kept", "search.plain", "search.understood"}
+    check_figures(figures, timed, {"search.understood_to_plain", "search.kept_to_plain"})
+    assert {figures[f"{name}.calls"] for name in timed} == {20}
+    assert any("text encoder every time" in note for note in report["notes"])
+
+
 def test_store(shop: Shop) -> None:
     done = shop.command.run("bench", "store", *FEW, "--items", "30", "--seed", "3", "--freeze-gc", "--json", "-")
     report = json.loads(done.stdout)

@@ -105,6 +105,23 @@ def test_items_similar_to_a_new_one_are_those_with_a_similar_text(
     assert len(client.similar_items("twin", 0)) == 0
 
 
+def test_what_goes_with_a_new_item_is_what_goes_with_the_one_that_reads_like_it(
+    client: Recommender, push: Callable[..., None], small_shop: Any
+) -> None:
+    assert client.cross_sell(["newcomer"], 5).unknown_items == ("newcomer",)
+    push("newcomer", client.rank(USER, small_shop.some_items)[0].title)
+    assert eventually(lambda: client.cross_sell(["newcomer"], 5).unknown_items == ())
+    (nearest,) = client.similar_items("newcomer", 1).item_ids
+    other = small_shop.some_items[1]
+    for basket in (["newcomer"], ["newcomer", other]):
+        page = client.cross_sell(basket, 5)
+        # The one that stands in for it is no complement of it either.
+        assert page.items == client.cross_sell([nearest, *basket[1:]], 5).items
+        assert not {"newcomer", nearest, *basket} & set(page.item_ids)
+    push("only one of its kind", "Garden gnome", category="gnomes")
+    assert eventually(lambda: "only one of its kind" in client.cross_category(USER, 1000).item_ids)
+
+
 def test_what_was_pushed_before_the_start_is_taken_up(push: Callable[..., None], small_shop: Any) -> None:
     push("earlier", "Green tea pot", price=float("nan"), category=None)
     options = {"timeout": 10.0, "clock": small_shop.as_of.timestamp}

@@ -1,4 +1,4 @@
-"""``recsys recommend|rank|search|similar`` against the tiny shop."""
+"""``recsys recommend`` and the other commands that ask one question, against the tiny shop."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ def run(environ: dict[str, str | None], *arguments: str) -> Result:
         (("search", "mug-lover", "to drink", "-k", "1"), ["tea"]),
         (("search", "-", "to drink", "-k", "1"), ["tea"]),
         (("similar", "mug", "-k", "2"), ["pot", "jar"]),
+        (("cross-sell", "tea", "gone", "-k", "2"), ["pot", "cup"]),
+        (("cross-category", "mug-lover"), ["tea", "box"]),
     ],
 )
 def test_json_and_table(environ: dict[str, str | None], arguments: tuple[str, ...], item_ids: list[str]) -> None:
@@ -53,7 +55,8 @@ def test_json_and_table(environ: dict[str, str | None], arguments: tuple[str, ..
     assert result.exit_code == 0, result.output
     places = [result.stdout.index(f" {item_id} ") for item_id in item_ids]
     assert places == sorted(places)
-    assert f"model {arguments[0]} version 1, catalogue version 1 (6 items)" in result.stdout
+    served = {"cross-sell": "complements", "cross-category": "cross_category"}.get(arguments[0], arguments[0])
+    assert f"model {served} version 1, catalogue version 1 (6 items)" in result.stdout
 
 
 def test_footer_says_what_served_and_what_was_missing(environ: dict[str, str | None]) -> None:
@@ -62,6 +65,16 @@ def test_footer_says_what_served_and_what_was_missing(environ: dict[str, str | N
     assert "known user: 3 of 3 features present, 0 missing, 0 expired" in output
     assert "not in the catalogue: gone" in output
     assert "unknown user, served from defaults: 0 of 3 features present" in run(environ, "recommend", "x").stdout
+
+
+def test_search_says_what_it_understood(environ: dict[str, str | None]) -> None:
+    output = run(environ, "search", "-", "kitchne mug under 1 without tea").stdout
+    assert "“kitchne” is not known here; looked for “kitchen”" in output
+    assert "understood: price at most 1; category kitchen; without tea" in output
+    assert "nothing fits all of that, so this was given up: price" in output
+    plain = run(environ, "search", "-", "kitchne mug under 1", "--plain").stdout
+    assert "understood" not in plain
+    assert "not known here" not in plain
 
 
 def test_wrong_arguments_end_with_code_2(environ: dict[str, str | None]) -> None:

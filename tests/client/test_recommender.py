@@ -137,6 +137,28 @@ def test_similar_items(client: Recommender, shop: Any) -> None:
     assert unknown.unknown_items == ("no such item",)
 
 
+def test_cross_sell(client: Recommender, shop: Any) -> None:
+    popular = client.cross_sell([], 10)
+    check(popular, most=10)
+    for item in shop.some_items:
+        page = client.cross_sell([item, "no such item"], 10)
+        check(page, most=10)
+        assert len(page) == 10
+        assert item not in page.item_ids
+        assert page.unknown_items == ("no such item",)
+    assert client.cross_sell(["no such item"], 10).items == popular.items
+    both = client.cross_sell(shop.some_items[:2], 10_000)
+    assert len(both) == both.served_by.catalogue_size - 2
+
+
+def test_categories_that_are_new(client: Recommender, shop: Any) -> None:
+    for user in (*shop.some_users, "nobody has this id"):
+        page = client.cross_category(user, 10)
+        check(page, most=10)
+        # A shop without categories has none that could be new.
+        assert all(item.category for item in page)
+
+
 def test_wrong_arguments(client: Recommender) -> None:
     with pytest.raises(InvalidInput, match=r"^user_id"):
         client.recommend(1.5)

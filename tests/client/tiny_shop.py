@@ -12,17 +12,25 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import tiny_people
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from recsys_plugin.export.complement_graphs import complements_graph
+from recsys_plugin.export.user_graphs import communities_graph
 from recsys_plugin.features.contract import REQUEST_TIMESTAMP, Encoding, FeatureContract, FeatureSpec
 from recsys_plugin.inference.explanation import FEATURE_GROUPS, FIGURES, REASON_ROWS
+from recsys_plugin.training.communities import MOST_CATEGORIES, MOST_ITEMS
+from recsys_plugin.training.complements import Complements
 
 ITEM_IDS = ("tea", "cup", "pot", "mug", "jar", "box")
 TITLES = ("Green tea", "Cup", "Tea pot", "Mug", "Jar", "Box – gift")
 CATEGORIES = ("food", "kitchen", "kitchen", "kitchen", "", "gifts")
+BRANDS = ("leaf", "clay", "clay", "clay", "", "glass")
 PRICES = (2.5, 3.0, float("nan"), 4.0, 5.0, 6.0)
 BASE = np.array([0.6, 0.5, 0.4, 0.3, 0.2, 0.1], dtype=np.float32)
+#: What is in the kitchen is alike.
+VECTORS = np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0.1], [0, 1, 0.2], [0, 0, 1], [1, 0, 1]], dtype=np.float32)
 TASTE = np.array([0.0, 0.0, 0.0, 1.0, 0.0, 0.5], dtype=np.float32)
 
 CONTRACT = FeatureContract(
@@ -34,7 +42,7 @@ CONTRACT = FeatureContract(
     ),
 )
 
-SCHEMA = {spec.reference: spec.dtype for spec in CONTRACT.stored_features}
+SCHEMA = {spec.reference: spec.dtype for spec in CONTRACT.stored_features} | {"item_stock:stock": "INT64"}
 
 #: The moment that the shop's clock stands at; its users were written a minute before.
 NOW = 1_700_000_000.0
@@ -54,13 +62,17 @@ class TinyShop:
 
 
 _TYPES = {"FP32": TensorProto.FLOAT, "INT64": TensorProto.INT64, "BYTES": TensorProto.STRING}
-#: Open sizes are -1; a tensor with several dimensions has a tuple of them.
-Ports = dict[str, tuple[str, int | tuple[int, ...]]]
+#: Tensor → its type, and its size or sizes without the batch; -1 for any.
+Ports = Mapping[str, tuple[str, int | tuple[int, ...]]]
 _USER: Ports = {"user_float": ("FP32", 1), "user_int": ("INT64", 3), "user_string": ("BYTES", 1)}
 _RETRIEVAL: Ports = {"excluded_rows": ("INT64", -1), "counts": ("INT64", 2)}
 _SCORES: Ports = dict.fromkeys(("scores", "purchase_probability", "click_probability"), ("FP32", -1))
-
 _EXPLAINED = (*FEATURE_GROUPS, *FIGURES)
+
+
+def dims(size: int | tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes of a tensor."""
+    return size if isinstance(size, tuple) else (size,)
 
 
 def write_repository(
@@ -72,7 +84,7 @@ def write_repository(
     spoilt: float = 0.0,
     slow: float = 0.0,
 ) -> None:
-    """Write one version of the seven models.
+    """Write one version of the ten models.
 
     Args:
         shift: added to every score; with NaN nothing is found.
@@ -90,7 +102,7 @@ def write_repository(
         {"rows": ("INT64", -1), "retrieval_scores": ("FP32", -1), **_SCORES},
         _recommend(base, taste, np.float32(spoilt), int(slow)),
     )
-    search_inputs: Ports = {**_USER, "query": ("BYTES", 1), **_RETRIEVAL}
+    search_inputs = {**_USER, "query": ("BYTES", 1), "lexical_rows": ("INT64", -1), **_RETRIEVAL}
     _write(
         folder,
         "search",
@@ -111,6 +123,35 @@ def write_repository(
         {"rows": ("INT64", -1), "similarity": ("FP32", -1)},
         _similar(size),
     )
+    _install(
+        folder,
+        "complements",
+        version,
+        {"basket_rows": ("INT64", -1), **_RETRIEVAL},
+        {"rows": ("INT64", -1), "scores": ("FP32", -1)},
+        complements_graph(complements_of_tiny_shop(size)),
+    )
+    _install(
+        folder,
+        "similar_users",
+        version,
+        {**_USER, "counts": _RETRIEVAL["counts"]},
+        {
+            "pseudonyms": ("INT64", (-1, 2)),
+            "similarities": ("FP32", -1),
+            "community": ("INT64", 1),
+            "key_check": ("INT64", 2),
+        },
+        tiny_people.similar_users_graph(),
+    )
+    _install(
+        folder,
+        "communities",
+        version,
+        {"community": ("INT64", 1)},
+        {"members": ("INT64", 1), "item_rows": ("INT64", MOST_ITEMS), "categories": ("BYTES", MOST_CATEGORIES)},
+        communities_graph(tiny_people.people().communities),
+    )
     _write(
         folder,
         "tokenizer",
@@ -119,7 +160,34 @@ def write_repository(
         {"input_ids": ("INT64", -1), "attention_mask": ("INT64", -1)},
         _tokenizer(),
     )
-    columns = (item_ids, [TITLES[row % 6] for row in range(size)], [CATEGORIES[row % 6] for row in range(size)])
+    _write(
+        folder,
+        "item_embedding",
+        version,
+        {"item_row": ("INT64", 1)},
+        {"item_vector": ("FP32", VECTORS.shape[1])},
+        [
+            _constant("vectors", np.resize(VECTORS, (size, VECTORS.shape[1]))),
+            _constant("flat", np.array([-1], dtype=np.int64)),
+            helper.make_node("Reshape", ["item_row", "flat"], ["flat_rows"]),
+            helper.make_node("Gather", ["vectors", "flat_rows"], ["item_vector"], axis=0),
+        ],
+    )
+    _write(
+        folder,
+        "text_encoder",
+        version,
+        {"input_ids": ("INT64", -1), "attention_mask": ("INT64", -1)},
+        {"text_embedding": ("FP32", -1)},
+        [helper.make_node("Cast", ["input_ids"], ["text_embedding"], to=TensorProto.FLOAT)],
+    )
+    columns = {
+        "item_ids": list(item_ids),
+        "titles": [TITLES[row % 6] for row in range(size)],
+        "categories": [CATEGORIES[row % 6] for row in range(size)],
+        "subcategories": [""] * size,
+        "brands": [BRANDS[row % 6] for row in range(size)],
+    }
     _write_catalogue(folder, version, columns, np.resize(np.array(PRICES, dtype=np.float32), size))
 
 
@@ -218,14 +286,23 @@ def _recommend(
 
 
 def _search(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[onnx.NodeProto]:
-    """Relevance is ``BASE``, whatever the query; the ranker knows the user's taste."""
+    """Relevance is ``BASE``, whatever the query, but what matches by words is found first; the ranker knows taste."""
     return [
         *_taste_scores(base, taste),
         _constant("zero", np.array(0, dtype=np.float32)),
         helper.make_node("Mul", ["all_scores", "zero"], ["zeros"]),
         helper.make_node("Add", ["zeros", "base"], ["all_relevance"]),
-        *_top("all_relevance", len(base)),
-        helper.make_node("Identity", ["top"], ["relevance"]),
+        _constant("ten", np.array(10, dtype=np.float32)),
+        _constant("numbers", np.arange(len(base), dtype=np.int64).reshape(1, -1, 1)),
+        _constant("middle", np.array([1], dtype=np.int64)),
+        helper.make_node("Unsqueeze", ["lexical_rows", "middle"], ["lexical"]),
+        helper.make_node("Equal", ["numbers", "lexical"], ["lexical_hits"]),
+        helper.make_node("Cast", ["lexical_hits"], ["lexical_numbers"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["lexical_numbers"], ["lexical_hit"], axes=[2], keepdims=0),
+        helper.make_node("Mul", ["lexical_hit", "ten"], ["lift"]),
+        helper.make_node("Add", ["all_relevance", "lift"], ["ordering"]),
+        *_top("ordering", len(base)),
+        helper.make_node("GatherElements", ["all_relevance", "top_rows"], ["relevance"], axis=1),
         helper.make_node("GatherElements", ["all_scores", "top_rows"], ["ranked"], axis=1),
         *_heads("ranked"),
     ]
@@ -237,6 +314,17 @@ def _rank(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[onnx.No
         helper.make_node("GatherElements", ["all_scores", "candidate_rows"], ["ranked"], axis=1),
         *_heads("ranked"),
     ]
+
+
+def complements_of_tiny_shop(size: int) -> Complements:
+    """Tea goes with the pot (0.5) and less with the cup (0.25), the pot with tea and the cup; jars are popular."""
+    rows, weights = np.full((size, 2), -1, np.int32), np.zeros((size, 2), np.float32)
+    if size > 2:
+        for row, said in {0: {2: 0.5, 1: 0.25}, 2: {0: 0.5, 1: 0.5}}.items():
+            rows[row], weights[row] = list(said), list(said.values())
+    prior = np.zeros(size, np.float32)
+    prior[4:6] = (0.125, 0.0625)[: max(0, size - 4)]
+    return Complements(rows, weights, prior)
 
 
 def _explain(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[onnx.NodeProto]:
@@ -302,17 +390,25 @@ def _similar(size: int) -> list[onnx.NodeProto]:
     ]
 
 
-def _write_catalogue(folder: Path, version: int, columns: Sequence[Sequence[str]], prices: NDArray[np.float32]) -> None:
+def _write_catalogue(
+    folder: Path, version: int, columns: Mapping[str, Sequence[str]], prices: NDArray[np.float32]
+) -> None:
+    """Each item has been there a day longer than the one before; how long the last has is not known."""
+    since = np.where(np.arange(len(prices)) < len(prices) - 1, int(NOW) - 86_400 * np.arange(1, len(prices) + 1), 0)
     nodes = [helper.make_node("Add", ["offset", "count"], ["end"])]
-    for name, values in zip(("item_ids", "titles", "categories"), columns, strict=True):
+    for name, values in columns.items():
         tensor = helper.make_tensor(name, TensorProto.STRING, [len(values)], [text.encode() for text in values])  # type: ignore[misc]
         nodes.append(helper.make_node("Constant", [], [f"all_{name}"], value=tensor))
         nodes.append(helper.make_node("Slice", [f"all_{name}", "offset", "end"], [name]))
-    nodes += [_constant("all_prices", prices), helper.make_node("Slice", ["all_prices", "offset", "end"], ["prices"])]
+    for name, numbers in (("prices", prices), ("available_since", since)):
+        nodes += [
+            _constant(f"all_{name}", numbers),
+            helper.make_node("Slice", [f"all_{name}", "offset", "end"], [name]),
+        ]
     nodes.append(_constant("number", np.array([len(prices)], dtype=np.int64)))
     nodes.append(helper.make_node("Identity", ["number"], ["size"]))
-    outputs: Ports = dict.fromkeys(("item_ids", "titles", "categories"), ("BYTES", -1))
-    outputs |= {"prices": ("FP32", -1), "size": ("INT64", 1)}
+    outputs: dict[str, tuple[str, int]] = dict.fromkeys(columns, ("BYTES", -1))
+    outputs |= {"prices": ("FP32", -1), "available_since": ("INT64", -1), "size": ("INT64", 1)}
     _write(folder, "catalogue", version, {"offset": ("INT64", 1), "count": ("INT64", 1)}, outputs, nodes, batched=False)
 
 
@@ -326,18 +422,13 @@ def _write(
     *,
     batched: bool = True,
 ) -> None:
-    def sizes(dims: int | tuple[int, ...]) -> tuple[int, ...]:
-        return (dims,) if isinstance(dims, int) else dims
-
     def ports(named: Ports, kind: str) -> list[onnx.ValueInfoProto]:
         first = ["batch"] if batched else []
         return [
             helper.make_tensor_value_info(
-                name,
-                _TYPES[datatype],
-                [*first, *(f"{kind}_{name}" if width < 0 else width for width in sizes(dims))],
+                name, _TYPES[datatype], [*first, *(f"{kind}_{name}" if width < 0 else width for width in dims(size))]
             )
-            for name, (datatype, dims) in named.items()
+            for name, (datatype, size) in named.items()
         ]
 
     graph = helper.make_graph(nodes, model, ports(inputs, "in"), ports(outputs, "out"))
@@ -345,14 +436,27 @@ def _write(
         graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 2)], ir_version=8
     )
     onnx.checker.check_model(onnx_model)
+    _install(folder, model, version, inputs, outputs, onnx_model, batched=batched)
+
+
+def _install(
+    folder: Path,
+    model: str,
+    version: int,
+    inputs: Ports,
+    outputs: Ports,
+    onnx_model: onnx.ModelProto,
+    *,
+    batched: bool = True,
+) -> None:
     (folder / model / str(version)).mkdir(parents=True)
     onnx.save(onnx_model, str(folder / model / str(version) / "model.onnx"))
 
     def lines(named: Ports) -> str:
         names = {"FP32": "TYPE_FP32", "INT64": "TYPE_INT64", "BYTES": "TYPE_STRING"}
         return ", ".join(
-            f'{{ name: "{name}" data_type: {names[datatype]} dims: [ {", ".join(map(str, sizes(dims)))} ] }}'
-            for name, (datatype, dims) in named.items()
+            f'{{ name: "{name}" data_type: {names[datatype]} dims: {list(dims(size))} }}'
+            for name, (datatype, size) in named.items()
         )
 
     told = ",".join(_EXPLAINED)

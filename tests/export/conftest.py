@@ -12,6 +12,7 @@ from shops import Shop
 
 from recsys_plugin.data.store import load_dataset
 from recsys_plugin.export import export as export_module
+from recsys_plugin.export.catalogue import catalogue_frame
 from recsys_plugin.export.export import ExportMaterial, export_repository
 from recsys_plugin.export.options import ExportOptions
 from recsys_plugin.pipeline.feast_repository import open_store
@@ -27,12 +28,9 @@ def material(small_shop: Shop) -> ExportMaterial:
     store = open_store(settings, small_shop.redis_url)
     run = TrainingRun(settings.state, settings.feature_repo / "data", dataset, store, TrainingOptions(), no_progress)
     models = run.models()
-    items = dataset.frame("items", ["item_id", "title", "category", "subcategory", "brand", "price"]).set_index(
-        "item_id"
-    )
     return ExportMaterial(
         models=models,
-        catalogue=items.loc[models.item_ids].rename_axis("item_id").reset_index(),
+        catalogue=catalogue_frame(dataset, settings.feature_repo / "data", models.item_ids),
         text_vectors=run.text_vectors(),
         users=first_users(run.frames().test.users, 32),
         encoder="minilm",

@@ -81,7 +81,8 @@ def test_only_stock_backends(configs: dict[str, Any]) -> None:
 
 
 def test_merged_graphs_take_the_place_of_ensembles(steps: tuple[Model, ...], described: tuple[Model, ...]) -> None:
-    requests, alone = {"recommend", "rank", "search", "similar"}, {"new_item", "rank_new", "explain"}
+    requests = {"recommend", "rank", "search", "similar", "similar_users"}
+    alone = {"new_item", "rank_new", "explain"}
     assert {model.name for model in steps if model.is_ensemble} == requests
     assert {model.name for model in steps if model.merged_from} == alone
     assert {model.name for model in described if model.merged_from} == requests | alone
@@ -90,6 +91,7 @@ def test_merged_graphs_take_the_place_of_ensembles(steps: tuple[Model, ...], des
         "item_index",
         "text_index",
         "ctr_ranker",
+        "user_index",
     }
 
 
@@ -120,7 +122,7 @@ def test_ensembles_hand_on_tensors_of_the_right_type(steps: tuple[Model, ...]) -
 
 
 def test_ensembles_carry_the_contract(configs: dict[str, Any], contract: FeatureContract) -> None:
-    for name in ("recommend", "rank", "search", "rank_new", "explain"):
+    for name in ("recommend", "rank", "search", "rank_new", "similar_users", "explain"):
         carried = FeatureContract.from_json(configs[name].parameters["feature_contract"].string_value)
         assert carried == contract
         inputs = shapes(configs[name].input)

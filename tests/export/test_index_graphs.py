@@ -96,16 +96,18 @@ def test_catalogue_pages(items: list[tuple[str, str, float]], offset: int, count
     ids = [f"{number}" for number in range(len(items))]
     titles, categories = [title for title, _, _ in items], [category for _, category, _ in items]
     prices = np.array([price for *_, price in items], np.float32)
-    names = ["item_ids", "titles", "categories", "prices", "size"]
-    found = session(catalogue_graph(ids, titles, categories, prices)).run(
-        names, {"offset": np.array([offset]), "count": np.array([count])}
+    texts = {"item_ids": ids, "titles": titles, "categories": categories, "subcategories": ids, "brands": titles}
+    since = np.arange(len(items)) * 86_400
+    found = session(catalogue_graph(texts, prices, since)).run(
+        [*texts, "prices", "available_since", "size"], {"offset": np.array([offset]), "count": np.array([count])}
     )
     start = min(max(offset, 0), len(items))
     page = slice(start, max(start, min(offset + count, len(items))))
-    for got, wanted in zip(found, (ids[page], titles[page], categories[page]), strict=False):
-        assert got.tolist() == wanted
-    np.testing.assert_array_equal(found[3], prices[page])
-    assert found[4].tolist() == [len(items)]
+    for got, wanted in zip(found, texts.values(), strict=False):
+        assert got.tolist() == wanted[page]
+    np.testing.assert_array_equal(found[5], prices[page])
+    assert found[6].tolist() == since[page].tolist()
+    assert found[7].tolist() == [len(items)]
 
 
 def test_graphs_are_of_a_version_that_the_server_reads() -> None:

@@ -142,16 +142,18 @@ def test_ensembles_compose(users: int, exported: Exported) -> None:
     assert np.isfinite(answer["click_probability"]).all()
     probability = sum(SCORE_WEIGHTS[head] * answer[f"{head}_probability"] for head in material.models.heads)
     np.testing.assert_allclose(answer["scores"], probability, atol=1e-6)
-    found = local.run(
-        "search",
-        {
-            **packed,
-            "query": np.array([["blue mugs"]] * users, object),
-            "excluded_rows": excluded,
-            "counts": counts,
-        },
-    )
+    asked = {
+        **packed,
+        "query": np.array([["blue mugs"]] * users, object),
+        "lexical_rows": np.full((users, 1), -1),
+        "excluded_rows": excluded,
+        "counts": counts,
+    }
+    found = local.run("search", asked)
     assert "mugs" in material.catalogue["title"][found["rows"][0, 0]]
+    last = int(found["rows"][0][found["rows"][0] >= 0][-1])
+    by_words = {"lexical_rows": np.array([[last, -1]] * users), "counts": np.ones((users, 2), np.int64)}
+    assert local.run("search", {**asked, **by_words})["rows"].tolist() == [[last]] * users
     near = local.run("similar", {"item_row": np.array([[3]]), "excluded_rows": excluded[:1], "counts": counts[:1]})
     assert near["rows"][0, 0] == 3
     assert near["similarity"][0, 0] == pytest.approx(1.0, abs=1e-5)
@@ -171,7 +173,9 @@ def test_a_head_that_was_never_trained_is_nan(exported: Exported, tmp_path: Path
 def test_known_answers_and_manifest(exported: Exported) -> None:
     known = load_known_answers(exported.state / "export" / "known_answers.json")
     assert known.version == exported.version
-    new = {"item_tokenizer", "new_item", "rank_new", "explain"}
+    new = {
+        "item_tokenizer", "new_item", "rank_new", "complements", "similar_users", "communities", "explain",
+    }  # fmt: skip
     assert {answer.model for answer in known.answers} == new.union(SERVED_MODELS)
     local = exported.local()
     for answer in known.answers:

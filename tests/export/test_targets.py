@@ -82,7 +82,7 @@ def test_models_ask_for_a_gpu_but_for_those_that_cannot_use_one(models: tuple[Mo
             assert not accelerators(config)
             continue
         (group,) = config.instance_group
-        stays = model.name in ("tokenizer", "item_tokenizer", "catalogue")
+        stays = model.name in ("tokenizer", "item_tokenizer", "catalogue", "communities")
         assert group.kind == (group.KIND_CPU if stays else group.KIND_AUTO)
         assert list(group.gpus) == []  # Triton takes all it sees
         assert stays == ("stays on the CPU, since" in text)

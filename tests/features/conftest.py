@@ -14,6 +14,7 @@ import redis
 from free_ports import free_port
 
 from recsys_plugin.features.connection import RedisAddress
+from recsys_plugin.features.writer import BulkWriter
 
 
 @dataclass(frozen=True)
@@ -128,3 +129,20 @@ def feast_store(redis_server: RunningRedis, tmp_path_factory: pytest.TempPathFac
 def free_tcp_port() -> int:
     """A port that nobody listens on."""
     return free_port()
+
+
+@pytest.fixture(scope="session")
+def address(redis_server: Any) -> RedisAddress:
+    return RedisAddress.parse(redis_server.url)
+
+
+@pytest.fixture(scope="session")
+def writer(address: RedisAddress) -> Iterator[BulkWriter]:
+    with BulkWriter(address, timeout=5) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def client(address: RedisAddress) -> Iterator[Any]:
+    with address.connect(5) as opened:
+        yield opened

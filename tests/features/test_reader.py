@@ -116,6 +116,8 @@ async def test_a_server_that_hangs_and_comes_back(start_redis: Any) -> None:
     reader, async_reader = FeatureReader(address, timeout=5), AsyncFeatureReader(address, timeout=5)
     reader.read(READ, timeout=1)
     await async_reader.read(READ, timeout=1)
+    any_reader = FeatureReader(address, timeout=5)
+    any_reader.execute([("PING",)], timeout=1)
     os.kill(pid, signal.SIGSTOP)
     try:
         started = time.monotonic()
@@ -123,6 +125,8 @@ async def test_a_server_that_hangs_and_comes_back(start_redis: Any) -> None:
             reader.read(READ, timeout=0.05)
         with pytest.raises(DeadlineExceeded, match="50 ms"):
             await async_reader.read(READ, timeout=0.05)
+        with pytest.raises(DeadlineExceeded, match="50 ms"):
+            any_reader.execute([("HGET", b"user:2", "b"), ("HGETALL", b"user:1")], timeout=0.05)
         assert time.monotonic() - started < 0.5
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -130,6 +134,14 @@ async def test_a_server_that_hangs_and_comes_back(start_redis: Any) -> None:
     other = ReadFeatures([b"user:2"], [b"b"])
     assert reader.read(other, timeout=1) == [[b"\x00\xff"]]
     assert await async_reader.read(other, timeout=1) == [[b"\x00\xff"]]
+    assert any_reader.execute([("HGET", b"user:2", "b"), ("HGETALL", b"user:1")], timeout=1) == [
+        b"\x00\xff",
+        {b"a": b"1"},
+    ]
+    with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+        any_reader.execute([("GET", b"user:2"), ("HGET", b"user:2", "b")], timeout=1)
+    assert any_reader.execute([("HGET", b"user:2", "b")], timeout=1) == [b"\x00\xff"]
+    any_reader.close()
     reader.close()
     await async_reader.close()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recsys_plugin.errors import InferenceUnavailable
-from recsys_plugin.inference.catalogue import PAGE_ROWS, Catalogue, load_catalogue
+from recsys_plugin.inference.catalogue import PAGE_ROWS, UNKNOWN_STOCK, Catalogue, load_catalogue
 
 
 def page(first: int, count: int, size: int, **changes: Any) -> dict[str, Any]:
@@ -17,9 +17,9 @@ def page(first: int, count: int, size: int, **changes: Any) -> dict[str, Any]:
         array[:] = [f"{prefix}{row}".encode() for row in range(first, first + count)]
         return array
 
-    columns = {name: texts(name) for name in ("item_ids", "titles", "categories")}
-    prices = np.full(count, 1.5, dtype=np.float32)
-    return {**columns, "prices": prices, "size": np.array([size], dtype=np.int64), **changes}
+    columns = {name: texts(name) for name in ("item_ids", "titles", "categories", "subcategories", "brands")}
+    numbers = {"prices": np.full(count, 1.5, np.float32), "available_since": np.full(count, 7, np.int64)}
+    return {**columns, **numbers, "size": np.array([size], dtype=np.int64), **changes}
 
 
 def load(*pages: dict[str, Any]) -> tuple[Catalogue, list[int]]:
@@ -42,7 +42,19 @@ def test_pages_add_up() -> None:
     assert len(catalogue) == PAGE_ROWS + 2
     assert catalogue.rows[f"item_ids{PAGE_ROWS}"] == PAGE_ROWS
     assert catalogue.titles[PAGE_ROWS + 1] == f"titles{PAGE_ROWS + 1}"
-    assert catalogue.prices.shape == (PAGE_ROWS + 2,)
+    assert catalogue.brands[PAGE_ROWS] == f"brands{PAGE_ROWS}"
+    assert catalogue.prices.shape == catalogue.available_since.shape == catalogue.stock.shape == (PAGE_ROWS + 2,)
+    assert (catalogue.stock == UNKNOWN_STOCK).all()
+
+
+def test_what_is_shown_of_an_item_may_change() -> None:
+    catalogue, _ = load(page(0, 3, 3))
+    catalogue.show(1, title="Cup", category="categories0", subcategory="", brand="clay", price=2.5)
+    assert catalogue.categories[:] == ["categories0", "categories0", "categories2"]
+    assert catalogue.categories.codes[0] == catalogue.categories.codes[1]
+    assert (catalogue.titles[1], catalogue.brands[1], catalogue.prices[1]) == ("Cup", "clay", 2.5)
+    assert catalogue.brands.known("brands1") is not None
+    assert catalogue.brands.known("unheard of") is None
 
 
 def test_prices_read_as_the_shop_wrote_them() -> None:

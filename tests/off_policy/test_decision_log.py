@@ -182,6 +182,18 @@ def test_what_is_missing_is_named(table: pd.DataFrame, tmp_path: Path) -> None:
         evaluate_policy(log, GumbelTopK(0.2), EvaluationOptions(features=("price",)))
 
 
+def test_pages_that_rules_rearranged_are_left_out(table: pd.DataFrame, tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    kinds = np.where(table["request_id"] == "r3", "approximate", "exact")
+    table.assign(propensity_kind=kinds).to_parquet(path)
+    log = read_log(path, "click")
+    assert len(log) == 199
+    assert "r3" not in log.request_ids
+    table.assign(propensity_kind="approximate").to_parquet(path)
+    with pytest.raises(DataError, match="rules rearranged every page"):
+        read_log(path, "click")
+
+
 def test_the_command_prints_a_table_and_writes_json(table: pd.DataFrame, tmp_path: Path) -> None:
     log, report = tmp_path / "log.parquet", tmp_path / "report.json"
     table.to_parquet(log)

@@ -164,7 +164,7 @@ def test_materialize_repeats_only_stale_views_and_takes_corrections(applied: Com
         return {name for name, state in states.items() if state == "materialised"}
 
     with services.ensure_redis() as url, RedisAddress.parse(url).connect(5) as client:
-        assert "14 of 14 views materialised" in applied.run("materialize").stderr
+        assert "15 of 15 views materialised" in applied.run("materialize").stderr
         assert "all views are current" in applied.run("materialize").stderr
         plan = ReadPlan(contract_of(open_store(settings, url)))
         user = pq.read_table(table)["user_id"][0].as_py()

@@ -1,0 +1,177 @@
+"""The further shelves of a shop, for the awaiting client."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Iterable, Mapping
+from typing import Any, TypeVar, cast
+
+from recsys_plugin.ads.serving import click_ad
+from recsys_plugin.ads.store import AdClick
+from recsys_plugin.client import ads as ad_flows
+from recsys_plugin.client.ad_pages import AdsPage
+from recsys_plugin.client.arguments import checked_stock
+from recsys_plugin.client.base import AskUsers, ClientBase, beside_these, repeatable, under
+from recsys_plugin.client.categories import cross_category
+from recsys_plugin.client.complements import cross_sell
+from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.flows import similar_items
+from recsys_plugin.client.following import written
+from recsys_plugin.client.onboarding import onboard
+from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
+from recsys_plugin.client.results import Page
+from recsys_plugin.features.item_stock import stock_commands
+from recsys_plugin.identifiers import checked_id
+from recsys_plugin.policy.rules import ShelfRules
+
+__all__ = ["AsyncShelves"]
+
+_Result = TypeVar("_Result")
+_NO_CONTEXT: Mapping[str, str] = {}
+
+
+class AsyncShelves(ClientBase):
+    """:class:`~recsys_plugin.client.shelves.Shelves` for asyncio: same arguments, same methods, same pages."""
+
+    async def similar_items(
+        self,
+        item_id: object,
+        k: int = 20,
+        *,
+        exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        sponsored: Iterable[object] = (),
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """See :meth:`Recommender.similar_items`."""
+        excluded = beside_these(exclude, beside)
+        pages = await self._ask(
+            under(
+                rules,
+                sponsored,
+                lambda context, _: similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
+            ),
+            timeout,
+        )
+        return pages[0]
+
+    async def onboard(
+        self,
+        chosen: Iterable[object],
+        k: int = 20,
+        *,
+        user_id: object | None = None,
+        exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """See :meth:`Shelves.onboard`."""
+        asked, excluded = repeatable(chosen), beside_these(exclude, beside)
+        pages = await self._ask(
+            under(
+                rules,
+                (),
+                lambda context, _: onboard(context, user_id, asked, k, exclude=excluded, candidates=candidates),
+            ),
+            timeout,
+            () if user_id is None else [checked_id(user_id, "user_id")],
+        )
+        return pages[0]
+
+    async def cross_sell(
+        self,
+        basket: Iterable[object],
+        k: int = 10,
+        *,
+        exclude: Iterable[object] = (),
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """See :meth:`Shelves.cross_sell`."""
+        asked, excluded = repeatable(basket), repeatable(exclude)
+        return (
+            await self._ask(
+                lambda context, _: cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
+                timeout,
+            )
+        )[0]
+
+    async def cross_category(
+        self,
+        user_id: object,
+        k: int = 10,
+        *,
+        per_category: int = 2,
+        exclude: Iterable[object] = (),
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """See :meth:`Shelves.cross_category`."""
+        excluded, users = repeatable(exclude), [checked_id(user_id, "user_id")]
+        return (
+            await self._ask(
+                lambda context, _: cross_category(
+                    context, user_id, k, per_category=per_category, exclude=excluded, candidates=candidates
+                ),
+                timeout,
+                users,
+            )
+        )[0]
+
+    async def similar_users(self, user_id: object, k: int = 10, *, timeout: float | None = None) -> SimilarUsers:
+        """See :meth:`Shelves.similar_users`."""
+        return await self._answer(lambda context: similar_users(context, self._pseudonyms, user_id, k), timeout)
+
+    async def community(self, user_id: object, *, timeout: float | None = None) -> Community | None:
+        """See :meth:`Shelves.community`."""
+        return await self._answer(lambda context: community(context, self._pseudonyms, user_id), timeout)
+
+    async def set_stock(self, stock: Mapping[Any, int], *, timeout: float | None = None) -> None:
+        """See :meth:`Shelves.set_stock`."""
+        commands = stock_commands(self._project, checked_stock(stock), now=self._clock())
+        if commands:
+            await self._run(written(commands), self._seconds(timeout))
+
+    async def ads(
+        self,
+        user_id: object,
+        slots: int = 1,
+        *,
+        context: Mapping[str, str] = _NO_CONTEXT,
+        exclude: Iterable[object] = (),
+        timeout: float | None = None,
+    ) -> AdsPage:
+        """See :meth:`Shelves.ads`."""
+        users, excluded = [checked_id(user_id, "user_id")], repeatable(exclude)
+        pages = await self._ask(
+            lambda request, _: ad_flows.ads(request, self._campaigns, user_id, slots, about=context, exclude=excluded),
+            timeout,
+            users,
+            repeats=False,
+        )
+        return cast(AdsPage, pages[0])
+
+    async def record_ad_click(self, impression_id: object, *, timeout: float | None = None) -> AdClick:
+        """See :meth:`Shelves.record_ad_click`."""
+        clicked = checked_id(impression_id, "impression_id")
+        return await self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._seconds(timeout))
+
+    @abstractmethod
+    async def _answer(
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None
+    ) -> _Result:
+        """Answer on the release that serves what has no page."""
+
+    @abstractmethod
+    async def _ask(
+        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+    ) -> list[Page]:
+        """Answer a request."""
+
+    @abstractmethod
+    async def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
+        """Drive a flow to its end."""
