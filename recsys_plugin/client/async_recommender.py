@@ -135,13 +135,8 @@ class AsyncRecommender(AsyncShelves):
     ) -> Page:
         """See :meth:`Recommender.rank`."""
         asked, users = repeatable(item_ids), [checked_id(user_id, "user_id")]
-        return (
-            await self._ask(
-                under(rules, (), lambda context, _: flows.rank(context, user_id, asked, explain=explain)),
-                timeout,
-                users,
-            )
-        )[0]
+        ask = under(rules, (), lambda context, _: flows.rank(context, user_id, asked, explain=explain))
+        return (await self._ask(ask, timeout, users))[0]
 
     async def search(
         self,
@@ -155,6 +150,7 @@ class AsyncRecommender(AsyncShelves):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         understand: bool = True,
+        explain: bool = False,
         timeout: float | None = None,
     ) -> Page:
         """See :meth:`Recommender.search`."""
@@ -172,6 +168,7 @@ class AsyncRecommender(AsyncShelves):
                     candidates=candidates,
                     blend=blend,
                     understand=understand,
+                    explain=explain,
                 ),
             ),
             timeout,

@@ -106,6 +106,27 @@ def test_nothing_is_paid_unasked(client: MeasuredRecommender, tiny: TinyShop) ->
     assert [replace(item, explanation=None) for item in asked] == list(page)
 
 
+def test_a_search_says_why(client: MeasuredRecommender, tiny: TinyShop) -> None:
+    before = calls(tiny)
+    page = client.search("mug-lover", "tea", 4, explain=True)
+    assert calls(tiny)["explain"] == before["explain"] + 1
+    for item in page:
+        assert item.explanation is not None
+        assert item.explanation.logit is not None
+        added = sum(each.value for each in item.explanation.contributions)
+        assert item.explanation.logit == pytest.approx(added + (item.explanation.base or 0.0), abs=1e-5)
+    plain = client.search("mug-lover", "tea", 4)
+    assert [replace(item, explanation=None) for item in page] == list(plain)
+    nobody = client.search(None, "tea", 2, explain=True)
+    assert all(item.explanation is not None for item in nobody)
+
+
+def test_what_rules_moved_is_told_beside_the_explanation(client: MeasuredRecommender) -> None:
+    page = client.recommend("mug-lover", 4, rules={"caps": {"category": 1}}, explain=True)
+    assert any(item.moved_by for item in page)
+    assert all(item.explanation is not None and item.original_position for item in page)
+
+
 def test_an_empty_page_asks_nothing(client: MeasuredRecommender, tiny: TinyShop) -> None:
     before = calls(tiny)
     assert not client.recommend("mug-lover", 0, explain=True).items
