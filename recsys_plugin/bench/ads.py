@@ -139,6 +139,7 @@ def measure_ads(market: MarketOptions, *, clients: int, seed: int, tell: Tell) -
     evened = days[PACED].used_up
     for way, day in days.items():
         if evened.any():
+            report.add(f"{way}.deviation.median", float(np.median(day.deviations[evened])))
             report.add(f"{way}.deviation.mean", float(day.deviations[evened].mean()))
             report.add(f"{way}.deviation.largest", float(day.deviations[evened].max()))
     return report, days
