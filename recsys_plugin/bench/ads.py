@@ -170,9 +170,10 @@ def _alone(plan: AdPlan) -> Samples:
     """Requests from the middle of the day, one after the other."""
     with Campaigns(plan.redis_url, plan.project) as campaigns:
         campaigns.load(AdMarket(plan.market, plan.seed).book(pace=True))
-    server, first = AdServer(plan), plan.market.auctions // 2
-    for number in range(first, first + min(_ALONE, plan.market.auctions - first)):
-        server.serve(number)
+    first = plan.market.auctions // 2
+    with contextlib.closing(AdServer(plan)) as server:
+        for number in range(first, first + min(_ALONE, plan.market.auctions - first)):
+            server.serve(number)
     return _samples(server.log)
 
 
