@@ -5,4 +5,16 @@ much), ``pacing`` and ``calibration`` (what spend and clicks feed back), ``store
 request from campaigns to ads).
 """
 
-__all__: list[str] = []
+from recsys_plugin.ads.book import AuctionSettings, CampaignBook
+from recsys_plugin.ads.campaign import Campaign, Targeting, UserCondition
+from recsys_plugin.ads.operations import Campaigns, CampaignStatus
+
+__all__ = [
+    "AuctionSettings",
+    "Campaign",
+    "CampaignBook",
+    "CampaignStatus",
+    "Campaigns",
+    "Targeting",
+    "UserCondition",
+]
