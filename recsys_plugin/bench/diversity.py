@@ -79,7 +79,8 @@ def read_pages(settings: Settings, users: int, pool: int, tell: Progress) -> Pag
     Raises:
         ConfigurationError: if nothing is trained, or the test has no user.
     """
-    from recsys_plugin.pipeline.steps import TRAIN_STEP, selected_model, training_run
+    from recsys_plugin.pipeline.steps import TRAIN_STEP, selected_model
+    from recsys_plugin.pipeline.training_run import training_run
     from recsys_plugin.pipeline.workspace import Workspace
     from recsys_plugin.training.options import training_options_of
 

@@ -13,6 +13,7 @@ from recsys_plugin.errors import ConfigurationError, StepFailed
 from recsys_plugin.export.options import ExportOptions
 from recsys_plugin.pipeline import online, steps
 from recsys_plugin.pipeline.people import exported_people
+from recsys_plugin.pipeline.training_run import training_run
 from recsys_plugin.pipeline.workspace import Workspace
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.runtime.versions import ModelVersions
@@ -76,7 +77,7 @@ def refresh(
     exported: int | None = None
     with workspace.lock():
         steps.require_applied(settings, dataset, workspace)
-        run = steps.training_run(settings, dataset, options, progress, kept=kept, state=settings.state / _FOLDER)
+        run = training_run(settings, dataset, options, progress, kept=kept, state=settings.state / _FOLDER)
         try:
             models, texts = present_models(run, kept)
         except WeightsMisfit as misfit:

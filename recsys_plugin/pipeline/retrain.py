@@ -20,6 +20,7 @@ from recsys_plugin.data.store import Dataset, load_dataset
 from recsys_plugin.errors import CheckFailed, ConfigurationError, InvalidInput
 from recsys_plugin.impressions.join import MOST_WINDOW, join_outcomes, outcomes_folder
 from recsys_plugin.pipeline import online, steps
+from recsys_plugin.pipeline.training_run import shown_pages_digest, training_run
 from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_folder, atomic_text
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.runtime.versions import ModelVersions
@@ -160,7 +161,7 @@ def retrain(settings: Settings, options: RetrainOptions, progress: Progress, *, 
         _STEP,
         inputs={
             "data": dict(dataset.sha256),
-            "shown_pages": steps.shown_pages_digest(settings, dataset, learned),
+            "shown_pages": shown_pages_digest(settings, dataset, learned),
             "asked": {**asdict(options), "force": False},
             "serving": serving,
         },
@@ -213,9 +214,7 @@ class _Candidate:
         from recsys_plugin.training.train import Training
 
         applied = steps.require_applied(self.settings, self.dataset, Workspace(self.settings.state))
-        run = steps.training_run(
-            self.settings, self.dataset, self.options, self._progress, kept=self.kept, state=self.state
-        )
+        run = training_run(self.settings, self.dataset, self.options, self._progress, kept=self.kept, state=self.state)
         _, members, towers = Training(run, self.state, applied=applied.fingerprint).fit()
         name = self.ctr_model or _best(members)
         self.ctr_model = name

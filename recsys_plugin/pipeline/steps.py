@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from recsys_plugin.pipeline.feature_tables import (
 )
 from recsys_plugin.pipeline.forecasts import make_forecasts
 from recsys_plugin.pipeline.people import exported_people, people_inputs
+from recsys_plugin.pipeline.training_run import shown_pages_digest, training_run
 from recsys_plugin.pipeline.workspace import Step, StepResult, Workspace, atomic_text
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings
@@ -30,8 +30,6 @@ from recsys_plugin.trials.operations import refuse_during_trial
 
 if TYPE_CHECKING:  # importing torch takes seconds, and a step that is current does not need it
     from recsys_plugin.training.kept import KeptModels
-    from recsys_plugin.training.run import TrainingRun
-    from recsys_plugin.training.tracking import Tracker
 
 __all__ = [
     "PROJECT",
@@ -45,9 +43,7 @@ __all__ = [
     "select",
     "selected_model",
     "serving_version",
-    "shown_pages_digest",
     "train",
-    "training_run",
 ]
 
 #: Told what is under way, how much is done, and of how much.
@@ -160,53 +156,6 @@ def require_applied(settings: Settings, dataset: Dataset, workspace: Workspace) 
             f"{settings.feature_repo} is not applied to the present tables and definitions; run `recsys apply`"
         )
     return applied
-
-
-def training_run(
-    settings: Settings,
-    dataset: Dataset,
-    options: TrainingOptions,
-    progress: Progress,
-    *,
-    tracker: Tracker | None = None,
-    kept: KeptModels | None = None,
-    state: Path | None = None,
-) -> TrainingRun:
-    """Open Feast and torch for a training run; neither needs a Redis that runs.
-
-    Args:
-        settings: the home. dataset: its tables. options: how to train. progress: told what is under way.
-        tracker: told curves. kept: what to go on from. state: where it leaves things; the state folder if None.
-    """
-    from recsys_plugin.impressions.join import outcomes_folder
-    from recsys_plugin.pipeline.feast_repository import open_store
-    from recsys_plugin.training.run import TrainingRun, use_threads
-
-    progress("opening Feast", 0, 0)
-    use_threads()
-    store = open_store(settings, Services(settings).redis_url)
-    window = timedelta(hours=options.shown_window)
-    return TrainingRun(
-        state or settings.state,
-        settings.feature_repo / "data",
-        dataset,
-        store,
-        options,
-        progress,
-        tracker=tracker,
-        kept=kept,
-        outcomes=outcomes_folder(settings.state, window),
-    )
-
-
-def shown_pages_digest(settings: Settings, dataset: Dataset, options: TrainingOptions) -> str | None:
-    """Of the logged pages that training learns from; None if it is to learn from none."""
-    from recsys_plugin.impressions.join import outcome_files, outcomes_digest, outcomes_folder
-
-    if options.shown_pages <= 0:
-        return None
-    folder = outcomes_folder(settings.state, timedelta(hours=options.shown_window))
-    return outcomes_digest(outcome_files(folder, before=dataset.validation_start))
 
 
 def serving_version(settings: Settings) -> int | None:
