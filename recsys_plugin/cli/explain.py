@@ -73,7 +73,8 @@ def _print(page: Page, item: ScoredItem) -> None:
         out.print("this version cannot tell what the score of so new an item is made of", style="dim")
         return
     out.print(_chart(found, found.base, found.logit))
-    out.print(f"score {item.score:.4f}", highlight=False)
+    moved = f", moved by {', '.join(item.moved_by)}" if item.moved_by else ""
+    out.print(f"score {item.score:.4f}{moved}", markup=False, highlight=False)
 
 
 def _chart(found: Explanation, base: float, logit: float) -> Table:

@@ -15,7 +15,7 @@ from recsys_plugin.pseudonyms import KEY_VARIABLE, Pseudonyms, opted_out_key
 from recsys_plugin.runtime.services import Services, public_url
 from recsys_plugin.settings import Settings
 
-__all__ = ["users"]
+__all__ = ["opt_in", "opt_out", "opted_out", "users"]
 
 
 @click.group()

@@ -135,13 +135,8 @@ class AsyncRecommender(AsyncShelves):
     ) -> Page:
         """See :meth:`Recommender.rank`."""
         asked, users = repeatable(item_ids), [checked_id(user_id, "user_id")]
-        return (
-            await self._ask(
-                under(rules, (), lambda context, _: flows.rank(context, user_id, asked, explain=explain)),
-                timeout,
-                users,
-            )
-        )[0]
+        ask = under(rules, (), lambda context, _: flows.rank(context, user_id, asked, explain=explain))
+        return (await self._ask(ask, timeout, users))[0]
 
     async def search(
         self,
@@ -155,6 +150,7 @@ class AsyncRecommender(AsyncShelves):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         understand: bool = True,
+        explain: bool = False,
         timeout: float | None = None,
     ) -> Page:
         """See :meth:`Recommender.search`."""
@@ -172,34 +168,11 @@ class AsyncRecommender(AsyncShelves):
                     candidates=candidates,
                     blend=blend,
                     understand=understand,
+                    explain=explain,
                 ),
             ),
             timeout,
             () if user_id is None else [checked_id(user_id, "user_id")],
-        )
-        return pages[0]
-
-    async def similar_items(
-        self,
-        item_id: object,
-        k: int = 20,
-        *,
-        exclude: Iterable[object] = (),
-        beside: Iterable[Page] = (),
-        rules: ShelfRules | Mapping[str, Any] | None = None,
-        sponsored: Iterable[object] = (),
-        candidates: int = 500,
-        timeout: float | None = None,
-    ) -> Page:
-        """See :meth:`Recommender.similar_items`."""
-        excluded = beside_these(exclude, beside)
-        pages = await self._ask(
-            under(
-                rules,
-                sponsored,
-                lambda context, _: flows.similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
-            ),
-            timeout,
         )
         return pages[0]
 

@@ -11,15 +11,18 @@ from recsys_plugin.ads.store import AdClick
 from recsys_plugin.client import ads as ad_flows
 from recsys_plugin.client.ad_pages import AdsPage
 from recsys_plugin.client.arguments import checked_stock
-from recsys_plugin.client.base import AskUsers, ClientBase, repeatable
+from recsys_plugin.client.base import AskUsers, ClientBase, beside_these, repeatable, under
 from recsys_plugin.client.categories import cross_category
 from recsys_plugin.client.complements import cross_sell
 from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.flows import similar_items
 from recsys_plugin.client.following import written
+from recsys_plugin.client.onboarding import onboard
 from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
 from recsys_plugin.client.results import Page
 from recsys_plugin.features.item_stock import stock_commands
 from recsys_plugin.identifiers import checked_id
+from recsys_plugin.policy.rules import ShelfRules
 
 __all__ = ["AsyncShelves"]
 
@@ -29,6 +32,55 @@ _NO_CONTEXT: Mapping[str, str] = {}
 
 class AsyncShelves(ClientBase):
     """:class:`~recsys_plugin.client.shelves.Shelves` for asyncio: same arguments, same methods, same pages."""
+
+    async def similar_items(
+        self,
+        item_id: object,
+        k: int = 20,
+        *,
+        exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        sponsored: Iterable[object] = (),
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """See :meth:`Recommender.similar_items`."""
+        excluded = beside_these(exclude, beside)
+        pages = await self._ask(
+            under(
+                rules,
+                sponsored,
+                lambda context, _: similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
+            ),
+            timeout,
+        )
+        return pages[0]
+
+    async def onboard(
+        self,
+        chosen: Iterable[object],
+        k: int = 20,
+        *,
+        user_id: object | None = None,
+        exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """See :meth:`Shelves.onboard`."""
+        asked, excluded = repeatable(chosen), beside_these(exclude, beside)
+        pages = await self._ask(
+            under(
+                rules,
+                (),
+                lambda context, _: onboard(context, user_id, asked, k, exclude=excluded, candidates=candidates),
+            ),
+            timeout,
+            () if user_id is None else [checked_id(user_id, "user_id")],
+        )
+        return pages[0]
 
     async def cross_sell(
         self,

@@ -253,6 +253,8 @@ def beside_these(exclude: Iterable[object], beside: Iterable[Page]) -> Iterable[
     Raises:
         InvalidInput: if ``beside`` holds something else than pages.
     """
+    if not isinstance(beside, Iterable):
+        raise InvalidInput(f"beside: expected pages, not {type(beside).__name__}")
     pages = list(beside)
     if not pages:
         return repeatable(exclude)

@@ -83,7 +83,7 @@ class Explanation:
     """Log-odds of an average item for a visitor of whom nothing is known; ``None`` as above."""
     logit: float | None
     """Log-odds of the model's score as a share of the highest there is, which with a single kind of event is the
-    probability of that event; ``None`` as above."""
+    probability of that event; ``None`` as above. What rules or a search make of the score comes after it."""
 
 
 def english_date(moment: float, now: float) -> str:

@@ -12,10 +12,13 @@ from recsys_plugin.events.event import EVENT_TYPE_CODES
 from recsys_plugin.features.contract import FeatureContract, TensorName
 from recsys_plugin.features.plan import FeatureTensors
 
-__all__ = ["OwnActs", "own_acts"]
+__all__ = ["RECENT_MOMENTS", "RECENT_ROWS", "RECENT_TYPES", "OwnActs", "own_acts"]
 
 _FAVOURITES = "user_statistics:favourite_items"
-_ROWS, _TYPES, _MOMENTS = (f"user_recent_items:{name}" for name in ("item_ids", "event_type_codes", "timestamps"))
+#: A user's latest acts: the items, what was done with them, and when.
+RECENT_ROWS, RECENT_TYPES, RECENT_MOMENTS = (
+    f"user_recent_items:{name}" for name in ("item_ids", "event_type_codes", "timestamps")
+)
 #: The acts that a reason can speak of, the weightiest first, and how it does.
 _SPOKEN = {EVENT_TYPE_CODES["purchase"]: "bought", EVENT_TYPE_CODES["cart"]: "in_cart"}
 _SPOKEN[EVENT_TYPE_CODES["click"]] = "looked_at"
@@ -43,7 +46,9 @@ def own_acts(contract: FeatureContract, tensors: FeatureTensors, line: int) -> M
     favourites = _values(contract, tensors, line, _FAVOURITES)
     if favourites is not None:
         found.update((row, OwnActs("bought_before")) for row in favourites.tolist() if row >= 0)
-    rows, types, moments = (_values(contract, tensors, line, name) for name in (_ROWS, _TYPES, _MOMENTS))
+    rows, types, moments = (
+        _values(contract, tensors, line, name) for name in (RECENT_ROWS, RECENT_TYPES, RECENT_MOMENTS)
+    )
     if rows is None or types is None or moments is None:
         return found
     weights = {kind: weight for weight, kind in enumerate(reversed(_SPOKEN.values()))}

@@ -192,6 +192,7 @@ class Recommender(Shelves):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         understand: bool = True,
+        explain: bool = False,
         timeout: float | None = None,
     ) -> Page:
         """Items that fit a query in natural language, with a touch of the user's taste; ``None`` is nobody.
@@ -199,7 +200,8 @@ class Recommender(Shelves):
         Items fit by their meaning and by their words. What a query says of prices, brands and what is not wanted
         becomes a filter, what it says of categories, colours, sizes and for whom it is a boost, and misspelt words are
         corrected: ``page.intent`` says what was understood, and ``page.relaxed`` which filters would have left
-        nothing and were given up. Without ``understand`` only the meaning of the text as it is counts.
+        nothing and were given up. Without ``understand`` only the meaning of the text as it is counts. With ``explain``
+        items say what the user's taste, which is a part of their score, is made of.
 
         A query of more than 10,000 characters is refused; of a shorter one the first 400 are read, and how much of it
         counts for its meaning is up to the text encoder. Further arguments and errors are those of :meth:`recommend`.
@@ -218,38 +220,11 @@ class Recommender(Shelves):
                     candidates=candidates,
                     blend=blend,
                     understand=understand,
+                    explain=explain,
                 ),
             ),
             timeout,
             () if user_id is None else [checked_id(user_id, "user_id")],
-        )[0]
-
-    def similar_items(
-        self,
-        item_id: object,
-        k: int = 20,
-        *,
-        exclude: Iterable[object] = (),
-        beside: Iterable[Page] = (),
-        rules: ShelfRules | Mapping[str, Any] | None = None,
-        sponsored: Iterable[object] = (),
-        candidates: int = 500,
-        timeout: float | None = None,
-    ) -> Page:
-        """The items nearest to one item, which is not among them.
-
-        Nearest in the space of users and items; to an item that is newer than the catalogue, the nearest in text.
-        For an item that is not known the page is empty and lists it in ``page.unknown_items``.
-        Further arguments and errors are those of :meth:`recommend`.
-        """
-        excluded = beside_these(exclude, beside)
-        return self._ask(
-            under(
-                rules,
-                sponsored,
-                lambda context, _: flows.similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
-            ),
-            timeout,
         )[0]
 
     def record(self, event: Event, *, visible: bool = False, timeout: float | None = None) -> Recorded:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from recsys_plugin.client.arguments import checked_candidates, checked_k, checked_query
 from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.explaining import explained
 from recsys_plugin.client.flows import (
     Flow,
     beside,
@@ -50,6 +51,7 @@ def search(
     candidates: object,
     blend: SearchBlend,
     understand: bool,
+    explain: bool = False,
 ) -> Flow:
     """Items that fit the query by words and meaning, within its filters, with a touch of the user's taste."""
     user = None if user_id is None else checked_id(user_id, "user_id")
@@ -95,6 +97,8 @@ def search(
         )
     yield from fetch_vectors(context, "search", rows[np.newaxis], scores[np.newaxis])
     items = page_items(context, "search", outputs, scores, "relevance", excluded, wanted, user_id=user)
+    if explain:
+        items = yield from explained(context, tensors, 0, items)
     return [_told(page(context, "search", user, items, report), plan)]
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.item_columns import barred_names, every_item
+from recsys_plugin.client.own_acts import RECENT_MOMENTS, RECENT_ROWS, RECENT_TYPES
 from recsys_plugin.events.event import EVENT_TYPE_CODES
 from recsys_plugin.inference.calls import Infer
 from recsys_plugin.inference.tensors import Array
@@ -17,8 +18,7 @@ from recsys_plugin.policy.rules import NO_RULES, Barred, ShelfRules, filtered
 
 __all__ = ["ShelfPolicy", "fetch_vectors", "shelf_policy"]
 
-#: A user's latest events: rows of items, what was done with them, and when.
-_RECENT = tuple(f"user_recent_items:{name}" for name in ("item_ids", "event_type_codes", "timestamps"))
+_RECENT = (RECENT_ROWS, RECENT_TYPES, RECENT_MOMENTS)
 _SEEN_CODES = [EVENT_TYPE_CODES[name] for name in ("impression", "click", "cart")]
 _BOUGHT_CODE = EVENT_TYPE_CODES["purchase"]
 _DAY = 86_400

@@ -11,15 +11,18 @@ from recsys_plugin.ads.store import AdClick
 from recsys_plugin.client import ads as ad_flows
 from recsys_plugin.client.ad_pages import AdsPage
 from recsys_plugin.client.arguments import checked_stock
-from recsys_plugin.client.base import AskUsers, ClientBase, repeatable
+from recsys_plugin.client.base import AskUsers, ClientBase, beside_these, repeatable, under
 from recsys_plugin.client.categories import cross_category
 from recsys_plugin.client.complements import cross_sell
 from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.flows import similar_items
 from recsys_plugin.client.following import written
+from recsys_plugin.client.onboarding import onboard
 from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
 from recsys_plugin.client.results import Page
 from recsys_plugin.features.item_stock import stock_commands
 from recsys_plugin.identifiers import checked_id
+from recsys_plugin.policy.rules import ShelfRules
 
 __all__ = ["Shelves"]
 
@@ -29,6 +32,71 @@ _NO_CONTEXT: Mapping[str, str] = {}
 
 class Shelves(ClientBase):
     """What a shop shows beside recommendations and search; a part of the blocking client."""
+
+    def similar_items(
+        self,
+        item_id: object,
+        k: int = 20,
+        *,
+        exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        sponsored: Iterable[object] = (),
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """The items nearest to one item, which is not among them.
+
+        Nearest in the space of users and items; to an item that is newer than the catalogue, the nearest in text.
+        For an item that is not known the page is empty and lists it in ``page.unknown_items``.
+        Further arguments and errors are those of :meth:`recommend`.
+        """
+        excluded = beside_these(exclude, beside)
+        return self._ask(
+            under(
+                rules,
+                sponsored,
+                lambda context, _: similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
+            ),
+            timeout,
+        )[0]
+
+    def onboard(
+        self,
+        chosen: Iterable[object],
+        k: int = 20,
+        *,
+        user_id: object | None = None,
+        exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        candidates: int = 500,
+        timeout: float | None = None,
+    ) -> Page:
+        """Recommendations for somebody of whom a few chosen items are known: a new visitor who said what he likes.
+
+        It is the page that he would get had he just put them into the cart; they are not on it. What he chose is not
+        recorded: see :meth:`Recommender.record` for that.
+
+        Args:
+            chosen: item ids, the dearest first. Ids that are not known are listed in ``page.unknown_items``.
+            k: how many items.
+            user_id: whose features are taken beside them; ``None`` for somebody without any.
+            exclude, beside, rules, candidates, timeout: as for :meth:`Recommender.recommend`.
+
+        Raises as :meth:`Recommender.recommend`.
+        """
+        asked, excluded = repeatable(chosen), beside_these(exclude, beside)
+        pages = self._ask(
+            under(
+                rules,
+                (),
+                lambda context, _: onboard(context, user_id, asked, k, exclude=excluded, candidates=candidates),
+            ),
+            timeout,
+            () if user_id is None else [checked_id(user_id, "user_id")],
+        )
+        return pages[0]
 
     def cross_sell(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from recsys_plugin.features.contract import FeatureContract
-from recsys_plugin.inference.explanation import FEATURE_GROUPS, FIGURES, ITEM_WIDTH, REASON_ROWS
+from recsys_plugin.inference.explanation import EXPLAINED, ITEM_WIDTH, REASON_ROWS
 from recsys_plugin.training.communities import MOST_CATEGORIES, MOST_ITEMS
 
 __all__ = [
@@ -24,8 +24,6 @@ __all__ = [
 
 #: Users or queries in one request, at most.
 MAX_BATCH = 64
-#: Users whose items are explained in one run: some models are scored hundreds of times for each item.
-_EXPLAINED_AT_ONCE = 8
 #: The name of the tensor by which a request says how much it wants.
 COUNTS = "counts"
 
@@ -166,13 +164,12 @@ def describe_repository(
         "new_item_ranker", _same(*user_names, "user_vector", "new_items"), _same(retrieval.name, *score_names)
     )
     pack_values = Step(PACK_VALUES, _same(*new_columns), _same("values"))
-    told = (*FEATURE_GROUPS, *FIGURES)
     explained = (
         Tensor(
             "values",
             "FP32",
-            (-1, len(told)),
-            f"what each group adds to the score's log-odds, and figures: {', '.join(told)}",
+            (-1, len(EXPLAINED)),
+            f"what each group adds to the score's log-odds, and figures: {', '.join(EXPLAINED)}",
         ),
         Tensor("reason_rows", "INT64", (-1, len(REASON_ROWS)), f"catalogue rows: {', '.join(REASON_ROWS)}; -1 is none"),
     )
@@ -314,8 +311,8 @@ def describe_repository(
             "What the scores of a user's items are made of; asked only where a page is to be explained.",
             (*user, candidates, new_items),
             explained,
-            max_batch=_EXPLAINED_AT_ONCE,
-            parameters={**carries, VALUE_COLUMNS: ",".join(told), ITEM_WIDTH: str(item)},
+            max_batch=8,  # some models are scored hundreds of times for each item
+            parameters={**carries, VALUE_COLUMNS: ",".join(EXPLAINED), ITEM_WIDTH: str(item)},
             merged_from=(to_vector, take_apart),
         ),
         Model("user_tower", "A user's raw features to his vector and his own items.", user, (user_vector, own)),

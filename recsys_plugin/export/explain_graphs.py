@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from recsys_plugin.export.index_graphs import IR_VERSION
 from recsys_plugin.export.new_item_graphs import PACKED_WIDTH, unpack
-from recsys_plugin.export.torch_graphs import SCORE_WEIGHTS, RankerGraph, example_user, export_module, take_user_texts
+from recsys_plugin.export.torch_graphs import SCORE_WEIGHTS, ResidentGraph, example_user, export_module, take_user_texts
 from recsys_plugin.export.tree_graphs import TreeColumns, join_trees
 from recsys_plugin.inference.explanation import FEATURE_GROUPS, FIGURES
 from recsys_plugin.training.artefacts import TrainedModels
@@ -28,14 +28,14 @@ from recsys_plugin.training.zoo.trees import GradientBoostedTrees
 __all__ = ["ExplainGraph", "explainer_graph"]
 
 
-class ExplainGraph(RankerGraph):
+class ExplainGraph(ResidentGraph):
     """The user's tensors, candidates and new items → ``values`` and ``reason_rows``, the item tables being constant."""
 
     numbers: Tensor
     ranks: Tensor
 
     def __init__(self, models: TrainedModels) -> None:
-        super().__init__(models.ranker, models.towers, models.items, models.heads)
+        super().__init__(models.ranker, models.towers, models.items)
         self.explainer = explainer_of(models, SCORE_WEIGHTS)
         self.register_buffer("numbers", F.pad(torch.from_numpy(models.items.numbers), (0, 0, 0, 1)))
         self.register_buffer("ranks", category_ranks(models.items))
@@ -175,7 +175,7 @@ def _append_shapley(
     graph.graph.node.extend(nodes)
     rows = next(value for value in graph.graph.output if value.name == "reason_rows")
     del graph.graph.output[:]
-    shape = ["batch_size", "explained", len(FEATURE_GROUPS) + len(FIGURES)]
+    shape: list[str | int | None] = ["batch_size", "explained", len(FEATURE_GROUPS) + len(FIGURES)]
     graph.graph.output.extend([helper.make_tensor_value_info("values", TensorProto.FLOAT, shape), rows])
     graph.ir_version = IR_VERSION
     onnx.checker.check_model(graph)

@@ -46,6 +46,7 @@ from recsys_plugin.pipeline.workspace import atomic_text
 from recsys_plugin.training.artefacts import TrainedModels
 from recsys_plugin.training.communities import People, nobody
 from recsys_plugin.training.complements import Complements, no_complements
+from recsys_plugin.training.explaining import METHODS, method_of
 from recsys_plugin.training.frames import Split
 from recsys_plugin.training.packing import UserTensors
 from recsys_plugin.training.text import MAX_TOKENS, TextEncoder, load_encoder, served_tokenizer
@@ -175,6 +176,7 @@ def export_repository(
             },
             "new_items": {"compared": new_items.compared, "never_sold": new_items.never_sold},
             "precision": reduced,
+            "explanations": METHODS[method_of(models.ranker)],
             "sha256": {
                 f"{path.parent.name}/{version}/{path.name}": _file_digest(path)
                 for path in sorted(path for path in staging.rglob("*") if path.is_file())

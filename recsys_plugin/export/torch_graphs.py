@@ -33,6 +33,7 @@ from recsys_plugin.training.zoo.trees import GradientBoostedTrees
 __all__ = [
     "SCORE_WEIGHTS",
     "RankerGraph",
+    "ResidentGraph",
     "TreeColumnsGraph",
     "UserTowerGraph",
     "encoder_graph",
@@ -66,13 +67,12 @@ class UserTowerGraph(nn.Module):
         return vector, torch.cat([lists.favourite_rows, lists.recent_rows], dim=1)
 
 
-class RankerGraph(nn.Module):
-    """The user's tensors and candidates → scores and probabilities, the item tables being constant."""
+class ResidentGraph(nn.Module):
+    """A ranker with the catalogue that is resident beside it, the item tables being constant."""
 
-    def __init__(self, ranker: CandidateRanker, towers: TwoTower, items: ItemInputs, heads: tuple[str, ...]) -> None:
+    def __init__(self, ranker: CandidateRanker, towers: TwoTower, items: ItemInputs) -> None:
         super().__init__()
         self.ranker = ranker
-        self.heads = heads
         vectors = torch.from_numpy(towers.item_vectors()[1].copy())
         with torch.no_grad():
             tables = ranker.item_tables(vectors, items)
@@ -83,6 +83,14 @@ class RankerGraph(nn.Module):
     def tables(self) -> ItemTables:
         """The resident catalogue."""
         return self.kind(**{field.name: getattr(self, f"table_{field.name}") for field in fields(self.kind)})
+
+
+class RankerGraph(ResidentGraph):
+    """The user's tensors and candidates → scores and probabilities."""
+
+    def __init__(self, ranker: CandidateRanker, towers: TwoTower, items: ItemInputs, heads: tuple[str, ...]) -> None:
+        super().__init__(ranker, towers, items)
+        self.heads = heads
 
     def forward(
         self, user_float: Tensor, user_int: Tensor, user_codes: Tensor, user_vector: Tensor, candidate_rows: Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["FEATURE_GROUPS", "FIGURES", "ITEM_WIDTH", "MOST_EXPLAINED", "REASON_ROWS"]
+__all__ = ["EXPLAINED", "FEATURE_GROUPS", "FIGURES", "ITEM_WIDTH", "MOST_EXPLAINED", "REASON_ROWS"]
 
 #: The groups of features in plain words. Each input column of a CTR model belongs to exactly one of them.
 FEATURE_GROUPS: Mapping[str, str] = {
@@ -23,6 +23,8 @@ FEATURE_GROUPS: Mapping[str, str] = {
 #: the log-odds of the baseline and of the score; the cosine of the texts of the item and of the history item nearest to
 #: it; how much the history item that speaks most for it does so; the item's rank by sales in its category, 0 for none.
 FIGURES = ("base", "logit", "nearest_cosine", "companion_weight", "category_rank")
+#: All columns of the model's ``values``.
+EXPLAINED = (*FEATURE_GROUPS, *FIGURES)
 #: The columns of the model's ``reason_rows``: catalogue rows of the nearest history item and of the one that speaks
 #: most for the candidate, -1 for none.
 REASON_ROWS = ("nearest", "companion")

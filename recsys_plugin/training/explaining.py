@@ -46,6 +46,8 @@ __all__ = [
     "CoalitionColumns",
     "Explained",
     "Explainer",
+    "GradientExplainer",
+    "ProductExplainer",
     "default_user",
     "explainer_of",
     "method_of",

@@ -60,11 +60,9 @@ def dense_groups(inputs: UserInputs) -> tuple[str, ...]:
     """The groups of the columns of the dense vector that :class:`UserInputs` makes."""
     numbers = [_of_reference(spec.reference) for spec in (*inputs.numbers, *inputs.times)]
     never = [_of_reference(spec.reference) for spec in inputs.times]
-    texts = [
-        _of_reference(spec.reference)
-        for spec, table in zip(inputs.texts, inputs.embeddings, strict=True)
-        for _ in range(table.weight.shape[1])
-    ]
+    left = inputs.width - len(numbers) - len(never) - inputs.own_text.width
+    width = left // max(1, len(inputs.texts))
+    texts = [_of_reference(spec.reference) for spec in inputs.texts for _ in range(width)]
     own_text = [_of_reference(inputs.own_text.reference)] * inputs.own_text.width
     return (*numbers, *never, *texts, *own_text)
 

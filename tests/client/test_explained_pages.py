@@ -5,24 +5,32 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import test_own_acts
+from click.testing import CliRunner, Result
 from tiny_shop import BASE, ITEM_IDS, NOW, TASTE, TinyShop
 from tritonclient.grpc import InferenceServerClient
 
 from recsys_plugin import AsyncRecommender, InferenceUnavailable, InvalidInput, Page
+from recsys_plugin.bench import explaining
 from recsys_plugin.bench.shop import MeasuredRecommender
+from recsys_plugin.cli._group import recsys
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.explaining import explained
 from recsys_plugin.client.release import Release
 from recsys_plugin.client.results import RankedItems, ScoredItem
 from recsys_plugin.features.plan import FeatureTensors, ReadPlan
 from recsys_plugin.inference.calls import Infer
+from recsys_plugin.inference.explanation import FEATURE_GROUPS
 from recsys_plugin.inference.new_items import ItemFacts
 
 
@@ -96,6 +104,27 @@ def test_nothing_is_paid_unasked(client: MeasuredRecommender, tiny: TinyShop) ->
     asked = client.recommend("mug-lover", 5, explain=True)
     assert calls(tiny)["explain"] == before["explain"] + 1
     assert [replace(item, explanation=None) for item in asked] == list(page)
+
+
+def test_a_search_says_why(client: MeasuredRecommender, tiny: TinyShop) -> None:
+    before = calls(tiny)
+    page = client.search("mug-lover", "tea", 4, explain=True)
+    assert calls(tiny)["explain"] == before["explain"] + 1
+    for item in page:
+        assert item.explanation is not None
+        assert item.explanation.logit is not None
+        added = sum(each.value for each in item.explanation.contributions)
+        assert item.explanation.logit == pytest.approx(added + (item.explanation.base or 0.0), abs=1e-5)
+    plain = client.search("mug-lover", "tea", 4)
+    assert [replace(item, explanation=None) for item in page] == list(plain)
+    nobody = client.search(None, "tea", 2, explain=True)
+    assert all(item.explanation is not None for item in nobody)
+
+
+def test_what_rules_moved_is_told_beside_the_explanation(client: MeasuredRecommender) -> None:
+    page = client.recommend("mug-lover", 4, rules={"caps": {"category": 1}}, explain=True)
+    assert any(item.moved_by for item in page)
+    assert all(item.explanation is not None and item.original_position for item in page)
 
 
 def test_an_empty_page_asks_nothing(client: MeasuredRecommender, tiny: TinyShop) -> None:
@@ -225,15 +254,51 @@ def test_a_version_without_the_model_says_so(told: Release) -> None:
         next(explained(context, test_own_acts.packed([], []), 0, RankedItems()))
 
 
-@pytest.mark.parametrize("item", ["mug", "jar"])
-def test_the_chart(client: MeasuredRecommender, item: str, capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
-    from recsys_plugin.cli import explain as command
+@pytest.fixture
+def command(tiny: TinyShop, tmp_path: Path) -> Callable[..., Result]:
+    """Runs ``recsys`` on the tiny shop."""
+    environment = {
+        "RECSYS_HOME": str(tmp_path),
+        "RECSYS_REDIS_URL": tiny.redis_url,
+        "RECSYS_TRITON_URL": tiny.triton_url,
+        "RECSYS_AS_OF": datetime.fromtimestamp(NOW, UTC).isoformat(),
+    }
+    return lambda *arguments: CliRunner().invoke(recsys, list(arguments), env=environment)
 
-    page = client.rank("mug-lover", [item], explain=True)
-    command._print(page, page[0])
-    shown = capsys.readouterr().out
-    assert "added to the log-odds" in shown
-    assert "█" in shown
-    assert page[0].explanation is not None
-    command._draw(tmp_path / "why.png", page[0], page[0].explanation)
-    assert (tmp_path / "why.png").read_bytes().startswith(b"\x89PNG")
+
+def test_the_command(command: Callable[..., Result], tmp_path: Path) -> None:
+    def run(*arguments: str) -> Result:
+        return command("explain", *arguments, "--timeout", "10")
+
+    picture = tmp_path / "why.png"
+    shown = run("mug-lover", "mug", "--plot", str(picture))
+    assert shown.exit_code == 0, shown.output
+    for words in ("Mug for user mug-lover", "popular in kitchen", "added to the log-odds", "█", "score 2.6"):
+        assert words in shown.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    document = json.loads(run("nobody", "jar", "--json").stdout)
+    assert document["explanation"]["reason"] is None
+    assert len(document["explanation"]["contributions"]) == len(FEATURE_GROUPS)
+    assert "who is not known" in run("nobody", "jar").stdout
+    for wrong, message in ((("gone",), "not in the catalogue"), (("mug", "--plot", "why.txt"), "must end with")):
+        refused = run("mug-lover", *wrong)
+        assert refused.exit_code == 2
+        assert message in refused.stderr
+
+
+def test_the_benchmark(command: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".recsys" / "tables").mkdir(parents=True)
+    users = pa.table({"user_id": ["mug-lover", "somebody"]})
+    pq.write_table(users, tmp_path / ".recsys" / "tables" / "users.parquet")
+    few = ("bench", "explain", "--calls", "3", "--pages", "12", "--k", "3", "--json", "-")
+    done = command(*few)
+    assert done.exit_code == 0, done.output
+    figures = json.loads(done.stdout)["figures"]
+    assert figures["recommend.plain.calls"] == figures["recommend.explained.calls"] == 3
+    assert figures["added_up.pages"] == 12
+    assert figures["added_up.items"] == 36
+    assert figures["added_up.largest_difference"] < 1e-5
+    monkeypatch.setattr(explaining, "ADDS_UP", -1.0)
+    refused = command(*few)
+    assert refused.exit_code == 3
+    assert "add up to" in refused.stderr

@@ -167,6 +167,10 @@ def test_pages_beside_each_other_share_nothing(client: Recommender) -> None:
     assert len(shown) == len(set(shown)) == 5
     with pytest.raises(InvalidInput, match="beside: expected pages, not str"):
         client.recommend(USER, 2, beside=["tea"])  # type: ignore[list-item]
+    with pytest.raises(InvalidInput, match="beside: expected pages, not ScoredItem"):
+        client.recommend(USER, 2, beside=first)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="beside: expected pages, not NoneType"):
+        client.recommend(USER, 2, beside=None)  # type: ignore[arg-type]
 
 
 def test_exploring_pages_say_when_rules_rearranged_them(module_shop: TinyShop) -> None:

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from recsys_plugin.export.complement_graphs import complements_graph
 from recsys_plugin.export.user_graphs import communities_graph
 from recsys_plugin.features.contract import REQUEST_TIMESTAMP, Encoding, FeatureContract, FeatureSpec
-from recsys_plugin.inference.explanation import FEATURE_GROUPS, FIGURES, REASON_ROWS
+from recsys_plugin.inference.explanation import EXPLAINED, REASON_ROWS
 from recsys_plugin.training.communities import MOST_CATEGORIES, MOST_ITEMS
 from recsys_plugin.training.complements import Complements
 
@@ -67,7 +67,6 @@ Ports = Mapping[str, tuple[str, int | tuple[int, ...]]]
 _USER: Ports = {"user_float": ("FP32", 1), "user_int": ("INT64", 3), "user_string": ("BYTES", 1)}
 _RETRIEVAL: Ports = {"excluded_rows": ("INT64", -1), "counts": ("INT64", 2)}
 _SCORES: Ports = dict.fromkeys(("scores", "purchase_probability", "click_probability"), ("FP32", -1))
-_EXPLAINED = (*FEATURE_GROUPS, *FIGURES)
 
 
 def dims(size: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -112,7 +111,7 @@ def write_repository(
         _search(base, taste),
     )
     _write(folder, "rank", version, {**_USER, "candidate_rows": ("INT64", -1)}, _SCORES, _rank(base, taste))
-    explained: Ports = {"values": ("FP32", (-1, len(_EXPLAINED))), "reason_rows": ("INT64", (-1, len(REASON_ROWS)))}
+    explained: Ports = {"values": ("FP32", (-1, len(EXPLAINED))), "reason_rows": ("INT64", (-1, len(REASON_ROWS)))}
     asked: Ports = {**_USER, "candidate_rows": ("INT64", -1)}
     _write(folder, "explain", version, asked, explained, _explain(base, taste))
     _write(
@@ -329,7 +328,7 @@ def complements_of_tiny_shop(size: int) -> Complements:
 
 def _explain(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[onnx.NodeProto]:
     """The score is twice the item's base, its kind, and twice what the user's taste adds; the rank is its row and 1."""
-    columns = dict.fromkeys(_EXPLAINED, "nought")
+    columns = dict.fromkeys(EXPLAINED, "nought")
     columns |= {"kind": "kind", "customer": "customer", "logit": "logit", "category_rank": "rank"}
     values = [name for name in dict.fromkeys(columns.values()) if name != "rank"]
     return [
@@ -459,7 +458,7 @@ def _install(
             for name, (datatype, size) in named.items()
         )
 
-    told = ",".join(_EXPLAINED)
+    told = ",".join(EXPLAINED)
     escaped = CONTRACT.to_json().replace("\\", "\\\\").replace('"', '\\"')
     (folder / model / "config.pbtxt").write_text(
         f'name: "{model}"\nbackend: "onnxruntime"\nmax_batch_size: {64 if batched else 0}\n'

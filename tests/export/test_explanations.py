@@ -43,6 +43,7 @@ def local_widths(exported: Exported) -> list[tuple[str, int]]:
 
 def test_a_wrong_graph_is_refused(exported: Exported, tmp_path: Path) -> None:
     material = exported.material
+    assert exported.manifest["explanations"].startswith("integrated gradients")
     differences = check_explanations(exported.local(), material.models, material.users, material.catalogue)
     assert differences.keys() == {"explain.sum", "explain.score", "explain.values"}
     assert max(differences.values()) < TOLERANCE
