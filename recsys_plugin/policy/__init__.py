@@ -12,10 +12,11 @@ from recsys_plugin.policy.exploration import (
 )
 from recsys_plugin.policy.exploration_settings import parse_exploration
 from recsys_plugin.policy.last_layer import BayesianLastLayer
-from recsys_plugin.policy.page import SearchBlend, best_first
+from recsys_plugin.policy.page import MULTILINGUAL_SEARCH_BLEND, SearchBlend, best_first
 from recsys_plugin.policy.thompson import ThompsonSampling
 
 __all__ = [
+    "MULTILINGUAL_SEARCH_BLEND",
     "BayesianLastLayer",
     "Choice",
     "EpsilonGreedy",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
+from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, MULTILINGUAL_SEARCH_BLEND, SearchBlend
 from recsys_plugin.quality.report import Figure, QualityReport, Stopwatch, Target
 from recsys_plugin.quality.search import (
     FOLDS,
@@ -25,7 +25,7 @@ from recsys_plugin.quality.search import (
 )
 from recsys_plugin.query.lexical import LexicalIndex
 from recsys_plugin.query.words import stems
-from recsys_plugin.training.text import load_encoder
+from recsys_plugin.training.text import MULTILINGUAL_ENCODER, load_encoder
 
 __all__ = ["BM25", "FUSED", "RANKS", "SERVED", "WEIGHTS", "WORDS", "lexical_scores", "rank_fusion", "run"]
 
@@ -35,10 +35,10 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 
 BM25, WORDS = "BM25 (bm25s), title", "the client's lexical index, title"
 FUSED = "meaning + weight × words, weight chosen on the other folds"
-SERVED = f"meaning + {DEFAULT_SEARCH_BLEND.lexical_weight:g} × words, as served by default"
+SERVED = "meaning + the weight × words that is served"
 RANKS = "reciprocal rank fusion"
 #: What the weight of the words is chosen from.
-WEIGHTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
+WEIGHTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0)
 #: The constant of reciprocal rank fusion; 60 in its paper.
 _RANK_CONSTANT = 60.0
 
@@ -82,14 +82,15 @@ def run(data: Path | None, *, seeds: Sequence[int], tell: Progress, encoder: str
 
     encoded = f"encoder alone ({encoder}, frozen)"
     ranks = rank_fusion(judgements, meaning, matches)
-    served = _blend(meaning, matches, DEFAULT_SEARCH_BLEND.lexical_weight)
+    served_blend = MULTILINGUAL_SEARCH_BLEND if encoder == MULTILINGUAL_ENCODER else DEFAULT_SEARCH_BLEND
+    served = _blend(meaning, matches, served_blend.lexical_weight)
     add(BM25, lambda fold: bm25)
     add(WORDS, lambda fold: matches, "BM25 as a share of the query, with words in the singular")
     add(encoded, lambda fold: meaning)
     add(RANKS, lambda fold: ranks, f"1 / ({_RANK_CONSTANT:g} + rank), summed over both rankings")
     with clock("choosing weights"):
         add(FUSED, fused)
-    add(SERVED, lambda fold: served)
+    add(SERVED, lambda fold: served, f"weight {served_blend.lexical_weight:g}")
     report.notes.append(
         f"weights chosen, one a fold and seed: {', '.join(f'{weight:g}' for weight in chosen)}, of {WEIGHTS}; the "
         "queries of a fold played no part in the choice of its weight"

@@ -22,6 +22,7 @@ from recsys_plugin.errors import ConfigurationError
 
 __all__ = [
     "MAX_TOKENS",
+    "MULTILINGUAL_ENCODER",
     "TextEncoder",
     "TextKind",
     "TextPrefixes",

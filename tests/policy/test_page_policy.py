@@ -73,3 +73,14 @@ def test_search_blend() -> None:
     blended = SearchBlend().scores(rows, relevance, scores)
     with pytest.raises(InferenceUnavailable, match="NaN"):
         best_first("search", rows, blended, catalogue_size=3, k=3)
+
+
+def test_words_and_wishes_are_added() -> None:
+    rows = np.array([3, 1, -1])
+    relevance, equal = np.array([0.5, 0.4, 0.9], dtype=np.float32), np.ones(3, np.float32)
+    matches, boosts = np.array([0.0, 0.5, 1.0], np.float32), np.array([1.0, 0.0, 1.0], np.float32)
+    blend = SearchBlend(personal_weight=0.0, lexical_weight=0.4, wish_weight=0.1)
+    both = blend.scores(rows, relevance, equal, matches=matches, boosts=boosts)
+    np.testing.assert_allclose(both[:2], [0.6, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(blend.scores(rows, relevance, equal, matches=matches)[:2], [0.5, 0.6], rtol=1e-6)
+    np.testing.assert_allclose(blend.scores(rows, relevance, equal, boosts=boosts)[:2], [0.6, 0.4], rtol=1e-6)
