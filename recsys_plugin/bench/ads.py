@@ -139,6 +139,7 @@ def measure_ads(market: MarketOptions, *, clients: int, seed: int, tell: Tell) -
     evened = days[PACED].used_up
     for way, day in days.items():
         if evened.any():
+            report.add(f"{way}.deviation.median", float(np.median(day.deviations[evened])))
             report.add(f"{way}.deviation.mean", float(day.deviations[evened].mean()))
             report.add(f"{way}.deviation.largest", float(day.deviations[evened].max()))
     return report, days
@@ -169,9 +170,10 @@ def _alone(plan: AdPlan) -> Samples:
     """Requests from the middle of the day, one after the other."""
     with Campaigns(plan.redis_url, plan.project) as campaigns:
         campaigns.load(AdMarket(plan.market, plan.seed).book(pace=True))
-    server, first = AdServer(plan), plan.market.auctions // 2
-    for number in range(first, first + min(_ALONE, plan.market.auctions - first)):
-        server.serve(number)
+    first = plan.market.auctions // 2
+    with contextlib.closing(AdServer(plan)) as server:
+        for number in range(first, first + min(_ALONE, plan.market.auctions - first)):
+            server.serve(number)
     return _samples(server.log)
 
 

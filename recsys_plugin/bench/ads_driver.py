@@ -41,7 +41,7 @@ class AdLog:
     Attributes:
         shown: for each ad: moment, campaign number, probability of a click by the model, and calibrated.
         clicks: for each click: moment, campaign number, price and what was charged, micro-units.
-        milliseconds: for each request: altogether, and without Redis and the click model.
+        milliseconds: for each request: without the click model, and without waiting for Redis as well.
         cpu_seconds: processor time of the process, for requests, users and clicks.
     """
 
@@ -75,6 +75,7 @@ def serve_day(connection: Connection, plan: AdPlan, counter: Any) -> None:
             server.serve(number)
         server.click_until(np.inf)
         server.log.cpu_seconds = time.process_time() - began
+        server.close()
         connection.send(server.log)
     except RecsysError as error:
         connection.send(error)
@@ -94,8 +95,8 @@ class AdServer:
         self._known = KnownCampaigns(EventKeys(plan.project))
         self._reader = FeatureReader(RedisAddress.parse(plan.redis_url), timeout=_TIMEOUT)
         self._waiting: list[tuple[float, str]] = []
-        # What a request waited for, seconds.
-        self._elsewhere = 0.0
+        # Seconds of a request in the click model and waiting for Redis.
+        self._modelling = self._waited = 0.0
 
     def serve(self, number: int) -> None:
         """One request, after the clicks that were due before it."""
@@ -115,14 +116,14 @@ class AdServer:
             yield from ()  # a model in this process: nobody is asked
             began = time.perf_counter()
             said = self._market.model(user, items)
-            self._elsewhere += time.perf_counter() - began
+            self._modelling += time.perf_counter() - began
             return said
 
-        self._elsewhere = 0.0
+        self._modelling = self._waited = 0.0
         began = time.perf_counter()
         ads = self._run(serve_ads(self._known, request, reads=(), admit=_everybody, score=score))
-        taken = time.perf_counter() - began
-        self.log.milliseconds.append((1000 * taken, 1000 * (taken - self._elsewhere)))
+        taken = time.perf_counter() - began - self._modelling
+        self.log.milliseconds.append((1000 * taken, 1000 * (taken - self._waited)))
         behaviour = self._market.generator(number, 2)
         for place, ad in enumerate(ads):
             bid, looked = ad.placement.bid, self._market.examined(place)
@@ -141,13 +142,17 @@ class AdServer:
             campaign = int(str(click.campaign_id).rpartition("-")[2])
             self.log.clicks.append((due, campaign, click.price_micros, click.charged_micros))
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._reader.close()
+
     def _run(self, flow: Generator[Any, Any, _Result]) -> _Result:
         try:
             call = next(flow)
             while True:
                 began = time.perf_counter()
                 answer = self._reader.execute(call.commands, timeout=_TIMEOUT)
-                self._elsewhere += time.perf_counter() - began
+                self._waited += time.perf_counter() - began
                 call = flow.send(answer)
         except StopIteration as end:
             result: _Result = end.value

@@ -20,7 +20,6 @@ from recsys_plugin.training.text import TextEncoder, encode_texts, load_encoder
 
 __all__ = [
     "Judgements",
-    "Stopwatch",
     "bm25_scores",
     "cosines_of_pairs",
     "mean_ndcg",

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
-from recsys_plugin.quality.report import Figure, QualityReport, Target
+from recsys_plugin.quality.report import Figure, QualityReport, Stopwatch, Target
 from recsys_plugin.quality.search import (
     FOLDS,
     METRIC,
     Judgements,
-    Stopwatch,
     bm25_scores,
     cosines_of_pairs,
     mean_ndcg,

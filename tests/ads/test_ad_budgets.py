@@ -182,7 +182,18 @@ def test_clicks_move_the_calibration(event_redis: Any, server: AdServer) -> None
     assert found["cup"].calibration == pytest.approx(100 / (102 * 0.1), rel=1e-6)  # "last" was shown, too
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("explore", [True, False])
+def test_exploring_shows_what_is_nearly_as_good(event_redis: Any, server: AdServer, explore: bool) -> None:
+    """Bids that differ by 1 %, probabilities that are known to 3 %."""
+    load(event_redis.url, campaign("tea", bid=100), campaign("cup", bid=99), explore=explore, prior_clicks=1000)
+    shown = [server.ads(f"r{number}")[0] for number in range(20)]
+    assert {ad.placement.bid.campaign_id for ad in shown} == ({"tea", "cup"} if explore else {"tea"})
+    assert all((0 < ad.placement.propensity < 1) if explore else ad.placement.propensity == 1 for ad in shown)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     st.lists(st.tuples(st.integers(1, 60), st.integers(0, 200)), min_size=1, max_size=4),
     st.lists(st.tuples(st.sampled_from("sck"), st.integers(0, 30)), max_size=30),

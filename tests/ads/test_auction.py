@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys_plugin.ads.auction import Bid, hold_auction
 
+#: The machine may be busy.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 bids = st.lists(
     st.builds(
         Bid,
@@ -27,6 +29,7 @@ bids = st.lists(
 )
 
 
+@patient
 @given(bids, st.integers(0, 8), st.integers(1, 1000), st.sampled_from([0.0, 0.05]))
 def test_what_every_auction_promises(bids: list[Bid], slots: int, reserve: int, floor: float) -> None:
     placed = hold_auction(bids, slots, reserve_micros=reserve, quality_floor=floor)
@@ -46,6 +49,7 @@ def test_what_every_auction_promises(bids: list[Bid], slots: int, reserve: int, 
         assert bool(placed) == bool(running)
 
 
+@patient
 @given(bids, st.integers(1, 8))
 def test_the_price_is_the_least_bid_that_keeps_the_slot(bids: list[Bid], slots: int) -> None:
     bids = [replace(bid, spread=0.0) for bid in bids]
@@ -115,6 +119,7 @@ def test_propensity_counts_pacing() -> None:
     assert placed.propensity == 0.25
 
 
+@patient
 @given(st.floats(0.001, 1.0), st.floats(0.1, 1.0))
 def test_draws_have_the_calibrated_mean(probability: float, spread: float) -> None:
     z = np.linspace(-6, 6, 2001)

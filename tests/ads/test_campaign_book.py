@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys_plugin.ads.book import AuctionSettings, CampaignBook
@@ -16,6 +16,8 @@ from recsys_plugin.ads.campaign import Campaign, Targeting, UserCondition
 from recsys_plugin.ads.schema import campaigns_schema
 from recsys_plugin.errors import InvalidInput
 
+#: The machine may be busy.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LEAST: dict[str, Any] = {"campaign_id": "tea", "items": ["x"], "bid_micros": 10, "budget_per_day_micros": 100}
 
 
@@ -124,6 +126,7 @@ campaigns = st.builds(
 )
 
 
+@patient
 @given(st.lists(campaigns, max_size=3, unique_by=lambda each: each.campaign_id))
 def test_documents_come_back_as_they_were(made: list[Campaign]) -> None:
     book = CampaignBook(tuple(made), AuctionSettings(pace=False, quality_floor=0.01))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys_plugin.ads.calibration import draw_spread, shrunk_factor
 from recsys_plugin.ads.pacing import TrafficForecast, pass_rate, planned_share
 
+#: The machine may be busy.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 DAY = 86_400.0
 EVEN = TrafficForecast((1.0,) * 24)
 traffics = (
@@ -19,6 +21,7 @@ traffics = (
 )
 
 
+@patient
 @given(traffics, st.floats(-10, DAY + 10), st.floats(-10, DAY + 10))
 def test_traffic_rises_from_nothing_to_all(traffic: TrafficForecast, one: float, other: float) -> None:
     assert traffic.before(0.0) == 0.0
@@ -27,6 +30,7 @@ def test_traffic_rises_from_nothing_to_all(traffic: TrafficForecast, one: float,
     assert traffic.before(low) <= traffic.before(high) + 1e-12
 
 
+@patient
 @given(traffics, st.floats(0, DAY), st.integers(0, 2000), st.integers(1, 1000), st.floats(1, 7200))
 def test_pass_rates_fall_with_spend(
     traffic: TrafficForecast, second: float, spent: int, bid: int, ahead: float
@@ -60,6 +64,7 @@ def test_windows_and_empty_traffic() -> None:
     assert pass_rate(100.0, (0.0, DAY / 2), night, spent=1, budget=10, bid=1, ahead=60.0) == 1.0
 
 
+@patient
 @given(st.floats(0.01, 10), st.floats(0.5, 50), st.integers(0, 500), st.floats(0, 500))
 def test_factors_lie_between_the_prior_and_what_was_counted(
     prior: float, strength: float, clicks: int, expected: float

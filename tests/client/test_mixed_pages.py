@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys_plugin.client.ad_pages import AdItem, AdsPage, mix_ads
 from recsys_plugin.client.results import Page, RankedItems, ScoredItem, ServedBy, Timings
 from recsys_plugin.errors import InvalidInput
 
+#: The machine may be busy.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 _SERVED, _TIMINGS = ServedBy("recommend", 1, None, 1, 9), Timings(0, 0, 0, 0)
 
 
@@ -36,6 +38,7 @@ def advertised(item_ids: list[str]) -> AdsPage:
 ids = st.lists(st.sampled_from("abcdefghij"), unique=True)
 
 
+@patient
 @given(ids, ids, st.lists(st.integers(1, 30), unique=True).map(sorted))
 def test_the_rule(items: list[str], ads: list[str], positions: list[int]) -> None:
     ads = ads[: len(positions)]
