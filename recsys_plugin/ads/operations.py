@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self, TypeVar
 
 from recsys_plugin.ads.book import CampaignBook
 from recsys_plugin.ads.campaign import Campaign
@@ -14,13 +12,10 @@ from recsys_plugin.ads.pacing import planned_share
 from recsys_plugin.ads.store import MILLION, change_book, read_book
 from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.events.keys import EventKeys
-from recsys_plugin.features.commands import Commands
-from recsys_plugin.features.connection import RedisAddress
-from recsys_plugin.features.reader import FeatureReader
+from recsys_plugin.features.command_runner import CommandRunner
 
 __all__ = ["CampaignStatus", "Campaigns"]
 
-_Result = TypeVar("_Result")
 _TIMEOUT = 5.0
 #: Somebody else may change the campaigns just then; more often than this it is no coincidence.
 _ATTEMPTS = 10
@@ -50,7 +45,7 @@ class CampaignStatus:
     """Clicks for each click that the model expected, ever; ``None`` if none was expected."""
 
 
-class Campaigns:
+class Campaigns(CommandRunner):
     """The campaigns of a project.
 
     Args:
@@ -62,12 +57,12 @@ class Campaigns:
     """
 
     def __init__(self, redis_url: str, project: str = "recsys", *, clock: Callable[[], float] = time.time) -> None:
-        self._reader = FeatureReader(RedisAddress.parse(redis_url), timeout=_TIMEOUT)
+        super().__init__(redis_url, timeout=_TIMEOUT)
         self._keys, self._clock = EventKeys(project), clock
 
     def read(self) -> CampaignBook:
         """The campaigns as they are; none if none were ever loaded."""
-        return self._run(read_book(self._keys))[1]
+        return self.run(read_book(self._keys))[1]
 
     def load(self, book: CampaignBook) -> None:
         """Put these campaigns in place of all others, from the next request on.
@@ -93,7 +88,7 @@ class Campaigns:
         day, second = book.settings.day(now)
         ids = [campaign.campaign_id for campaign in book.campaigns]
         today = ("HMGET", keys.ads_day(day))
-        replies = self._perform(
+        replies = self.perform(
             (
                 *((*today, *(f"{name}:{campaign_id}" for campaign_id in ids)) for name in _TODAY),
                 ("HMGET", keys.ads_spent, *ids),
@@ -109,41 +104,16 @@ class Campaigns:
             for campaign, found in zip(book.campaigns, counts, strict=True)
         ]
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._reader.close()
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _change(self, change: Callable[[CampaignBook], CampaignBook], *, reads: bool = True) -> CampaignBook:
         for _ in range(_ATTEMPTS):
             if reads:
-                revision, book = self._run(read_book(self._keys))
+                revision, book = self.run(read_book(self._keys))
             else:  # what is there need not make sense: it goes
-                revision, book = int(self._perform((("GET", self._keys.ads_revision),))[0] or 0), CampaignBook()
+                revision, book = int(self.perform((("GET", self._keys.ads_revision),))[0] or 0), CampaignBook()
             changed = change(book)
-            if self._run(change_book(self._keys, revision, changed)):
+            if self.run(change_book(self._keys, revision, changed)):
                 return changed
         raise ConfigurationError(f"the campaigns were changed by somebody else {_ATTEMPTS} times in a row; try again")
-
-    def _perform(self, commands: tuple[tuple[Any, ...], ...]) -> list[Any]:
-        return self._reader.execute(commands, timeout=_TIMEOUT)
-
-    def _run(self, flow: Generator[Commands, list[Any], _Result]) -> _Result:
-        try:
-            call = next(flow)
-            while True:
-                call = flow.send(self._perform(call.commands))
-        except StopIteration as end:
-            result: _Result = end.value
-            return result
 
 
 #: What is counted of a campaign on a day.

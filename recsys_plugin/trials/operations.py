@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any
 
 from recsys_plugin.errors import ConfigurationError, InvalidInput, ServiceUnavailable
 from recsys_plugin.events.keys import EventKeys
-from recsys_plugin.features.commands import Commands
-from recsys_plugin.features.connection import RedisAddress
-from recsys_plugin.features.reader import FeatureReader, promotion_key
+from recsys_plugin.features.command_runner import CommandRunner
+from recsys_plugin.features.reader import promotion_key
 from recsys_plugin.trials.store import change_trial, look_after, read_all_counts, read_trial
 from recsys_plugin.trials.tally import ArmCounts
 from recsys_plugin.trials.trial import CANARY, DEFAULT_THRESHOLDS, Phase, Thresholds, Trial
 
 __all__ = ["Trials", "refuse_during_trial"]
 
-_Result = TypeVar("_Result")
 _TIMEOUT = 5.0
 #: Somebody else may change the trial just then; more often than this it is no coincidence.
 _ATTEMPTS = 10
@@ -42,7 +39,7 @@ def refuse_during_trial(redis_url: str, project: str = "recsys") -> None:
             )
 
 
-class Trials:
+class Trials(CommandRunner):
     """The trials of a project.
 
     Args:
@@ -54,12 +51,12 @@ class Trials:
     """
 
     def __init__(self, redis_url: str, project: str = "recsys", *, clock: Callable[[], float] = time.time) -> None:
-        self._reader = FeatureReader(RedisAddress.parse(redis_url), timeout=_TIMEOUT)
+        super().__init__(redis_url, timeout=_TIMEOUT)
         self._project, self._keys, self._clock = project, EventKeys(project), clock
 
     def read(self) -> Trial | None:
         """The latest trial, running or ended; ``None`` if there never was one."""
-        return self._run(read_trial(self._project))[0]
+        return self.run(read_trial(self._project))[0]
 
     def start(
         self,
@@ -86,18 +83,18 @@ class Trials:
         moment = datetime.fromtimestamp(now, UTC)
         trial_id = f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03}-v{candidate}"
         trial = Trial(trial_id, control, candidate, salt, (Phase(now, share),), mode, thresholds)
-        before, text = self._run(read_trial(self._project))
+        before, text = self.run(read_trial(self._project))
         if before is not None and before.running:
             raise ConfigurationError(
                 f"a trial of version {before.candidate} is running; end it with `recsys trial stop` first"
             )
-        (promoted,) = self._perform((("GET", promotion_key(self._project)),))
+        (promoted,) = self.perform((("GET", promotion_key(self._project)),))
         if promoted != b"%d" % control:
             raise ConfigurationError(
                 f"version {control} is not promoted, so another may come to serve during the trial; "
                 f"run `recsys models promote {control}` first"
             )
-        if not self._run(change_trial(self._project, text, trial)):
+        if not self.run(change_trial(self._project, text, trial)):
             raise ConfigurationError("somebody else began a trial just now; see `recsys trial status`")
         return trial
 
@@ -119,16 +116,16 @@ class Trials:
 
     def remove(self) -> None:
         """Take the document away, whatever it is; the history and the counts stay."""
-        self._perform((("DEL", self._keys.trial),))
+        self.perform((("DEL", self._keys.trial),))
 
     def look_after(self, token: str) -> Trial | None:
         """Compare the arms now, as every client does each second; the trial as it is then."""
         flow = look_after(self._project, promotion_key(self._project), now=self._clock(), token=token, always=True)
-        return self._run(flow)
+        return self.run(flow)
 
     def history(self) -> list[Trial]:
         """The trials that ended, oldest first."""
-        (texts,) = self._perform((("LRANGE", self._keys.trial_history, 0, -1),))
+        (texts,) = self.perform((("LRANGE", self._keys.trial_history, 0, -1),))
         return [Trial.from_json(text) for text in texts]
 
     def find(self, trial_id: str | None) -> Trial:
@@ -148,45 +145,20 @@ class Trials:
 
     def counts(self, trial: Trial) -> list[dict[str, ArmCounts]]:
         """For each phase, arm → what was counted."""
-        return self._run(read_all_counts(self._project, trial))
+        return self.run(read_all_counts(self._project, trial))
 
     def looks(self, trial: Trial) -> list[dict[str, Any]]:
         """What the guard saw over time, oldest first."""
-        (entries,) = self._perform((("XRANGE", self._keys.trial_looks(trial.trial_id), "-", "+"),))
+        (entries,) = self.perform((("XRANGE", self._keys.trial_looks(trial.trial_id), "-", "+"),))
         return [json.loads(fields[b"look"]) for _, fields in entries]
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._reader.close()
-
-    def __enter__(self) -> Self:
-        """Itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _change(self, change: Callable[[Trial], Trial]) -> Trial:
         for _ in range(_ATTEMPTS):
-            trial, text = self._run(read_trial(self._project))
+            trial, text = self.run(read_trial(self._project))
             if trial is None or not trial.running:
                 ended = "" if trial is None else f"; the last one was {trial.status}: {trial.reason}"
                 raise ConfigurationError(f"no trial is running{ended}")
             changed = change(trial)
-            if self._run(change_trial(self._project, text, changed)):
+            if self.run(change_trial(self._project, text, changed)):
                 return changed
         raise ConfigurationError(f"the trial was changed by somebody else {_ATTEMPTS} times in a row; try again")
-
-    def _perform(self, commands: tuple[tuple[Any, ...], ...]) -> list[Any]:
-        return self._reader.execute(commands, timeout=_TIMEOUT)
-
-    def _run(self, flow: Generator[Commands, list[Any], _Result]) -> _Result:
-        try:
-            call = next(flow)
-            while True:
-                call = flow.send(self._perform(call.commands))
-        except StopIteration as end:
-            result: _Result = end.value
-            return result
