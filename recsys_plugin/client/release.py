@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,9 @@ from recsys_plugin.inference.catalogue import UNKNOWN_STOCK, Catalogue, load_cat
 from recsys_plugin.inference.explanation import ITEM_WIDTH
 from recsys_plugin.inference.models import contract_text, serving_version
 from recsys_plugin.inference.new_items import MOST_NEW_ITEMS, ItemFacts, NewItems, encode_items
-from recsys_plugin.query.search_index import SearchIndex
+
+if TYPE_CHECKING:
+    from recsys_plugin.query.search_index import SearchIndex
 
 __all__ = [
     "READ_AT_ONCE",
@@ -184,7 +186,7 @@ def load_version(project: str, version: int, current: Release | None) -> Generat
             models[model] = _personal(contract, settings)
     shelves = yield from _shelves(version)
     catalogue = yield from load_catalogue(version)
-    index = yield Offload(lambda: SearchIndex.of(catalogue))
+    index = yield Offload(lambda: _index_of(catalogue))
     release = Release(version, catalogue, models, step_versions, search_index=index, shelves=shelves)
     if current is None:
         if schema is None or STOCK_FEATURE in schema:
@@ -194,6 +196,13 @@ def load_version(project: str, version: int, current: Release | None) -> Generat
     known = [facts for facts in current.new_items.facts if facts.item_id not in catalogue.rows]
     _carry_stock(current, release)
     return with_sold_out((yield from with_new_items(release, known)))
+
+
+def _index_of(catalogue: Catalogue) -> SearchIndex:
+    # Not imported sooner, since the patterns that queries are read by take a while to compile.
+    from recsys_plugin.query.search_index import SearchIndex
+
+    return SearchIndex.of(catalogue)
 
 
 def read_stock(release: Release, plan: ItemPlan, item_ids: Sequence[str]) -> Generator[Any, Any, None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,9 @@ from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import Infer
 from recsys_plugin.inference.tensors import Array
 from recsys_plugin.policy.page import SearchBlend
-from recsys_plugin.query.search_index import SearchPlan
+
+if TYPE_CHECKING:
+    from recsys_plugin.query.search_index import SearchPlan
 
 __all__ = ["search"]
 

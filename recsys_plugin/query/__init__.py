@@ -7,6 +7,5 @@ intent to items), ``search_index`` (all of it for one catalogue). No servers, no
 from __future__ import annotations
 
 from recsys_plugin.query.intent import Correction, SearchIntent, Size
-from recsys_plugin.query.search_index import SearchIndex, SearchPlan
 
-__all__ = ["Correction", "SearchIndex", "SearchIntent", "SearchPlan", "Size"]
+__all__ = ["Correction", "SearchIntent", "Size"]
