@@ -88,14 +88,20 @@ class AsyncShelves(ClientBase):
         k: int = 10,
         *,
         exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
         timeout: float | None = None,
     ) -> Page:
         """See :meth:`Shelves.cross_sell`."""
-        asked, excluded = repeatable(basket), repeatable(exclude)
+        asked, excluded = repeatable(basket), beside_these(exclude, beside)
         return (
             await self._ask(
-                lambda context, _: cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
+                under(
+                    rules,
+                    (),
+                    lambda context, _: cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
+                ),
                 timeout,
             )
         )[0]
@@ -107,15 +113,21 @@ class AsyncShelves(ClientBase):
         *,
         per_category: int = 2,
         exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
         timeout: float | None = None,
     ) -> Page:
         """See :meth:`Shelves.cross_category`."""
-        excluded, users = repeatable(exclude), [checked_id(user_id, "user_id")]
+        excluded, users = beside_these(exclude, beside), [checked_id(user_id, "user_id")]
         return (
             await self._ask(
-                lambda context, _: cross_category(
-                    context, user_id, k, per_category=per_category, exclude=excluded, candidates=candidates
+                under(
+                    rules,
+                    (),
+                    lambda context, _: cross_category(
+                        context, user_id, k, per_category=per_category, exclude=excluded, candidates=candidates
+                    ),
                 ),
                 timeout,
                 users,

@@ -104,6 +104,8 @@ class Shelves(ClientBase):
         k: int = 10,
         *,
         exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
         timeout: float | None = None,
     ) -> Page:
@@ -114,6 +116,7 @@ class Shelves(ClientBase):
                 ``page.unknown_items``. Without a known item the page holds what is in many baskets of late.
             k: how many items; those of the basket are never among them.
             exclude: further item ids that must not be on the page.
+            beside, rules: as for :meth:`Recommender.recommend`.
             candidates: how many to consider, 1 to 10,000; at least ``k``.
             timeout: seconds for this call.
 
@@ -122,9 +125,13 @@ class Shelves(ClientBase):
             InferenceUnavailable: if Triton fails, or the version that serves has no model for it.
             DeadlineExceeded: if it takes longer than the timeout.
         """
-        asked, excluded = repeatable(basket), repeatable(exclude)
+        asked, excluded = repeatable(basket), beside_these(exclude, beside)
         return self._ask(
-            lambda context, _: cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
+            under(
+                rules,
+                (),
+                lambda context, _: cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
+            ),
             timeout,
         )[0]
 
@@ -135,6 +142,8 @@ class Shelves(ClientBase):
         *,
         per_category: int = 2,
         exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
         timeout: float | None = None,
     ) -> Page:
@@ -145,10 +154,14 @@ class Shelves(ClientBase):
         categories being new; for one who knows all of them the page is empty.
         Raises as :meth:`Recommender.recommend`.
         """
-        excluded, users = repeatable(exclude), [checked_id(user_id, "user_id")]
+        excluded, users = beside_these(exclude, beside), [checked_id(user_id, "user_id")]
         return self._ask(
-            lambda context, _: cross_category(
-                context, user_id, k, per_category=per_category, exclude=excluded, candidates=candidates
+            under(
+                rules,
+                (),
+                lambda context, _: cross_category(
+                    context, user_id, k, per_category=per_category, exclude=excluded, candidates=candidates
+                ),
             ),
             timeout,
             users,

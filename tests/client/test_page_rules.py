@@ -289,3 +289,14 @@ def test_a_page_tells_its_rules(client: Recommender) -> None:
     assert plain["rules"] == {"digest": "", "unmet": ()}
     assert plain["items"][0]["moved_by"] == ()
     assert client.recommend(USER, 1).to_dict()["rules"] is None
+
+
+def test_rules_hold_on_every_shelf(recommender: Recommender) -> None:
+    rules = {"exclude": {"items": ["pot"], "categories": ["gifts"], "subcategories": [], "brands": []}}
+    for page in (
+        recommender.cross_sell(["tea"], 10, rules=rules),
+        recommender.cross_category("stranger", 10, rules=rules),
+        recommender.onboard(["tea"], 10, rules=rules),
+    ):
+        assert len(page)
+        assert not {"pot", "box"} & set(page.item_ids)
