@@ -47,7 +47,7 @@ def test_made_by_apply_then_anew_for_another_day(home: CommandLine) -> None:
     assert earlier["as_of"] == "2025-04-16T12:00:00+00:00"
     assert rows(home) == earlier["rows"] != now["rows"]
     # Other steps do not count that as another feature repository.
-    assert json.loads(home.run("apply", "--json").stdout)["features"] == 89
+    assert json.loads(home.run("apply", "--json").stdout)["features"] == 90
     assert run(home, "--json")["current"]
     assert rows(home) == now["rows"]
     assert "rows of forecasts, as of" in run(home, "--force")
