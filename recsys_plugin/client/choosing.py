@@ -129,7 +129,7 @@ def by_rules(
         outputs,
         page.places,
         propensities[page.places] if explore is not None else None,
-        Moves(ranked, _active(rules, stages), page.places, page.placed),
+        Moves(ranked, _active(rules, page, stages), page.places, page.placed),
     )
 
 
@@ -258,12 +258,12 @@ def _placed(
 
 
 def _active(
-    rules: ShelfRules, stages: list[tuple[tuple[str, ...], NDArray[np.intp]]]
+    rules: ShelfRules, page: Arrangement, stages: list[tuple[tuple[str, ...], NDArray[np.intp]]]
 ) -> list[tuple[tuple[str, ...], NDArray[np.intp]]]:
-    """The last step's rules, of which not all need be there."""
-    there = {"caps": rules.caps is not None, "pins": bool(rules.pins), "sponsored": bool(rules.sponsored)}
-    names, page = stages[-1]
-    return [*stages[:-1], (tuple(name for name in names if there[name]), page)]
+    """The last step's rules, of which not all need have done something."""
+    there = {*page.placed.values(), *(("caps",) if rules.caps is not None else ())}
+    names, places = stages[-1]
+    return [*stages[:-1], (tuple(name for name in names if name in there), places)]
 
 
 def _log(

@@ -300,3 +300,12 @@ def test_rules_hold_on_every_shelf(recommender: Recommender) -> None:
     ):
         assert len(page)
         assert not {"pot", "box"} & set(page.item_ids)
+
+
+def test_a_pin_that_could_not_be_kept_moved_nothing(recommender: Recommender) -> None:
+    rules = {"pins": [{"item": "pot", "position": 1}], "exclude": {"items": ["pot"]}, "caps": {"category": 1}}
+    page = recommender.recommend("stranger", 4, rules=rules)
+    assert page.rules is not None
+    assert page.rules.unmet == ("pins: pot may not be shown here",)
+    assert "pot" not in page.item_ids
+    assert all("pins" not in item.moved_by for item in page)
