@@ -276,7 +276,9 @@ def test_reports_say_what_they_were_made_from(small_shop: Shop) -> None:
 def test_rankers_learn_from_pages_that_were_shown(material: Material, towers: TwoTower, few: np.ndarray) -> None:
     frames = material.frames
     users, week = frames.pages.users.take(few), frames.weeks[few]
-    wanted, unwanted = 11, 12
+    categories = material.items.codes[:, 0]
+    wanted = int(np.flatnonzero(categories == 1)[0])
+    unwanted = int(np.flatnonzero(categories == 2)[0])
     rows = np.tile(np.array([[unwanted, wanted]]), (len(few), 1))
     labels = np.full((len(few), 2, len(HEADS)), np.nan, np.float32)
     labels[..., HEADS.index("click")] = [0.0, 1.0]
@@ -288,7 +290,7 @@ def test_rankers_learn_from_pages_that_were_shown(material: Material, towers: Tw
     def preference(lists: TrainingLists, both: UserTensors) -> float:
         """How much more likely, in logits, everybody is to click what was wanted."""
         ranker = material.ranker()
-        train_ranker(ranker, lists, both, towers, snapshots, RankerOptions(epochs=3))
+        train_ranker(ranker, lists, both, towers, snapshots, RankerOptions(epochs=12, batch=16, learning_rate=1e-2))
         logits = score_candidates(ranker, towers, material.items, users, rows)[..., HEADS.index("click")]
         return float(np.mean(logits[:, 1] - logits[:, 0]))
 

@@ -216,6 +216,7 @@ def test_lists_and_pages_stand_side_by_side(lists: int, pages: int, wide: int, s
     np.testing.assert_array_equal(both.user_float[every.context[:lists]], people.user_float)
     np.testing.assert_array_equal(both.user_float[every.context[lists:]], viewers.user_float[told])
     assert every.week.tolist() == [0] * lists + [1] * len(told)
-    np.testing.assert_array_equal(every.rows[lists:, :shown_wide], shown[0][told])
+    for line, page in enumerate(told, start=lists):
+        np.testing.assert_array_equal(every.rows[line, :shown_wide], shown[0][page])
+        assert (every.weights[line, shown_wide:] == 0).all()
     np.testing.assert_array_equal(every.labels[:lists, :wide], own[1])
-    assert (every.weights[lists:, shown_wide:] == 0).all()
