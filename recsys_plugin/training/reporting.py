@@ -41,6 +41,8 @@ def training_report(
         "labels": "constructed: a retrieved candidate that nothing came of within "
         f"{frames.horizon.days} days counts as a negative",
     }
+    if shown := len(run.shown_pages()[0]):
+        report["labels"] += f"; the rankers learned from {shown:,} pages as they were shown, too"
     if fine_tuning is not None:
         report["fine_tuning"] = dict(fine_tuning)
     for name, position, moment, split in (
