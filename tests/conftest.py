@@ -64,7 +64,10 @@ def event_redis(shared_redis: KillableRedis) -> Iterator[KillableRedis]:
 
 
 #: Folders whose tests run beside those of the trained shop when the suite runs in two parts.
-_FIRST_PART = ("training", "quality", "forecasting", "off_policy", "simulation", "trials", "data", "report")
+_FIRST_PART = (
+    "ads", "data", "features", "forecasting", "off_policy", "policy", "quality", "query", "report", "runtime",
+    "simulation", "training", "trials",
+)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

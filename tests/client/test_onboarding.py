@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,8 +17,11 @@ from recsys_plugin import AsyncRecommender, Recommender
 from recsys_plugin.client.onboarding import with_chosen
 from recsys_plugin.errors import InvalidInput
 from recsys_plugin.events.event import EVENT_TYPE_CODES
+from recsys_plugin.features.codec import entity_key_prefix, entity_key_value
+from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.contract import Encoding, FeatureContract, FeatureSpec
 from recsys_plugin.features.plan import FeatureTensors
+from recsys_plugin.pipeline.feast_repository import open_store
 
 WIDTH = 4
 CONTRACT = FeatureContract(
@@ -92,12 +95,24 @@ def trained(small_shop: Any) -> Iterator[Recommender]:
         yield made
 
 
-def test_what_was_chosen_decides_what_is_shown(trained: Recommender) -> None:
-    shown: dict[str, Counter[str]] = {}
-    for category in ("tea", "lamps"):
-        chosen = [item.item_id for item in trained.search(None, category, 3)]
-        page = trained.onboard(chosen, k=20)
-        assert not set(chosen) & set(page.item_ids)
-        shown[category] = Counter(item.category for item in page)
-    assert shown["tea"]["tea"] > shown["lamps"]["tea"]
-    assert shown["lamps"]["lamps"] > shown["tea"]["lamps"]
+def test_the_page_is_that_of_a_user_who_just_put_them_into_the_cart(trained: Recommender, small_shop: Any) -> None:
+    chosen, user = ["item-010", "item-020", "item-030"], "user-who-chose"
+    store, moment = open_store(small_shop.settings, small_shop.redis_url), pd.Timestamp(small_shop.as_of)
+    acts = {
+        "user_id": user,
+        "item_ids": chosen,
+        "event_type_codes": [EVENT_TYPE_CODES["cart"]] * 3,
+        "timestamps": [moment] * 3,
+        "event_timestamp": moment,
+    }
+    before = trained.recommend(user, 20, exclude=chosen)
+    store.write_to_online_store("user_recent_items", pd.DataFrame([acts]))
+    try:
+        wanted = trained.recommend(user, 20, exclude=chosen)
+    finally:
+        with RedisAddress.parse(small_shop.redis_url).connect(5) as client:
+            client.delete(entity_key_prefix("user_id") + entity_key_value(user) + b"recsys")
+    page = trained.onboard(chosen, 20)
+    assert page.item_ids == wanted.item_ids
+    assert [item.score for item in page] == pytest.approx([item.score for item in wanted])
+    assert [item.score for item in page] != [item.score for item in before]
