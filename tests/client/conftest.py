@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import tiny_repository
 import tiny_shop
 from feast.protos.feast.types.Value_pb2 import StringList, Value
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -27,7 +28,7 @@ from recsys_plugin.settings import Settings
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyShop]:
     """The tiny shop's version 1 on servers of its own."""
     state, repository = tmp_path_factory.mktemp("state"), tmp_path_factory.mktemp("models")
-    tiny_shop.write_repository(repository, 1)
+    tiny_repository.write_repository(repository, 1)
     redis_server = EmbeddedRedis(state)
     triton = EmbeddedTriton(state, repository, Settings.from_environment().triton_python)
     client: Any = None
@@ -64,7 +65,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyShop]:
                 client.set(schema_key("recsys"), json.dumps(schema))
 
         def publish(version: int, item_ids: tuple[str, ...], **made: float) -> None:
-            tiny_shop.write_repository(repository, version, item_ids=item_ids, **made)
+            tiny_repository.write_repository(repository, version, item_ids=item_ids, **made)
             start_triton()
 
         write_user("mug-lover", 1.0, ["mug", "gone", "tea"])

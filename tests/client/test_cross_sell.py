@@ -16,7 +16,7 @@ WEIRD = ["🫖" * 40, "'; DROP TABLE items; --", "x" * 256]
 @pytest.mark.parametrize(
     ("basket", "expected"),
     [
-        # The tables of tiny_shop.complements_of_tiny_shop; ties go to the lower row.
+        # The tables of tiny_graphs.complements_of_tiny_shop; ties go to the lower row.
         (["tea"], ["pot", "cup", "jar", "box", "mug"]),
         (["pot"], ["tea", "cup", "jar", "box", "mug"]),
         (["tea", "pot"], ["cup", "jar", "box", "mug"]),
