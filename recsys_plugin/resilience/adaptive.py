@@ -1,8 +1,8 @@
 """Fewer candidates while a client is slow: a share that holds a percentile of the latency.
 
 The rule is that of X's home mixer (published 2023 with "the-algorithm"): up by a step for each call under the target,
-down by ``step * percentile / (100 - percentile)`` for each one over it. It rests where the two balance, which is where the
-percentile is the target.
+down by ``step * percentile / (100 - percentile)`` for each one over it. It rests where the two balance, which is where
+the percentile is the target.
 """
 
 from __future__ import annotations
