@@ -23,7 +23,6 @@ __all__ = [
     "checked_query",
     "checked_slots",
     "checked_stock",
-    "checked_timeout",
 ]
 
 MOST_CANDIDATES = 10_000
@@ -123,15 +122,6 @@ def checked_stock(value: object) -> dict[str, int]:
             raise InvalidInput(f"stock: {units!r:.60} of item {item_id!r} is not a whole number of 0 or more")
         stock[item_id] = int(units)
     return stock
-
-
-def checked_timeout(value: object) -> float:
-    """How long a call may take: a finite number of seconds above 0.
-
-    Raises:
-        InvalidInput: for anything else.
-    """
-    return _seconds(value, "timeout")
 
 
 def checked_interval(value: object) -> float | None:

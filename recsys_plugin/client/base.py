@@ -11,13 +11,13 @@ from typing import Any, Self
 
 from recsys_plugin.ads.serving import KnownCampaigns
 from recsys_plugin.background import Warner
-from recsys_plugin.client.arguments import MOST_USERS, checked_interval, checked_k, checked_timeout
+from recsys_plugin.client.arguments import MOST_USERS, checked_interval, checked_k
 from recsys_plugin.client.context import BEST_FIRST, Exploration, RequestContext, RequestRules
 from recsys_plugin.client.flows import Flow
 from recsys_plugin.client.release import Release, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.trying import Trying, serve, shadow
-from recsys_plugin.errors import ConfigurationError, DeadlineExceeded, InvalidInput, RecsysError
+from recsys_plugin.errors import ConfigurationError, InvalidInput, RecsysError
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.item_changes import ItemKeys
@@ -31,14 +31,22 @@ from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
 from recsys_plugin.policy.rules import NO_RULES, PageRules
 from recsys_plugin.pseudonyms import KEY_VARIABLE, Pseudonyms
 from recsys_plugin.query.recent import Recent
+from recsys_plugin.resilience.adaptive import AdaptiveShare, LatencyTarget
+from recsys_plugin.resilience.values import Limits, Retry, Timeout
 from recsys_plugin.settings import Settings
 from recsys_plugin.trials.assignment import is_shadowed
 from recsys_plugin.trials.trial import MalformedTrial
 
-__all__ = ["LOADING_TIMEOUT", "AskUsers", "ClientBase", "beside_these", "repeatable", "time_left", "under"]
+__all__ = ["LOADING_TIMEOUT", "AskUsers", "ClientBase", "beside_these", "repeatable", "under"]
 
 #: Seconds that loading a release may take; it happens at start-up and in ``refresh``, never within a request.
 LOADING_TIMEOUT = 60.0
+#: Seconds that recording and writing may take at least, where the caller does not say: nobody's page waits for it.
+WRITING_TIMEOUT = 0.5
+#: Seconds for what is asked beside the requests, at least.
+_BESIDE_TIMEOUT = 1.0
+
+_USUAL, _LIMITS, _RETRY, _TARGET = Timeout(), Limits(), Retry(), LatencyTarget()
 
 #: A request: makes its flow from a context and the users that it is for, who may be a part of those asked for.
 AskUsers = Callable[[RequestContext, Iterable[object]], Flow]
@@ -50,7 +58,15 @@ class ClientBase(ABC):
     Args:
         redis_url: see :mod:`recsys_plugin.features.connection`.
         triton_url: see :mod:`recsys_plugin.inference.address`; with several servers, calls go to them in turn.
-        timeout: seconds that a call may take, unless it says otherwise.
+        timeout: seconds that a call may take, unless it says otherwise; or a
+            :class:`~recsys_plugin.resilience.values.Timeout`, which also says how much of them reading features may
+            take. It is kept whatever Redis and Triton do. Recording and writing have half a second at least, loading a
+            version a minute.
+        limits: how many requests at once, how many waiting, how many connections. One more is refused with
+            :class:`~recsys_plugin.errors.Overloaded`.
+        retry: how often a call is made anew whose connection broke, and how often a server that is away is looked for.
+        latency_target: which latency ``recommend`` and ``search`` hold by considering fewer candidates while the client
+            is slow, down to a tenth; ``page.candidates`` says how many. ``None`` for always as many as are asked for.
         project: the Feast project.
         refresh_every: seconds between two looks for another version to serve, made beside the requests; ``None`` for
             none, so that only :meth:`refresh` and the disappearance of a version bring another.
@@ -85,7 +101,7 @@ class ClientBase(ABC):
         redis_url: str,
         triton_url: str,
         *,
-        timeout: float = 0.5,
+        timeout: float | Timeout = _USUAL,
         project: str = "recsys",
         refresh_every: float | None = 1.0,
         follow_items: bool = True,
@@ -98,10 +114,16 @@ class ClientBase(ABC):
         impressions: ImpressionLog | None = None,
         exploration: Exploration = BEST_FIRST,
         pseudonym_key: str | None = None,
+        limits: Limits = _LIMITS,
+        retry: Retry = _RETRY,
+        latency_target: LatencyTarget | None = _TARGET,
     ) -> None:
         self._redis_address = RedisAddress.parse(redis_url)
         self._triton_addresses = TritonAddress.parse_several(triton_url)
-        self._timeout = checked_timeout(timeout)
+        self._allowed, self._limits, self._retry = Timeout.of(timeout), limits, retry
+        self._writing_seconds = max(self._allowed.total, WRITING_TIMEOUT)
+        self._beside_seconds = max(self._allowed.total, _BESIDE_TIMEOUT)
+        self._adaptive = None if latency_target is None else AdaptiveShare(latency_target)
         self._project = project
         self._follow_items = follow_items
         self._item_keys, self._item_plan = ItemKeys(project), ItemPlan(project)
@@ -112,7 +134,7 @@ class ClientBase(ABC):
         self._request_ids = request_ids
         self._recording: dict[str, Any] = {
             "redis_url": redis_url,
-            "timeout": self._timeout,
+            "timeout": self._writing_seconds,
             "project": project,
             "spool": spool,
             "clock": clock,
@@ -160,7 +182,7 @@ class ClientBase(ABC):
 
     def _context(self, release: Release) -> RequestContext:
         logs_pages = self._impressions is not None
-        return RequestContext(
+        context = RequestContext(
             release,
             self._request_ids(),
             self._clock(),
@@ -170,6 +192,8 @@ class ClientBase(ABC):
             self._rules,
             self._query_vectors,
         )
+        context.adaptive = self._adaptive
+        return context
 
     def _answering(self, ask: AskUsers, user_ids: Iterable[object]) -> Callable[[Release], Flow]:
         """The flow of a request, for some users, on a release, whose pages are logged once all of them are made."""
@@ -238,8 +262,13 @@ class ClientBase(ABC):
     def _adopt(self, release: Release) -> None:
         self._release = release
 
-    def _seconds(self, timeout: float | None) -> float:
-        return self._timeout if timeout is None else checked_timeout(timeout)
+    def _time(self, timeout: float | Timeout | None) -> Timeout:
+        """What a request may take."""
+        return self._allowed if timeout is None else Timeout.of(timeout, self._allowed)
+
+    def _writing_time(self, timeout: float | Timeout | None) -> float:
+        """Seconds that a write may take."""
+        return self._writing_seconds if timeout is None else Timeout.of(timeout).total
 
 
 def repeatable(values: Iterable[object]) -> Iterable[object]:
@@ -280,15 +309,3 @@ def under(rules: object, sponsored: Iterable[object], ask: AskUsers) -> AskUsers
         return ask(context, users)
 
     return answer
-
-
-def time_left(deadline: float, allowed: float) -> float:
-    """Seconds until ``deadline``, a moment of ``time.monotonic``.
-
-    Raises:
-        DeadlineExceeded: if there are none; the message says how many were allowed.
-    """
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise DeadlineExceeded(f"the {allowed * 1000:.0f} ms allowed for the call were used up")
-    return left

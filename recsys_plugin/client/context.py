@@ -19,6 +19,7 @@ from recsys_plugin.inference.tensors import Array
 from recsys_plugin.policy.exploration import ExplorationPolicy, NoExploration
 from recsys_plugin.policy.rules import NO_RULES, PageRules, ShelfRules
 from recsys_plugin.query.recent import Recent
+from recsys_plugin.resilience.adaptive import AdaptiveShare
 
 __all__ = ["BEST_FIRST", "Exploration", "RequestContext", "RequestRules"]
 
@@ -115,6 +116,10 @@ class RequestContext:
     """Shelf → the rules that hold for it, see :mod:`recsys_plugin.client.shelf_rules`."""
     applied: RulesReport | None = field(init=False, default=None)
     """The rules of the page under way."""
+    adaptive: AdaptiveShare | None = field(init=False, default=None)
+    """Says which share of the candidates to consider at present; ``None`` for all."""
+    considered: int | None = field(init=False, default=None)
+    """How many candidates the first stage is asked for."""
     started: float = field(init=False)
     _stages: dict[str, float] = field(
         init=False, default_factory=lambda: dict.fromkeys(("features", "inference", "policy"), 0.0)
@@ -123,6 +128,10 @@ class RequestContext:
 
     def __post_init__(self) -> None:
         self.started = self._last = self.timer()
+
+    def to_consider(self, candidates: int) -> int:
+        """How many candidates to consider of as many as were asked for: fewer while the client is slow."""
+        return candidates if self.adaptive is None else self.adaptive.of(candidates)
 
     def end_of(self, stage: str) -> None:
         """Book the time since the previous stage ended."""

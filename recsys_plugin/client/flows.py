@@ -75,7 +75,8 @@ def recommend(
     wanted, excluded = checked_k(k), known_rows(context.release, exclude)
     exploration = context.exploration
     pool = max(wanted, exploration.pool) if exploration.explores else wanted
-    count = candidate_count(context.release, pool, checked_candidates(candidates))
+    count = candidate_count(context.release, pool, context.to_consider(checked_candidates(candidates)))
+    context.considered = count
     policy = shelf_policy(context, "recommend")
     if policy is not None:
         pool = policy.results(pool, count)

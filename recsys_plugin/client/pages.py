@@ -132,7 +132,17 @@ def page(
         context.served.append(_served(context, user_id, served_by, context.candidates))
         context.candidates = None
     rules, context.applied = context.applied, None
-    return Page(context.request_id, user_id, items, served_by, features, context.timings(), unknown_items, rules)
+    return Page(
+        context.request_id,
+        user_id,
+        items,
+        served_by,
+        features,
+        context.timings(),
+        unknown_items,
+        rules,
+        candidates=context.considered,
+    )
 
 
 def _served(context: RequestContext, user_id: str | None, by: ServedBy, candidates: Candidates) -> ServedPage:

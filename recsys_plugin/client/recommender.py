@@ -21,12 +21,12 @@ from recsys_plugin.client.base import (
     AskUsers,
     beside_these,
     repeatable,
-    time_left,
     under,
 )
 from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.course import Course
 from recsys_plugin.client.following import follow_rules, written
-from recsys_plugin.client.offload import Offload
+from recsys_plugin.client.offload import Offload, offloaded
 from recsys_plugin.client.release import Release, load_release, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.searching import search
@@ -46,6 +46,8 @@ from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.replicas import connect
 from recsys_plugin.policy.rules import ShelfRules
+from recsys_plugin.resilience.gate import Gate
+from recsys_plugin.resilience.values import Timeout
 from recsys_plugin.trials.trial import SHADOW
 
 __all__ = ["Recommender"]
@@ -68,8 +70,11 @@ class Recommender(Shelves):
         self._loading = threading.Lock()
         self._watchers: list[Watcher] = []
         self._shadows: ShadowThread | None = None
-        self._reader = FeatureReader(self._redis_address, timeout=self._timeout)
-        self._triton = connect(self._triton_addresses)
+        self._gate = Gate(self._limits)
+        options: dict[str, Any] = {"timeout": self._allowed, "limits": self._limits, "retry": self._retry}
+        self._reader = FeatureReader(self._redis_address, **options)
+        self._reader.begin()
+        self._triton = connect(self._triton_addresses, **options)
         self._recorder = EventRecorder(**self._recording)
         try:
             self._release = self._run(load_release(self._project, None), LOADING_TIMEOUT)
@@ -94,7 +99,7 @@ class Recommender(Shelves):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         explain: bool = False,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
     ) -> Page:
         """The k items that this user is most likely to want.
 
@@ -141,7 +146,7 @@ class Recommender(Shelves):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         explain: bool = False,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
     ) -> list[Page]:
         """:meth:`recommend` for several users at once: a page for each, in order.
 
@@ -167,7 +172,7 @@ class Recommender(Shelves):
         *,
         rules: ShelfRules | Mapping[str, Any] | None = None,
         explain: bool = False,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
     ) -> Page:
         """The given items, at most 10,000, best first for this user.
 
@@ -193,7 +198,7 @@ class Recommender(Shelves):
         candidates: int = 500,
         understand: bool = True,
         explain: bool = False,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
     ) -> Page:
         """Items that fit a query in natural language, with a touch of the user's taste; ``None`` is nobody.
 
@@ -275,7 +280,7 @@ class Recommender(Shelves):
         self.close()
 
     def _listen(self) -> ItemChanges:
-        return ItemChanges(self._redis_address, self._item_keys, timeout=self._timeout)
+        return ItemChanges(self._redis_address, self._item_keys, timeout=self._beside_seconds)
 
     def _take_up_arrived(self, keys: list[bytes]) -> None:
         """What listening begins with: all items that there are."""
@@ -324,7 +329,7 @@ class Recommender(Shelves):
         trying, self._trying = self._trying, None
         if trying is not None and (commands := trying.tally.drain()):
             try:
-                self._run(written(commands), self._timeout)
+                self._run(written(commands), self._writing_seconds)
             except RecsysError as error:
                 self._trial_warner.failed(error)
 
@@ -332,41 +337,57 @@ class Recommender(Shelves):
         self._run(flow, LOADING_TIMEOUT)
 
     def _ask(
-        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+        self, ask: AskUsers, timeout: float | Timeout | None, user_ids: Iterable[object] = (), *, repeats: bool = True
     ) -> list[Page]:
         """Answer a request on the release that serves at present, and during a trial on each user's own.
 
         ``repeats``: whether it may be asked once more, of a candidate that nobody sees the pages of.
         """
-        seconds, release = self._seconds(timeout), self._release
-        trying = self._tried(release)
+        allowed, release = self._time(timeout), self._release
+        seconds, trying = allowed.total, self._tried(release)
         if trying is None:
-            return self._run(self._on_control(ask, user_ids, release), seconds)
-        pages = self._run(self._on_trial(trying, ask, user_ids, release, seconds), seconds)
+            return self._run(self._on_control(ask, user_ids, release), allowed, self._gate)
+        pages = self._run(self._on_trial(trying, ask, user_ids, release, seconds), allowed, self._gate)
         if repeats and self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
             self._shadows.offer(flow, trying.tally)
         return pages
 
-    def _answer(self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None) -> _Result:
+    def _answer(
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
+    ) -> _Result:
         """Answer on the release that serves, trial or not, what has no page."""
         asked = on_one_release(self._project, self._release, lambda release: ask(self._context(release)), self._adopt)
-        return self._run(asked, self._seconds(timeout))
+        return self._run(asked, self._time(timeout), self._gate)
 
-    def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
-        """Drive a flow to its end, performing each call with the time that is left."""
-        deadline = time.monotonic() + timeout
+    def _run(self, flow: Generator[Any, Any, _Result], timeout: float | Timeout, gate: Gate | None = None) -> _Result:
+        """Drive a flow to its end, performing each call with the time that is left.
+
+        ``gate``: what a request goes through before its first call; that its turn does not come is told the flow, as if
+        the call had failed.
+        """
+        course = Course(Timeout.of(timeout, self._allowed), None if gate is None else self._adaptive)
         try:
             call = next(flow)
             while True:
                 try:
-                    answer = self._perform(call, time_left(deadline, timeout))
+                    seconds = course.seconds_for(call)
+                    if gate is not None and not course.inside:
+                        gate.enter(course.deadline)
+                        course.inside = True
+                        seconds = course.seconds_for(call)
+                    answer = self._perform(call, seconds)
                 except RecsysError as error:
+                    course.failed(call, error)
                     call = flow.throw(error)
                 else:
                     call = flow.send(answer)
         except StopIteration as end:
+            course.ended()
             result: _Result = end.value
             return result
+        finally:
+            if gate is not None and course.inside:
+                gate.leave(course.took())
 
     def _perform(self, call: object, timeout: float) -> object:
         match call:
@@ -387,6 +408,6 @@ class Recommender(Shelves):
             case GetSettings():
                 return self._triton.settings(call.model, call.version, timeout=timeout)
             case Offload():
-                return call.work()
+                return offloaded(call, seconds=timeout)
             case _:
                 raise TypeError(f"a flow made a call of unknown kind: {call!r}")

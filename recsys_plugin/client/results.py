@@ -164,6 +164,9 @@ class Page:
     """What was understood of a query; ``None`` where there was none to understand."""
     relaxed: tuple[str, ...] = ()
     """Filters of the query that would have left nothing, and were given up: ``category``, ``brand``, ``price``."""
+    candidates: int | None = None
+    """How many candidates ``recommend`` or ``search`` considered: as many as were asked for, or fewer while the client
+    is slow, see :class:`~recsys_plugin.resilience.adaptive.LatencyTarget`; ``None`` for other pages."""
 
     def __iter__(self) -> Iterator[ScoredItem]:
         """The items, best first."""
