@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from recsys_plugin.client.fallback import FULL, Fallback, FallbackCache, Remembered
 from recsys_plugin.client.release import Release
 from recsys_plugin.client.results import RulesReport, Timings
-from recsys_plugin.errors import InvalidInput, RecsysError
+from recsys_plugin.errors import InvalidInput, RecsysError, ReleaseChanged, ServiceUnavailable
 from recsys_plugin.features.plan import FeatureTensors
 from recsys_plugin.identifiers import checked_ids
 from recsys_plugin.impressions.document import Candidates, ServedPage
@@ -128,6 +128,8 @@ class RequestContext:
     """Why the servers are not asked any more: what is left is to be made in process."""
     fallbacks: dict[str | None, Fallback] = field(init=False, default_factory=dict)
     """User → the level of his page, where it is not the full one."""
+    missed: list[str] = field(init=False, default_factory=list)
+    """What could not be had for the page under way, though it is on the full level without it."""
     chosen: tuple[NDArray[np.int64], NDArray[np.float32]] | None = field(init=False, default=None)
     """Rows and scores of the page under way."""
     started: float = field(init=False)
@@ -143,11 +145,25 @@ class RequestContext:
         """From here on no server is asked; pages that were made are made again."""
         self.failure = failure
         self.served.clear()
+        self.missed.clear()
         self.candidates = self.applied = self.chosen = None
+
+    def miss(self, what: str, error: ServiceUnavailable) -> None:
+        """Go on without something for which a server failed.
+
+        Raises:
+            ServiceUnavailable: the error, if the request is strict, or a version came up that can be asked instead.
+        """
+        if self.strict or isinstance(error, ReleaseChanged):
+            raise error
+        self.missed.append(f"without {what}: {error}")
 
     def fallback_of(self, user_id: str | None) -> Fallback:
         """The level of a user's page."""
-        return self.fallbacks.get(user_id, FULL)
+        level = self.fallbacks.get(user_id, FULL)
+        if not self.missed:
+            return level
+        return replace(level, reason="; ".join(filter(None, (level.reason, *self.missed))))
 
     def end_of(self, stage: str) -> None:
         """Book the time since the previous stage ended."""
