@@ -8,16 +8,12 @@ from typing import Any, TypeVar, cast
 
 from recsys_plugin.ads.serving import click_ad
 from recsys_plugin.ads.store import AdClick
-from recsys_plugin.client import ads as ad_flows
+from recsys_plugin.client import ladder
 from recsys_plugin.client.ad_pages import AdsPage
 from recsys_plugin.client.arguments import checked_stock
 from recsys_plugin.client.base import AskUsers, ClientBase, beside_these, repeatable, under
-from recsys_plugin.client.categories import cross_category
-from recsys_plugin.client.complements import cross_sell
 from recsys_plugin.client.context import RequestContext
-from recsys_plugin.client.flows import similar_items
 from recsys_plugin.client.following import written
-from recsys_plugin.client.onboarding import onboard
 from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
 from recsys_plugin.client.results import Page
 from recsys_plugin.features.item_stock import stock_commands
@@ -45,6 +41,7 @@ class AsyncShelves(ClientBase):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Recommender.similar_items`."""
         excluded = beside_these(exclude, beside)
@@ -52,9 +49,10 @@ class AsyncShelves(ClientBase):
             under(
                 rules,
                 sponsored,
-                lambda context, _: similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
+                lambda context, _: ladder.similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
             ),
             timeout,
+            strict=strict,
         )
         return pages[0]
 
@@ -69,6 +67,7 @@ class AsyncShelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
         timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.onboard`."""
         asked, excluded = repeatable(chosen), beside_these(exclude, beside)
@@ -76,10 +75,11 @@ class AsyncShelves(ClientBase):
             under(
                 rules,
                 (),
-                lambda context, _: onboard(context, user_id, asked, k, exclude=excluded, candidates=candidates),
+                lambda context, _: ladder.onboard(context, user_id, asked, k, exclude=excluded, candidates=candidates),
             ),
             timeout,
             () if user_id is None else [checked_id(user_id, "user_id")],
+            strict=strict,
         )
         return pages[0]
 
@@ -93,6 +93,7 @@ class AsyncShelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
         timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.cross_sell`."""
         asked, excluded = repeatable(basket), beside_these(exclude, beside)
@@ -101,9 +102,10 @@ class AsyncShelves(ClientBase):
                 under(
                     rules,
                     (),
-                    lambda context, _: cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
+                    lambda context, _: ladder.cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
                 ),
                 timeout,
+                strict=strict,
             )
         )[0]
 
@@ -118,6 +120,7 @@ class AsyncShelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
         timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.cross_category`."""
         excluded, users = beside_these(exclude, beside), [checked_id(user_id, "user_id")]
@@ -126,12 +129,13 @@ class AsyncShelves(ClientBase):
                 under(
                     rules,
                     (),
-                    lambda context, _: cross_category(
+                    lambda context, _: ladder.cross_category(
                         context, user_id, k, per_category=per_category, exclude=excluded, candidates=candidates
                     ),
                 ),
                 timeout,
                 users,
+                strict=strict,
             )
         )[0]
 
@@ -159,13 +163,15 @@ class AsyncShelves(ClientBase):
         context: Mapping[str, str] = _NO_CONTEXT,
         exclude: Iterable[object] = (),
         timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> AdsPage:
         """See :meth:`Shelves.ads`."""
         users, excluded = [checked_id(user_id, "user_id")], repeatable(exclude)
         pages = await self._ask(
-            lambda request, _: ad_flows.ads(request, self._campaigns, user_id, slots, about=context, exclude=excluded),
+            lambda request, _: ladder.ads(request, self._campaigns, user_id, slots, about=context, exclude=excluded),
             timeout,
             users,
+            strict=strict,
             repeats=False,
         )
         return cast(AdsPage, pages[0])
@@ -183,7 +189,13 @@ class AsyncShelves(ClientBase):
 
     @abstractmethod
     async def _ask(
-        self, ask: AskUsers, timeout: float | Timeout | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+        self,
+        ask: AskUsers,
+        timeout: float | Timeout | None,
+        user_ids: Iterable[object] = (),
+        *,
+        strict: bool | None = None,
+        repeats: bool = True,
     ) -> list[Page]:
         """Answer a request."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from recsys_plugin.client.trying import Limited
+from recsys_plugin.client.limited import Limited
 from recsys_plugin.errors import DeadlineExceeded
 from recsys_plugin.features.plan import ReadFeatures
 from recsys_plugin.inference.calls import Infer
