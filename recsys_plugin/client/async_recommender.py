@@ -16,6 +16,7 @@ from recsys_plugin.client.async_shelves import AsyncShelves
 from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, beside_these, repeatable, under
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.course import Course
+from recsys_plugin.client.driving import drive_awaiting
 from recsys_plugin.client.following import follow_rules, written
 from recsys_plugin.client.limited import Limited
 from recsys_plugin.client.offload import Offload, awaited
@@ -362,28 +363,7 @@ class AsyncRecommender(AsyncShelves):
     ) -> _Result:
         """See :meth:`Recommender._run`."""
         course = Course(Timeout.of(timeout, self._allowed), None if gate is None else self._adaptive)
-        try:
-            call = next(flow)
-            while True:
-                try:
-                    seconds = course.seconds_for(call)
-                    if gate is not None and not course.inside:
-                        await gate.enter(course.deadline)
-                        course.inside = True
-                        seconds = course.seconds_for(call)
-                    answer = await self._perform(call, seconds)
-                except RecsysError as error:
-                    course.failed(call, error)
-                    call = flow.throw(error)
-                else:
-                    call = flow.send(answer)
-        except StopIteration as end:
-            course.ended()
-            result: _Result = end.value
-            return result
-        finally:
-            if gate is not None and course.inside:
-                gate.leave(course.took())
+        return await drive_awaiting(flow, course, gate, self._perform)
 
     async def _perform(self, call: object, timeout: float) -> object:
         if self._servers is None:

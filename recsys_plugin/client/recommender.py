@@ -19,6 +19,7 @@ from recsys_plugin.client.arrivals import TakeUp, take_up, take_up_everything
 from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, beside_these, repeatable, under
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.course import Course
+from recsys_plugin.client.driving import drive
 from recsys_plugin.client.following import follow_rules, written
 from recsys_plugin.client.limited import Limited
 from recsys_plugin.client.offload import Offload, offloaded
@@ -368,34 +369,9 @@ class Recommender(Shelves):
         return self._run(asked, self._time(timeout), self._gate)
 
     def _run(self, flow: Generator[Any, Any, _Result], timeout: float | Timeout, gate: Gate | None = None) -> _Result:
-        """Drive a flow to its end, performing each call with the time that is left.
-
-        ``gate``: what a request goes through before its first call; that its turn does not come is told the flow, as if
-        the call had failed.
-        """
+        """What a flow comes to within its time; ``gate`` is for requests."""
         course = Course(Timeout.of(timeout, self._allowed), None if gate is None else self._adaptive)
-        try:
-            call = next(flow)
-            while True:
-                try:
-                    seconds = course.seconds_for(call)
-                    if gate is not None and not course.inside:
-                        gate.enter(course.deadline)
-                        course.inside = True
-                        seconds = course.seconds_for(call)
-                    answer = self._perform(call, seconds)
-                except RecsysError as error:
-                    course.failed(call, error)
-                    call = flow.throw(error)
-                else:
-                    call = flow.send(answer)
-        except StopIteration as end:
-            course.ended()
-            result: _Result = end.value
-            return result
-        finally:
-            if gate is not None and course.inside:
-                gate.leave(course.took())
+        return drive(flow, course, gate, self._perform)
 
     def _perform(self, call: object, timeout: float) -> object:
         match call:
