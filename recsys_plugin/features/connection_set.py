@@ -102,7 +102,7 @@ class ConnectionSet:
         if closing:
             _close(closing)
 
-    def give_up(self, wire: Wire, error: BaseException | None, *, counts: bool) -> None:
+    def give_up(self, wire: Wire, error: BaseException | None, counts: bool) -> None:
         """Close a connection whose replies were not all read, lest the next take them for theirs.
 
         Args:
@@ -249,7 +249,7 @@ class AsyncConnectionSet:
         for other in closing:
             await other.close()
 
-    async def give_up(self, wire: AsyncWire, error: BaseException | None, *, counts: bool) -> None:
+    async def give_up(self, wire: AsyncWire, error: BaseException | None, counts: bool) -> None:
         """See :meth:`ConnectionSet.give_up`."""
         closing = [wire]
         if error is None:
