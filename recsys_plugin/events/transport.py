@@ -85,7 +85,7 @@ class EventTransport:
         import redis
 
         deadline = time.monotonic() + timeout
-        wire, acknowledged = self._connections.take(deadline), False
+        wire, acknowledged = self._connections.take(deadline, counts=timeout >= self._patience), False
         try:
             # The wait goes out with the entry: no further round trip when the worker is quick.
             wire.send(_packed([*_commands(call), *_wait(call, timeout)]), deadline)
@@ -147,7 +147,7 @@ class AsyncEventTransport:
         import redis
 
         deadline = time.monotonic() + timeout
-        wire, acknowledged = await self._connections.take(deadline), False
+        wire, acknowledged = await self._connections.take(deadline, counts=timeout >= self._patience), False
         try:
             refused: redis.ResponseError | None = None
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):

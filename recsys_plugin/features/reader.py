@@ -157,7 +157,7 @@ class FeatureReader:
         attempts = self._retry.attempts if repeats else 0
         with named_errors(self._address, timeout):
             while True:
-                wire = self._connections.take(deadline)
+                wire = self._connections.take(deadline, counts=timeout >= self._patience)
                 try:
                     answer = ask(wire, deadline)
                 except redis.ResponseError as error:
@@ -287,7 +287,7 @@ class AsyncFeatureReader:
         attempts = self._retry.attempts if repeats else 0
         with named_errors(self._address, timeout):
             while True:
-                wire = await self._connections.take(deadline)
+                wire = await self._connections.take(deadline, counts=timeout >= self._patience)
                 try:
                     async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                         answer = await ask(wire)
