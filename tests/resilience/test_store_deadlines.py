@@ -88,7 +88,8 @@ def test_a_stopped_server_costs_a_few_deadlines_and_is_back_at_once(event_redis:
     assert [list(reply) for reply in reader.read(READ, timeout=5)] == wanted
     os.kill(pid, signal.SIGSTOP)
     try:
-        took, errors = [], []
+        took: list[float] = []
+        errors: list[type[Exception]] = []
         while len(took) < 30:
             began = time.monotonic()
             with pytest.raises(ServiceUnavailable) as caught:
