@@ -147,6 +147,11 @@ class ConnectionSet:
         if worker is not None and worker is not threading.current_thread():
             worker.join()
 
+    def end(self) -> None:
+        """Let the worker end by itself: for when whoever had the connections is gone, and did not close them."""
+        self._stock.closed = True
+        self._ended.set()
+
     def _make_if_needed(self) -> None:
         """Start the worker unless it is there; the lock is held."""
         if self._worker is None and self._stock.needs_another():

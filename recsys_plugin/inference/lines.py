@@ -193,6 +193,11 @@ class Lines(_Base):
         for line in (*self._over(), self._line):
             line.channel.close()
 
+    def end(self) -> None:
+        """Let the worker end by itself: for when whoever had the line is gone, and did not close it."""
+        self._closed = True
+        self._news.set()
+
     def _work_if_needed(self) -> None:
         with self._lock:
             if self._worker is None and self._needed():
