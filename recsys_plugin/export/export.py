@@ -20,7 +20,7 @@ from recsys_plugin.errors import StepFailed
 from recsys_plugin.export.catalogue import seconds_of
 from recsys_plugin.export.complement_graphs import complements_graph
 from recsys_plugin.export.complement_parity import check_complements, complements_request
-from recsys_plugin.export.description import Model, describe_repository, own_row_count
+from recsys_plugin.export.description import KNOWN_EMBEDDING, Model, describe_repository, own_row_count
 from recsys_plugin.export.explain_graphs import explainer_graph
 from recsys_plugin.export.explain_parity import check_explanations
 from recsys_plugin.export.graph_files import GRAPH_LIMIT, digest_of, load_graph, save_graph, spill, tidy, total_bytes
@@ -338,7 +338,7 @@ def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dic
     encoded = local.run("text_encoder", tokens)["text_embedding"]
     merged = material.options.graphs == "merged"
     is_exact = material.options.precision == "fp32" and material.options.target != "tensorrt"
-    asked["search"] |= {"text_embedding": encoded} if merged else {"query": query}
+    asked["search"] |= {**tokens, KNOWN_EMBEDDING: np.zeros_like(encoded)} if merged else {"query": query}
     asked["tokenizer"] = {"query": query}
     asked["text_encoder"] = tokens
     asked |= _new_item_requests(local, material)
