@@ -1,12 +1,20 @@
-"""Which nodes and values of a graph depend on each other."""
+"""Graphs taken apart and put together: names that do not collide, and what depends on what."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
 import onnx
+from onnx import compose
 
-__all__ = ["leading_to", "read_by"]
+__all__ = ["leading_to", "prefix_names", "read_by"]
+
+
+def prefix_names(graph: onnx.GraphProto, prefix: str, *, ends: bool) -> None:
+    """Put a prefix before the names of everything in a graph, in place; ``ends``: of its inputs and outputs too."""
+    # Told of the weights, since otherwise graphs within a node would go on calling them by their old names.
+    weights = {tensor.name: prefix + tensor.name for tensor in graph.initializer}
+    compose.add_prefix_graph(graph, prefix, rename_inputs=ends, rename_outputs=ends, inplace=True, name_map=weights)
 
 
 def leading_to(nodes: Iterable[onnx.NodeProto], wanted: Iterable[str]) -> list[onnx.NodeProto]:

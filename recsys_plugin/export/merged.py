@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, compose, helper
+from onnx import TensorProto, helper
 
 from recsys_plugin.export.description import (
     BEST_RESULTS,
@@ -21,7 +21,7 @@ from recsys_plugin.export.description import (
     Step,
     Tensor,
 )
-from recsys_plugin.export.graph_parts import leading_to, read_by
+from recsys_plugin.export.graph_parts import leading_to, prefix_names, read_by
 from recsys_plugin.export.index_graphs import IR_VERSION, OPSET, best_graph, pack_graph
 from recsys_plugin.export.query_graphs import query_vector_graph
 
@@ -141,7 +141,9 @@ def merged_graph(model: Model, graphs: Mapping[str, onnx.ModelProto]) -> onnx.Mo
             opsets[opset.domain] = max(opset.version, opsets.get(opset.domain, 0))
         functions += [found for found in source.functions if found not in functions]
         outer = {**step.inputs, **step.outputs}
-        graph = compose.add_prefix_graph(source.graph, f"{step.model}_{number}/")
+        graph = onnx.GraphProto()
+        graph.CopyFrom(source.graph)
+        prefix_names(graph, f"{step.model}_{number}/", ends=True)
         _rename(graph, {f"{step.model}_{number}/{own}": shared for own, shared in outer.items()})
         nodes += graph.node
         initializers += graph.initializer
