@@ -152,7 +152,7 @@ def check_merged(
     differences: dict[str, float] = {}
     asked = example_requests(users, texts[0], candidates)
     answers = {name: (steps.run(name, inputs), merged.named(name, inputs)) for name, inputs in asked.items()}
-    answers["search of a known text"] = (answers["search"][0], _search_by_vector(steps, merged, asked["search"]))
+    answers["search_of_known_text"] = (answers["search"][0], _search_by_vector(steps, merged, asked["search"]))
     answers["search"][1].pop("text_embedding")
     for name, (wanted, got) in answers.items():
         if name == "recommend":
