@@ -17,13 +17,13 @@ __all__ = [
     "MOST_USERS",
     "checked_call_context",
     "checked_candidates",
+    "checked_flag",
     "checked_interval",
     "checked_k",
     "checked_per_category",
     "checked_query",
     "checked_slots",
     "checked_stock",
-    "checked_timeout",
 ]
 
 MOST_CANDIDATES = 10_000
@@ -125,13 +125,15 @@ def checked_stock(value: object) -> dict[str, int]:
     return stock
 
 
-def checked_timeout(value: object) -> float:
-    """How long a call may take: a finite number of seconds above 0.
+def checked_flag(value: object, name: str) -> bool:
+    """True or false.
 
     Raises:
         InvalidInput: for anything else.
     """
-    return _seconds(value, "timeout")
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{name}: {value!r:.60} is not true or false")
+    return value
 
 
 def checked_interval(value: object) -> float | None:

@@ -8,21 +8,18 @@ from typing import Any, TypeVar, cast
 
 from recsys_plugin.ads.serving import click_ad
 from recsys_plugin.ads.store import AdClick
-from recsys_plugin.client import ads as ad_flows
+from recsys_plugin.client import ladder
 from recsys_plugin.client.ad_pages import AdsPage
 from recsys_plugin.client.arguments import checked_stock
 from recsys_plugin.client.base import AskUsers, ClientBase, beside_these, repeatable, under
-from recsys_plugin.client.categories import cross_category
-from recsys_plugin.client.complements import cross_sell
 from recsys_plugin.client.context import RequestContext
-from recsys_plugin.client.flows import similar_items
 from recsys_plugin.client.following import written
-from recsys_plugin.client.onboarding import onboard
 from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
 from recsys_plugin.client.results import Page
 from recsys_plugin.features.item_stock import stock_commands
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.policy.rules import ShelfRules
+from recsys_plugin.resilience.values import Timeout
 
 __all__ = ["AsyncShelves"]
 
@@ -43,7 +40,8 @@ class AsyncShelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         sponsored: Iterable[object] = (),
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Recommender.similar_items`."""
         excluded = beside_these(exclude, beside)
@@ -51,9 +49,10 @@ class AsyncShelves(ClientBase):
             under(
                 rules,
                 sponsored,
-                lambda context, _: similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
+                lambda context, _: ladder.similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
             ),
             timeout,
+            strict=strict,
         )
         return pages[0]
 
@@ -67,7 +66,8 @@ class AsyncShelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.onboard`."""
         asked, excluded = repeatable(chosen), beside_these(exclude, beside)
@@ -75,10 +75,11 @@ class AsyncShelves(ClientBase):
             under(
                 rules,
                 (),
-                lambda context, _: onboard(context, user_id, asked, k, exclude=excluded, candidates=candidates),
+                lambda context, _: ladder.onboard(context, user_id, asked, k, exclude=excluded, candidates=candidates),
             ),
             timeout,
             () if user_id is None else [checked_id(user_id, "user_id")],
+            strict=strict,
         )
         return pages[0]
 
@@ -91,7 +92,8 @@ class AsyncShelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.cross_sell`."""
         asked, excluded = repeatable(basket), beside_these(exclude, beside)
@@ -100,9 +102,10 @@ class AsyncShelves(ClientBase):
                 under(
                     rules,
                     (),
-                    lambda context, _: cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
+                    lambda context, _: ladder.cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
                 ),
                 timeout,
+                strict=strict,
             )
         )[0]
 
@@ -116,7 +119,8 @@ class AsyncShelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.cross_category`."""
         excluded, users = beside_these(exclude, beside), [checked_id(user_id, "user_id")]
@@ -125,28 +129,31 @@ class AsyncShelves(ClientBase):
                 under(
                     rules,
                     (),
-                    lambda context, _: cross_category(
+                    lambda context, _: ladder.cross_category(
                         context, user_id, k, per_category=per_category, exclude=excluded, candidates=candidates
                     ),
                 ),
                 timeout,
                 users,
+                strict=strict,
             )
         )[0]
 
-    async def similar_users(self, user_id: object, k: int = 10, *, timeout: float | None = None) -> SimilarUsers:
+    async def similar_users(
+        self, user_id: object, k: int = 10, *, timeout: float | Timeout | None = None
+    ) -> SimilarUsers:
         """See :meth:`Shelves.similar_users`."""
         return await self._answer(lambda context: similar_users(context, self._pseudonyms, user_id, k), timeout)
 
-    async def community(self, user_id: object, *, timeout: float | None = None) -> Community | None:
+    async def community(self, user_id: object, *, timeout: float | Timeout | None = None) -> Community | None:
         """See :meth:`Shelves.community`."""
         return await self._answer(lambda context: community(context, self._pseudonyms, user_id), timeout)
 
-    async def set_stock(self, stock: Mapping[Any, int], *, timeout: float | None = None) -> None:
+    async def set_stock(self, stock: Mapping[Any, int], *, timeout: float | Timeout | None = None) -> None:
         """See :meth:`Shelves.set_stock`."""
         commands = stock_commands(self._project, checked_stock(stock), now=self._clock())
         if commands:
-            await self._run(written(commands), self._seconds(timeout))
+            await self._run(written(commands), self._writing_time(timeout))
 
     async def ads(
         self,
@@ -155,32 +162,40 @@ class AsyncShelves(ClientBase):
         *,
         context: Mapping[str, str] = _NO_CONTEXT,
         exclude: Iterable[object] = (),
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> AdsPage:
         """See :meth:`Shelves.ads`."""
         users, excluded = [checked_id(user_id, "user_id")], repeatable(exclude)
         pages = await self._ask(
-            lambda request, _: ad_flows.ads(request, self._campaigns, user_id, slots, about=context, exclude=excluded),
+            lambda request, _: ladder.ads(request, self._campaigns, user_id, slots, about=context, exclude=excluded),
             timeout,
             users,
+            strict=strict,
             repeats=False,
         )
         return cast(AdsPage, pages[0])
 
-    async def record_ad_click(self, impression_id: object, *, timeout: float | None = None) -> AdClick:
+    async def record_ad_click(self, impression_id: object, *, timeout: float | Timeout | None = None) -> AdClick:
         """See :meth:`Shelves.record_ad_click`."""
         clicked = checked_id(impression_id, "impression_id")
-        return await self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._seconds(timeout))
+        return await self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._writing_time(timeout))
 
     @abstractmethod
     async def _answer(
-        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
     ) -> _Result:
         """Answer on the release that serves what has no page."""
 
     @abstractmethod
     async def _ask(
-        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+        self,
+        ask: AskUsers,
+        timeout: float | Timeout | None,
+        user_ids: Iterable[object] = (),
+        *,
+        strict: bool | None = None,
+        repeats: bool = True,
     ) -> list[Page]:
         """Answer a request."""
 

@@ -7,17 +7,22 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 from recsys_plugin.ads.serving import KnownCampaigns
 from recsys_plugin.background import Warner
-from recsys_plugin.client.arguments import MOST_USERS, checked_interval, checked_k, checked_timeout
+from recsys_plugin.client.arguments import MOST_USERS, checked_flag, checked_interval, checked_k
 from recsys_plugin.client.context import BEST_FIRST, Exploration, RequestContext, RequestRules
+from recsys_plugin.client.fallback import DEFAULT_CACHE, FallbackCache, Remembered
 from recsys_plugin.client.flows import Flow
-from recsys_plugin.client.release import Release, on_one_release
+from recsys_plugin.client.ladder import laddered
+from recsys_plugin.client.release import Release
 from recsys_plugin.client.results import Page
+from recsys_plugin.client.snapshots import READY_EVERY, Snapshots
 from recsys_plugin.client.trying import Trying, serve, shadow
-from recsys_plugin.errors import ConfigurationError, DeadlineExceeded, InvalidInput, RecsysError
+from recsys_plugin.errors import ConfigurationError, InvalidInput, RecsysError
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.item_changes import ItemKeys
@@ -31,14 +36,25 @@ from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
 from recsys_plugin.policy.rules import NO_RULES, PageRules
 from recsys_plugin.pseudonyms import KEY_VARIABLE, Pseudonyms
 from recsys_plugin.query.recent import Recent
+from recsys_plugin.resilience.adaptive import AdaptiveShare, LatencyTarget
+from recsys_plugin.resilience.values import Limits, Retry, Timeout
 from recsys_plugin.settings import Settings
 from recsys_plugin.trials.assignment import is_shadowed
 from recsys_plugin.trials.trial import MalformedTrial
 
-__all__ = ["LOADING_TIMEOUT", "AskUsers", "ClientBase", "beside_these", "repeatable", "time_left", "under"]
+__all__ = ["LOADING_TIMEOUT", "AskUsers", "ClientBase", "beside_these", "repeatable", "under"]
+
+#: Seconds kept back of a request's time for making its page in process if the servers fail; of little time, a part.
+_RESERVE, _MOST_RESERVED = 0.002, 0.25
 
 #: Seconds that loading a release may take; it happens at start-up and in ``refresh``, never within a request.
 LOADING_TIMEOUT = 60.0
+#: Seconds that recording and writing may take at least, where the caller does not say: nobody's page waits for it.
+WRITING_TIMEOUT = 0.5
+#: Seconds for what is asked beside the requests, at least.
+_BESIDE_TIMEOUT = 1.0
+
+_USUAL, _LIMITS, _RETRY, _TARGET = Timeout(), Limits(), Retry(), LatencyTarget()
 
 #: A request: makes its flow from a context and the users that it is for, who may be a part of those asked for.
 AskUsers = Callable[[RequestContext, Iterable[object]], Flow]
@@ -50,7 +66,15 @@ class ClientBase(ABC):
     Args:
         redis_url: see :mod:`recsys_plugin.features.connection`.
         triton_url: see :mod:`recsys_plugin.inference.address`; with several servers, calls go to them in turn.
-        timeout: seconds that a call may take, unless it says otherwise.
+        timeout: seconds that a call may take, unless it says otherwise; or a
+            :class:`~recsys_plugin.resilience.values.Timeout`, which also says how much of them reading features may
+            take. It is kept whatever Redis and Triton do. Recording and writing have half a second at least, loading a
+            version a minute.
+        limits: how many requests at once, how many waiting, how many connections. One more is refused with
+            :class:`~recsys_plugin.errors.Overloaded`.
+        retry: how often a call is made anew whose connection broke, and how often a server that is away is looked for.
+        latency_target: which latency ``recommend`` and ``search`` hold by considering fewer candidates while the client
+            is slow, down to a tenth; ``page.candidates`` says how many. ``None`` for always as many as are asked for.
         project: the Feast project.
         refresh_every: seconds between two looks for another version to serve, made beside the requests; ``None`` for
             none, so that only :meth:`refresh` and the disappearance of a version bring another.
@@ -68,6 +92,11 @@ class ClientBase(ABC):
         exploration: how pages of ``recommend`` are chosen among the best candidates; the best themselves by default.
         pseudonym_key: the secret by which users are shown to others, the same as for the export; without one they are
             not, see :mod:`recsys_plugin.pseudonyms`.
+        strict: whether a server that fails is an error of the request, rather than a page of a lower level, see
+            :mod:`recsys_plugin.client.ladder`; each request may say otherwise.
+        fallback_cache: how much is kept of recent answers for when a server fails.
+        snapshot: a local file that the client keeps up to date, and is opened from while no server can be reached; it
+            then gets ready beside the requests. A file that is no whole snapshot is refused.
 
     Raises:
         ConfigurationError: if a URL is malformed.
@@ -85,7 +114,7 @@ class ClientBase(ABC):
         redis_url: str,
         triton_url: str,
         *,
-        timeout: float = 0.5,
+        timeout: float | Timeout = _USUAL,
         project: str = "recsys",
         refresh_every: float | None = 1.0,
         follow_items: bool = True,
@@ -98,10 +127,20 @@ class ClientBase(ABC):
         impressions: ImpressionLog | None = None,
         exploration: Exploration = BEST_FIRST,
         pseudonym_key: str | None = None,
+        limits: Limits = _LIMITS,
+        retry: Retry = _RETRY,
+        latency_target: LatencyTarget | None = _TARGET,
+        strict: bool = False,
+        fallback_cache: FallbackCache = DEFAULT_CACHE,
+        snapshot: str | os.PathLike[str] | None = None,
     ) -> None:
         self._redis_address = RedisAddress.parse(redis_url)
         self._triton_addresses = TritonAddress.parse_several(triton_url)
-        self._timeout = checked_timeout(timeout)
+        self._allowed, self._limits, self._retry = Timeout.of(timeout), limits, retry
+        self._requests = _reserved(self._allowed)
+        self._writing_seconds = max(self._allowed.total, WRITING_TIMEOUT)
+        self._beside_seconds = max(self._allowed.total, _BESIDE_TIMEOUT)
+        self._adaptive = None if latency_target is None else AdaptiveShare(latency_target)
         self._project = project
         self._follow_items = follow_items
         self._item_keys, self._item_plan = ItemKeys(project), ItemPlan(project)
@@ -112,7 +151,7 @@ class ClientBase(ABC):
         self._request_ids = request_ids
         self._recording: dict[str, Any] = {
             "redis_url": redis_url,
-            "timeout": self._timeout,
+            "timeout": self._writing_seconds,
             "project": project,
             "spool": spool,
             "clock": clock,
@@ -121,6 +160,9 @@ class ClientBase(ABC):
         self._impressions = None if impressions is None else ImpressionWriter(redis_url, impressions, project=project)
         self._exploration = exploration
         self._pseudonyms = None if pseudonym_key is None else Pseudonyms(pseudonym_key)
+        self._strict = checked_flag(strict, "strict")
+        self._memory = Remembered(fallback_cache)
+        self._snapshots = Snapshots(None if snapshot is None else Path(snapshot), project, LOADING_TIMEOUT)
         self._campaigns = KnownCampaigns(EventKeys(project))
         self._trial_warner = Warner("could not follow the trial of a model version")
         self._rules_warner = Warner("could not take up the rules for pages")
@@ -134,7 +176,7 @@ class ClientBase(ABC):
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
         """Make a client from ``RECSYS_REDIS_URL``, ``RECSYS_TRITON_URL`` and what is set of ``RECSYS_SPOOL``,
-        ``RECSYS_IMPRESSIONS``, ``RECSYS_EXPLORATION`` and ``RECSYS_PSEUDONYM_KEY``.
+        ``RECSYS_IMPRESSIONS``, ``RECSYS_EXPLORATION``, ``RECSYS_PSEUDONYM_KEY`` and ``RECSYS_SNAPSHOT``.
 
         ``RECSYS_AS_OF`` stops the clock at that moment, for historical data. ``options`` are the keyword arguments
         of the class.
@@ -152,15 +194,17 @@ class ClientBase(ABC):
             options.setdefault("clock", lambda: as_of)
         options.setdefault("spool", settings.spool)
         options.setdefault("pseudonym_key", settings.pseudonym_key)
+        options.setdefault("snapshot", settings.snapshot)
         if settings.impressions is not None:
             options.setdefault("impressions", ImpressionLog(sample=settings.impressions))
         if settings.exploration is not None:
             options.setdefault("exploration", Exploration(parse_exploration(settings.exploration)))
         return cls(settings.redis_url, settings.triton_url, **options)
 
-    def _context(self, release: Release) -> RequestContext:
+    def _context(self, release: Release, *, strict: bool = True) -> RequestContext:
+        """What a request is given; one that, unless strict, falls back."""
         logs_pages = self._impressions is not None
-        return RequestContext(
+        context = RequestContext(
             release,
             self._request_ids(),
             self._clock(),
@@ -169,47 +213,55 @@ class ClientBase(ABC):
             logs_pages,
             self._rules,
             self._query_vectors,
+            strict,
+            self._memory,
+        )
+        context.adaptive = self._adaptive
+        return context
+
+    def _logged(self, ask: AskUsers, context: RequestContext, user_ids: Iterable[object]) -> Flow:
+        """The flow of a request for some users, whose pages are logged once all of them are made."""
+        pages = yield from ask(context, user_ids)
+        if self._impressions is not None:
+            self._impressions.offer(context.served)
+        return pages
+
+    def _on_control(self, ask: AskUsers, user_ids: Iterable[object], release: Release, strict: bool) -> Flow:
+        """The request on the release that serves, with the ladder under it."""
+        return laddered(
+            self._project,
+            release,
+            lambda release: self._context(release, strict=strict),
+            lambda context: self._logged(ask, context, user_ids),
+            self._adopt,
         )
 
-    def _answering(self, ask: AskUsers, user_ids: Iterable[object]) -> Callable[[Release], Flow]:
-        """The flow of a request, for some users, on a release, whose pages are logged once all of them are made."""
-
-        def answer(release: Release) -> Flow:
-            context = self._context(release)
-            pages = yield from ask(context, user_ids)
-            if self._impressions is not None:
-                self._impressions.offer(context.served)
-            return pages
-
-        return answer
-
-    def _on_control(self, ask: AskUsers, user_ids: Iterable[object], release: Release) -> Flow:
-        """The request on the release that serves."""
-        return on_one_release(self._project, release, self._answering(ask, user_ids), self._adopt)
-
     def _on_trial(
-        self, trying: Trying, ask: AskUsers, user_ids: Iterable[object], release: Release, seconds: float
+        self, trying: Trying, ask: AskUsers, user_ids: Iterable[object], release: Release, seconds: float, strict: bool
     ) -> Flow:
-        """The request on the release of each user's arm; one without a user is answered by the control."""
+        """The request on the release of each user's arm; one without a user is answered by the control.
+
+        Under the candidate there is no ladder: what fails is told of it, and the control steps in.
+        """
         users = checked_ids(user_ids, "user_ids", most=MOST_USERS)
         if not users:
-            return self._on_control(ask, users, release)
+            return self._on_control(ask, users, release, strict)
         return serve(
             trying,
             users,
-            lambda part: self._answering(ask, part),
-            lambda answer: on_one_release(self._project, release, answer, self._adopt),
+            lambda part: lambda release: self._logged(ask, self._context(release), part),
+            lambda part: self._on_control(ask, part, release, seconds, strict),
             timeout=seconds,
             timer=time.perf_counter,
         )
 
     def _in_shadow(self, trying: Trying, ask: AskUsers, pages: Sequence[Page], seconds: float) -> Flow | None:
         """The request once more on the candidate, for nobody to see; ``None`` if it was not drawn."""
-        served = [page for page in pages if page.user_id is not None]
+        served = [page for page in pages if page.user_id is not None and not page.fallback.degraded]
         if not served or not is_shadowed(trying.trial, served[0].request_id):
             return None
         users = [page.user_id for page in served]
-        # Not by _answering: what nobody saw is no page that was served.
+        # Not by _logged: what nobody saw is no page that was served.
         return shadow(trying, lambda release: ask(self._context(release), users), served, seconds, time.perf_counter)
 
     def _tried(self, release: Release) -> Trying | None:
@@ -235,11 +287,25 @@ class ClientBase(ABC):
             raise ConfigurationError(f"a pseudonym needs a key: set {KEY_VARIABLE} or pass pseudonym_key")
         return self._pseudonyms.of(user)
 
+    def _looks_every(self, release: Release) -> float | None:
+        """Seconds between two looks for another version; a client without models must find one in any case."""
+        if not release.is_snapshot:
+            return self._refresh_every
+        return min(self._refresh_every or READY_EVERY, READY_EVERY)
+
     def _adopt(self, release: Release) -> None:
         self._release = release
 
-    def _seconds(self, timeout: float | None) -> float:
-        return self._timeout if timeout is None else checked_timeout(timeout)
+    def _time(self, timeout: float | Timeout | None) -> Timeout:
+        """What servers may take of a request's time."""
+        return self._requests if timeout is None else _reserved(Timeout.of(timeout, self._allowed))
+
+    def _writing_time(self, timeout: float | Timeout | None) -> float:
+        """Seconds that a write may take."""
+        return self._writing_seconds if timeout is None else Timeout.of(timeout).total
+
+    def _is_strict(self, strict: bool | None) -> bool:
+        return self._strict if strict is None else checked_flag(strict, "strict")
 
 
 def repeatable(values: Iterable[object]) -> Iterable[object]:
@@ -282,13 +348,6 @@ def under(rules: object, sponsored: Iterable[object], ask: AskUsers) -> AskUsers
     return answer
 
 
-def time_left(deadline: float, allowed: float) -> float:
-    """Seconds until ``deadline``, a moment of ``time.monotonic``.
-
-    Raises:
-        DeadlineExceeded: if there are none; the message says how many were allowed.
-    """
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise DeadlineExceeded(f"the {allowed * 1000:.0f} ms allowed for the call were used up")
-    return left
+def _reserved(allowed: Timeout) -> Timeout:
+    """What servers may take of the time that a request may take: the rest is for making a page without them."""
+    return replace(allowed, total=allowed.total - min(_RESERVE, _MOST_RESERVED * allowed.total))

@@ -19,6 +19,7 @@ from recsys_plugin.client.arguments import (
     checked_candidates,
     checked_k,
 )
+from recsys_plugin.client.cached_features import read_or_recall
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.explaining import explained
 from recsys_plugin.client.pages import SCORES, line_of, page, page_items
@@ -77,7 +78,8 @@ def recommend(
     wanted, excluded = checked_k(k), known_rows(context.release, exclude)
     exploration = context.exploration
     pool = max(wanted, exploration.pool) if exploration.explores else wanted
-    count = candidate_count(context.release, pool, checked_candidates(candidates))
+    count = candidate_count(context.release, pool, context.to_consider(checked_candidates(candidates)))
+    context.considered = count
     policy = shelf_policy(context, "recommend")
     if policy is not None:
         pool = policy.results(pool, count)
@@ -246,8 +248,12 @@ def read_features(
 ) -> Generator[ReadFeatures, Any, tuple[FeatureTensors, tuple[FeatureReport, ...]]]:
     """One round trip to Redis for all users, decoded into the model's tensors."""
     plan = model.plan
-    replies = yield ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
-    decoded = plan.decode(user_ids, replies, now=context.now, rows=context.release.catalogue.rows)
+    call = ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
+    if context.strict:
+        replies = yield call
+        decoded = plan.decode(user_ids, replies, now=context.now, rows=context.release.catalogue.rows)
+    else:
+        decoded = yield from read_or_recall(context, plan, user_ids, call)
     context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}
     context.end_of("features")
     return decoded

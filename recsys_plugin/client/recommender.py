@@ -14,25 +14,20 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from recsys_plugin.background import Watcher
-from recsys_plugin.client import flows
+from recsys_plugin.client import flows, ladder
 from recsys_plugin.client.arrivals import TakeUp, take_up, take_up_everything
-from recsys_plugin.client.base import (
-    LOADING_TIMEOUT,
-    AskUsers,
-    beside_these,
-    repeatable,
-    time_left,
-    under,
-)
+from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, beside_these, repeatable, under
 from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.course import Course
+from recsys_plugin.client.driving import drive
 from recsys_plugin.client.following import follow_rules, written
-from recsys_plugin.client.offload import Offload
-from recsys_plugin.client.release import Release, load_release, on_one_release
+from recsys_plugin.client.limited import Limited
+from recsys_plugin.client.offload import Offload, offloaded
+from recsys_plugin.client.release import Release, load_release, loaded, on_one_release
 from recsys_plugin.client.results import Page
-from recsys_plugin.client.searching import search
 from recsys_plugin.client.shadowing import ShadowThread
 from recsys_plugin.client.shelves import Shelves
-from recsys_plugin.client.trying import Limited, follow_trial
+from recsys_plugin.client.trying import follow_trial
 from recsys_plugin.client.watching import watch_items, watch_releases
 from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
@@ -46,6 +41,8 @@ from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.replicas import connect
 from recsys_plugin.policy.rules import ShelfRules
+from recsys_plugin.resilience.gate import Gate
+from recsys_plugin.resilience.values import Timeout
 from recsys_plugin.trials.trial import SHADOW
 
 __all__ = ["Recommender"]
@@ -58,8 +55,8 @@ class Recommender(Shelves):
 
     Making one connects, finds the newest version that Triton serves, checks its feature contract against the feature
     store and loads the catalogue; a request is then arithmetic and one round trip to each server. The arguments are
-    those of :class:`~recsys_plugin.client.base.ClientBase`. Raises, besides its errors, ``FeatureContractError``
-    when model and feature store disagree, and ``ServiceUnavailable`` when a server does not answer.
+    those of :class:`~recsys_plugin.client.base.ClientBase`. Raises, besides its errors, ``FeatureContractError`` when
+    model and feature store disagree, and ``ServiceUnavailable`` when a server does not answer and there is no snapshot.
     """
 
     _release: Release
@@ -68,18 +65,22 @@ class Recommender(Shelves):
         self._loading = threading.Lock()
         self._watchers: list[Watcher] = []
         self._shadows: ShadowThread | None = None
-        self._reader = FeatureReader(self._redis_address, timeout=self._timeout)
-        self._triton = connect(self._triton_addresses)
+        self._gate = Gate(self._limits)
+        options: dict[str, Any] = {"timeout": self._allowed, "limits": self._limits, "retry": self._retry}
+        self._reader = FeatureReader(self._redis_address, **options)
+        self._reader.begin()
+        self._triton = connect(self._triton_addresses, **options)
         self._recorder = EventRecorder(**self._recording)
         try:
-            self._release = self._run(load_release(self._project, None), LOADING_TIMEOUT)
-            self._rules = self._run(follow_rules(self._project, self._rules), LOADING_TIMEOUT)
-            self._follow_trial()
+            self._release, self._rules = self._run(self._snapshots.opened(), LOADING_TIMEOUT)
+            if not self._release.is_snapshot:
+                self._follow_trial()
+            self._run(self._snapshots.kept(self._release, self._rules), LOADING_TIMEOUT)
         except BaseException:
             self.close()
             raise
-        if self._refresh_every is not None:
-            self._watchers.append(watch_releases(self.refresh, self._refresh_every))
+        if (every := self._looks_every(self._release)) is not None:
+            self._watchers.append(watch_releases(self._look, every))
         if self._follow_items:
             self._watchers.append(watch_items(self._listen, self._take_up_arrived, self._take_up_written))
 
@@ -94,7 +95,8 @@ class Recommender(Shelves):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         explain: bool = False,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """The k items that this user is most likely to want.
 
@@ -111,24 +113,18 @@ class Recommender(Shelves):
             explain: whether each item is to say why it is there, see
                 :class:`~recsys_plugin.client.explanation.Explanation`; it costs another call to Triton for each user.
             timeout: seconds for this call.
+            strict: whether what fails is raised, rather than told by ``page.fallback``; ``None`` for the client's.
 
         Raises:
             InvalidInput: for a wrong argument, which the message names.
-            FeatureContractError: if a stored value has another type than the model was trained with.
-            ServiceUnavailable: if Redis or Triton fail, or take longer than the timeout.
+            FeatureContractError, ServiceUnavailable: strict, if a stored value has another type than the model was
+                trained with; if Redis or Triton fail, or take longer than the timeout.
         """
         users = [checked_id(user_id, "user_id")]
         return self.recommend_many(
-            users,
-            k,
-            exclude=exclude,
-            beside=beside,
-            rules=rules,
-            sponsored=sponsored,
-            candidates=candidates,
-            explain=explain,
-            timeout=timeout,
-        )[0]
+            users, k, exclude=exclude, beside=beside, rules=rules, sponsored=sponsored,
+            candidates=candidates, explain=explain, timeout=timeout, strict=strict,
+        )[0]  # fmt: skip
 
     def recommend_many(
         self,
@@ -141,7 +137,8 @@ class Recommender(Shelves):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         explain: bool = False,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> list[Page]:
         """:meth:`recommend` for several users at once: a page for each, in order.
 
@@ -152,12 +149,13 @@ class Recommender(Shelves):
             under(
                 rules,
                 sponsored,
-                lambda context, users: flows.recommend(
+                lambda context, users: ladder.recommend(
                     context, users, k, exclude=excluded, candidates=candidates, explain=explain
                 ),
             ),
             timeout,
             users,
+            strict=strict,
         )
 
     def rank(
@@ -167,7 +165,8 @@ class Recommender(Shelves):
         *,
         rules: ShelfRules | Mapping[str, Any] | None = None,
         explain: bool = False,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """The given items, at most 10,000, best first for this user.
 
@@ -177,7 +176,10 @@ class Recommender(Shelves):
         """
         asked, users = repeatable(item_ids), [checked_id(user_id, "user_id")]
         return self._ask(
-            under(rules, (), lambda context, _: flows.rank(context, user_id, asked, explain=explain)), timeout, users
+            under(rules, (), lambda context, _: ladder.rank(context, user_id, asked, explain=explain)),
+            timeout,
+            users,
+            strict=strict,
         )[0]
 
     def search(
@@ -193,7 +195,8 @@ class Recommender(Shelves):
         candidates: int = 500,
         understand: bool = True,
         explain: bool = False,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """Items that fit a query in natural language, with a touch of the user's taste; ``None`` is nobody.
 
@@ -211,7 +214,7 @@ class Recommender(Shelves):
             under(
                 rules,
                 sponsored,
-                lambda context, _: search(
+                lambda context, _: ladder.search(
                     context,
                     user_id,
                     query,
@@ -225,6 +228,7 @@ class Recommender(Shelves):
             ),
             timeout,
             () if user_id is None else [checked_id(user_id, "user_id")],
+            strict=strict,
         )[0]
 
     def record(self, event: Event, *, visible: bool = False, timeout: float | None = None) -> Recorded:
@@ -249,10 +253,16 @@ class Recommender(Shelves):
             The version that serves from now on.
         """
         with self._loading:
-            self._release = self._run(load_release(self._project, self._release), LOADING_TIMEOUT)
+            current = None if self._release.is_snapshot else self._release
+            self._release = self._run(load_release(self._project, current), LOADING_TIMEOUT)
             self._follow_rules()
             self._follow_trial()
+            self._run(self._snapshots.kept(self._release, self._rules), LOADING_TIMEOUT)
         return self._release.version
+
+    def _look(self) -> None:
+        if self._refresh_every is not None or self._release.is_snapshot:
+            self.refresh()
 
     def close(self) -> None:
         """Close the connections to both servers."""
@@ -275,10 +285,9 @@ class Recommender(Shelves):
         self.close()
 
     def _listen(self) -> ItemChanges:
-        return ItemChanges(self._redis_address, self._item_keys, timeout=self._timeout)
+        return ItemChanges(self._redis_address, self._item_keys, timeout=self._beside_seconds)
 
     def _take_up_arrived(self, keys: list[bytes]) -> None:
-        """What listening begins with: all items that there are."""
         self._take_up(take_up_everything, keys)
 
     def _take_up_written(self, keys: list[bytes]) -> None:
@@ -287,6 +296,7 @@ class Recommender(Shelves):
     def _take_up(self, take: TakeUp, keys: list[bytes]) -> None:
         item_ids = self._item_keys.item_ids(keys)
         with self._loading:
+            loaded(self._release)
             self._release = self._run(take(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
             trying = self._trying
             if trying is not None and trying.candidate is not None:
@@ -294,7 +304,6 @@ class Recommender(Shelves):
                 self._trying = replace(trying, candidate=release)
 
     def _follow_rules(self) -> None:
-        """Take up the shop's rules as they are now."""
         try:
             self._rules = self._run(follow_rules(self._project, self._rules), LOADING_TIMEOUT)
             self._rules_warner.worked()
@@ -309,8 +318,7 @@ class Recommender(Shelves):
             self._trial_warner.worked()
         except RecsysError as error:
             self._follow_trial_failed(error)
-        shadowed = self._trying is not None and self._trying.trial.mode == SHADOW
-        if shadowed and self._shadows is None:
+        if (shadowed := self._trying is not None and self._trying.trial.mode == SHADOW) and self._shadows is None:
             self._shadows = ShadowThread(self._run_shadow)
         elif not shadowed and self._shadows is not None:
             self._shadows.close()
@@ -324,7 +332,7 @@ class Recommender(Shelves):
         trying, self._trying = self._trying, None
         if trying is not None and (commands := trying.tally.drain()):
             try:
-                self._run(written(commands), self._timeout)
+                self._run(written(commands), self._writing_seconds)
             except RecsysError as error:
                 self._trial_warner.failed(error)
 
@@ -332,41 +340,38 @@ class Recommender(Shelves):
         self._run(flow, LOADING_TIMEOUT)
 
     def _ask(
-        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+        self,
+        ask: AskUsers,
+        timeout: float | Timeout | None,
+        user_ids: Iterable[object] = (),
+        *,
+        strict: bool | None = None,
+        repeats: bool = True,
     ) -> list[Page]:
         """Answer a request on the release that serves at present, and during a trial on each user's own.
 
         ``repeats``: whether it may be asked once more, of a candidate that nobody sees the pages of.
         """
-        seconds, release = self._seconds(timeout), self._release
-        trying = self._tried(release)
+        allowed, exact, release = self._time(timeout), self._is_strict(strict), self._release
+        seconds, trying = allowed.total, self._tried(release)
         if trying is None:
-            return self._run(self._on_control(ask, user_ids, release), seconds)
-        pages = self._run(self._on_trial(trying, ask, user_ids, release, seconds), seconds)
+            return self._run(self._on_control(ask, user_ids, release, exact), allowed, self._gate)
+        pages = self._run(self._on_trial(trying, ask, user_ids, release, seconds, exact), allowed, self._gate)
         if repeats and self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
             self._shadows.offer(flow, trying.tally)
         return pages
 
-    def _answer(self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None) -> _Result:
+    def _answer(
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
+    ) -> _Result:
         """Answer on the release that serves, trial or not, what has no page."""
         asked = on_one_release(self._project, self._release, lambda release: ask(self._context(release)), self._adopt)
-        return self._run(asked, self._seconds(timeout))
+        return self._run(asked, self._time(timeout), self._gate)
 
-    def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
-        """Drive a flow to its end, performing each call with the time that is left."""
-        deadline = time.monotonic() + timeout
-        try:
-            call = next(flow)
-            while True:
-                try:
-                    answer = self._perform(call, time_left(deadline, timeout))
-                except RecsysError as error:
-                    call = flow.throw(error)
-                else:
-                    call = flow.send(answer)
-        except StopIteration as end:
-            result: _Result = end.value
-            return result
+    def _run(self, flow: Generator[Any, Any, _Result], timeout: float | Timeout, gate: Gate | None = None) -> _Result:
+        """What a flow comes to within its time; ``gate`` is for requests."""
+        course = Course(Timeout.of(timeout, self._allowed), None if gate is None else self._adaptive)
+        return drive(flow, course, gate, self._perform)
 
     def _perform(self, call: object, timeout: float) -> object:
         match call:
@@ -387,6 +392,6 @@ class Recommender(Shelves):
             case GetSettings():
                 return self._triton.settings(call.model, call.version, timeout=timeout)
             case Offload():
-                return call.work()
+                return offloaded(call, seconds=timeout)
             case _:
                 raise TypeError(f"a flow made a call of unknown kind: {call!r}")

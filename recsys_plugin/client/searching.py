@@ -42,7 +42,7 @@ from recsys_plugin.policy.page import SearchBlend
 if TYPE_CHECKING:
     from recsys_plugin.query.search_index import SearchPlan
 
-__all__ = ["search"]
+__all__ = ["plan_of", "search", "told"]
 
 
 def search(
@@ -60,10 +60,11 @@ def search(
     """Items that fit the query by words and meaning, within its filters, with a touch of the user's taste."""
     user = None if user_id is None else checked_id(user_id, "user_id")
     text, wanted, excluded = checked_query(query), checked_k(k), known_rows(context.release, exclude)
-    count = candidate_count(context.release, wanted, checked_candidates(candidates))
+    count = candidate_count(context.release, wanted, context.to_consider(checked_candidates(candidates)))
+    context.considered = count
     if wanted == 0:
         nothing = page(context, "search", user, RankedItems(), None)
-        return [_told(nothing, _plan(context, text, excluded, None) if understand else None)]
+        return [told(nothing, plan_of(context, text, excluded, None) if understand else None)]
     model = context.release.models["search"]
     report: FeatureReport | None = None
     if user is None:
@@ -71,7 +72,7 @@ def search(
     else:
         tensors, (report,) = yield from read_features(context, model, [user])
     # Only now, since what the user had already may be against the shop's rules.
-    plan = _plan(context, text, excluded, user) if understand else None
+    plan = plan_of(context, text, excluded, user) if understand else None
     context.end_of("policy")
     looked_for = text if plan is None else plan.intent.text
     key = (context.release.version, looked_for)
@@ -108,10 +109,10 @@ def search(
     items = page_items(context, "search", found, scores, "relevance", excluded, wanted, user_id=user)
     if explain:
         items = yield from explained(context, tensors, 0, items)
-    return [_told(page(context, "search", user, items, report), plan)]
+    return [told(page(context, "search", user, items, report), plan)]
 
 
-def _plan(context: RequestContext, query: str, excluded: Collection[int], user: str | None) -> SearchPlan:
+def plan_of(context: RequestContext, query: str, excluded: Collection[int], user: str | None) -> SearchPlan:
     """What the query asks for; a filter that leaves only what cannot be on the page leaves nothing."""
     release, policy = context.release, shelf_policy(context, "search")
     assert release.search_index is not None, "a release that serves has an index"
@@ -123,7 +124,7 @@ def _plan(context: RequestContext, query: str, excluded: Collection[int], user: 
     return release.search_index.plan(query, release.new_items, np.concatenate(unwanted))
 
 
-def _told(found: Page, plan: SearchPlan | None) -> Page:
+def told(found: Page, plan: SearchPlan | None) -> Page:
     """The page with what was understood."""
     return found if plan is None else replace(found, intent=plan.intent, relaxed=plan.relaxed)
 

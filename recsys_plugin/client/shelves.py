@@ -8,21 +8,18 @@ from typing import Any, TypeVar, cast
 
 from recsys_plugin.ads.serving import click_ad
 from recsys_plugin.ads.store import AdClick
-from recsys_plugin.client import ads as ad_flows
+from recsys_plugin.client import ladder
 from recsys_plugin.client.ad_pages import AdsPage
 from recsys_plugin.client.arguments import checked_stock
 from recsys_plugin.client.base import AskUsers, ClientBase, beside_these, repeatable, under
-from recsys_plugin.client.categories import cross_category
-from recsys_plugin.client.complements import cross_sell
 from recsys_plugin.client.context import RequestContext
-from recsys_plugin.client.flows import similar_items
 from recsys_plugin.client.following import written
-from recsys_plugin.client.onboarding import onboard
 from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
 from recsys_plugin.client.results import Page
 from recsys_plugin.features.item_stock import stock_commands
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.policy.rules import ShelfRules
+from recsys_plugin.resilience.values import Timeout
 
 __all__ = ["Shelves"]
 
@@ -43,7 +40,8 @@ class Shelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         sponsored: Iterable[object] = (),
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """The items nearest to one item, which is not among them.
 
@@ -56,9 +54,10 @@ class Shelves(ClientBase):
             under(
                 rules,
                 sponsored,
-                lambda context, _: similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
+                lambda context, _: ladder.similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
             ),
             timeout,
+            strict=strict,
         )[0]
 
     def onboard(
@@ -71,7 +70,8 @@ class Shelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """Recommendations for somebody of whom a few chosen items are known: a new visitor who said what he likes.
 
@@ -91,10 +91,11 @@ class Shelves(ClientBase):
             under(
                 rules,
                 (),
-                lambda context, _: onboard(context, user_id, asked, k, exclude=excluded, candidates=candidates),
+                lambda context, _: ladder.onboard(context, user_id, asked, k, exclude=excluded, candidates=candidates),
             ),
             timeout,
             () if user_id is None else [checked_id(user_id, "user_id")],
+            strict=strict,
         )
         return pages[0]
 
@@ -107,7 +108,8 @@ class Shelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """The items that go with a basket: bought together with its items, whereas :meth:`similar_items` are like them.
 
@@ -130,9 +132,10 @@ class Shelves(ClientBase):
             under(
                 rules,
                 (),
-                lambda context, _: cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
+                lambda context, _: ladder.cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
             ),
             timeout,
+            strict=strict,
         )[0]
 
     def cross_category(
@@ -145,7 +148,8 @@ class Shelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """Recommended items of categories that are new to the user, at most ``per_category`` of each.
 
@@ -159,15 +163,16 @@ class Shelves(ClientBase):
             under(
                 rules,
                 (),
-                lambda context, _: cross_category(
+                lambda context, _: ladder.cross_category(
                     context, user_id, k, per_category=per_category, exclude=excluded, candidates=candidates
                 ),
             ),
             timeout,
             users,
+            strict=strict,
         )[0]
 
-    def similar_users(self, user_id: object, k: int = 10, *, timeout: float | None = None) -> SimilarUsers:
+    def similar_users(self, user_id: object, k: int = 10, *, timeout: float | Timeout | None = None) -> SimilarUsers:
         """The users nearest to one in the space of users and items, nearest first, as pseudonyms.
 
         They are the users of the last export; whoever opted out, then or since, is not among them. For a user who
@@ -185,7 +190,7 @@ class Shelves(ClientBase):
         """
         return self._answer(lambda context: similar_users(context, self._pseudonyms, user_id, k), timeout)
 
-    def community(self, user_id: object, *, timeout: float | None = None) -> Community | None:
+    def community(self, user_id: object, *, timeout: float | Timeout | None = None) -> Community | None:
         """The community of a user: its size at the export, and what its members buy more than others.
 
         ``None`` for a user who opted out, for one that the store has never heard of, and where the shop has fewer users
@@ -193,7 +198,7 @@ class Shelves(ClientBase):
         """
         return self._answer(lambda context: community(context, self._pseudonyms, user_id), timeout)
 
-    def set_stock(self, stock: Mapping[Any, int], *, timeout: float | None = None) -> None:
+    def set_stock(self, stock: Mapping[Any, int], *, timeout: float | Timeout | None = None) -> None:
         """Tell the feature store how many of some items can be sold now: what is at 0 leaves the pages of all clients.
 
         Args:
@@ -205,7 +210,7 @@ class Shelves(ClientBase):
         """
         commands = stock_commands(self._project, checked_stock(stock), now=self._clock())
         if commands:
-            self._run(written(commands), self._seconds(timeout))
+            self._run(written(commands), self._writing_time(timeout))
 
     def ads(
         self,
@@ -214,7 +219,8 @@ class Shelves(ClientBase):
         *,
         context: Mapping[str, str] = _NO_CONTEXT,
         exclude: Iterable[object] = (),
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
     ) -> AdsPage:
         """Up to so many ads for a user: an auction between the campaigns that may be shown to him now.
 
@@ -235,14 +241,15 @@ class Shelves(ClientBase):
         """
         users, excluded = [checked_id(user_id, "user_id")], repeatable(exclude)
         pages = self._ask(
-            lambda request, _: ad_flows.ads(request, self._campaigns, user_id, slots, about=context, exclude=excluded),
+            lambda request, _: ladder.ads(request, self._campaigns, user_id, slots, about=context, exclude=excluded),
             timeout,
             users,
+            strict=strict,
             repeats=False,
         )
         return cast(AdsPage, pages[0])
 
-    def record_ad_click(self, impression_id: object, *, timeout: float | None = None) -> AdClick:
+    def record_ad_click(self, impression_id: object, *, timeout: float | Timeout | None = None) -> AdClick:
         """Charge a click on an ad: once, however often it is told, and never more than is left of the budget.
 
         That is all it does: what the user's click says about his taste goes to :meth:`Recommender.record`, as with
@@ -256,15 +263,23 @@ class Shelves(ClientBase):
             StoreUnavailable, DeadlineExceeded: if Redis does not answer; calling again is safe.
         """
         clicked = checked_id(impression_id, "impression_id")
-        return self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._seconds(timeout))
+        return self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._writing_time(timeout))
 
     @abstractmethod
-    def _answer(self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None) -> _Result:
+    def _answer(
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
+    ) -> _Result:
         """Answer on the release that serves what has no page."""
 
     @abstractmethod
     def _ask(
-        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+        self,
+        ask: AskUsers,
+        timeout: float | Timeout | None,
+        user_ids: Iterable[object] = (),
+        *,
+        strict: bool | None = None,
+        repeats: bool = True,
     ) -> list[Page]:
         """Answer a request."""
 
