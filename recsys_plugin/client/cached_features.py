@@ -24,16 +24,21 @@ _Decoded = tuple[FeatureTensors, tuple[FeatureReport, ...]]
 
 def read_or_recall(
     context: RequestContext, plan: ReadPlan, user_ids: Sequence[str], call: ReadFeatures
-) -> Generator[Limited, Any, _Decoded]:
+) -> Generator[ReadFeatures | Limited, Any, _Decoded]:
     """Some users' features, as tensors: as they are now, or else as :func:`recall` has them.
 
     What could be read is kept for the next time. Whoever's features cannot be understood is recalled alone.
+
+    Raises:
+        ServiceUnavailable, FeatureContractError: in a strict context, if they cannot be read or understood.
     """
     replies: Sequence[Reply] | None = None
     try:
-        replies = yield Limited(call, context.allowed * FEATURES_TIME)
+        replies = yield call if context.strict else Limited(call, context.allowed * FEATURES_TIME)
         decoded = _decode(context, plan, user_ids, replies)
     except (ServiceUnavailable, FeatureContractError) as error:
+        if context.strict:
+            raise
         return recall(context, plan, user_ids, error, replies)
     for user_id, reply in zip(user_ids, replies, strict=True):
         size = sum(map(len, filter(None, reply))) + _OVERHEAD * len(reply)

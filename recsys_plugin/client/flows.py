@@ -237,11 +237,7 @@ def read_features(
     """One round trip to Redis for all users, decoded into the model's tensors."""
     plan = model.plan
     call = ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
-    if context.strict:
-        replies = yield call
-        decoded = plan.decode(user_ids, replies, now=context.now, rows=context.release.catalogue.rows)
-    else:
-        decoded = yield from read_or_recall(context, plan, user_ids, call)
+    decoded = yield from read_or_recall(context, plan, user_ids, call)
     context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}
     context.end_of("features")
     return decoded
