@@ -26,6 +26,7 @@ from recsys_plugin.client.limited import Limited
 from recsys_plugin.client.pages import SCORES, line_of, page, page_items
 from recsys_plugin.client.release import PersonalModel, Release
 from recsys_plugin.client.results import Page, RankedItems
+from recsys_plugin.client.segments import segment_lifts
 from recsys_plugin.client.shelf_rules import ShelfPolicy, fetch_vectors, shelf_policy
 from recsys_plugin.errors import ReleaseChanged
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures
@@ -81,6 +82,9 @@ def recommend(
     policy = shelf_policy(context, "recommend")
     if policy is not None:
         pool = policy.results(pool, count)
+    lifts = segment_lifts(context)
+    if lifts is not None:
+        pool = count
     model = context.release.models["recommend"]
     if wanted == 0:
         return [page(context, "recommend", user_id, RankedItems(), None) for user_id in users]
@@ -99,6 +103,8 @@ def recommend(
         yield from fetch_vectors(context, "recommend", answer["rows"], answer["scores"])
         for number, user_id in enumerate(batch):
             outputs = line_of("recommend", answer, number)
+            if lifts is not None and not reports[number].known:
+                outputs["scores"] = outputs["scores"] * lifts[outputs["rows"]]
             scores = outputs["scores"]
             items = page_items(
                 context, "recommend", outputs, scores, "retrieval_scores", excluded, wanted, explore=user_id

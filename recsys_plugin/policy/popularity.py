@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PopularItems", "Popularity", "Segment", "nothing_popular"]
+__all__ = ["ATTRIBUTES", "PopularItems", "Popularity", "Segment", "nothing_popular"]
+
+#: What segments can be told apart by: columns of the shop's table of users.
+ATTRIBUTES = ("country", "gender", "age_group", "income_group", "household", "segment")
 
 #: An attribute of users and its value, such as ``("country", "DE")``.
 Segment = tuple[str, str]
@@ -82,13 +85,16 @@ class Popularity:
         shares = self.shares
         if not segments:
             return shares
-        overall = np.maximum(shares, _LEAST)
-        combined = np.ones(len(shares), np.float32)
+        product: NDArray[np.float32] = np.maximum(shares, _LEAST) * self.lifts(segments)
+        return product
+
+    def lifts(self, segments: tuple[Segment, ...]) -> NDArray[np.float32]:
+        """How many times as large as with everybody each item's share is, float32 ``[N]``."""
+        lifts = np.ones(len(self.shares), np.float32)
         for segment in segments:
             told = self.segments[segment]
-            combined[told.rows] *= told.shares / overall[told.rows]
-        product: NDArray[np.float32] = overall * combined
-        return product
+            lifts[told.rows] *= told.shares / np.maximum(self.shares[told.rows], _LEAST)
+        return lifts
 
 
 def nothing_popular(items: int) -> Popularity:
