@@ -150,6 +150,7 @@ def page(
         context.timings(),
         unknown_items,
         rules,
+        candidates=context.considered,
         fallback=fallback,
     )
 
