@@ -77,12 +77,12 @@ def search(
     looked_for = text if plan is None else plan.intent.text
     key = (context.release.version, looked_for)
     known = context.query_vectors.get(key)
-    words, told = yield from _words(context, looked_for, known)
+    words, vector_output = yield from _words(context, looked_for, known)
     answer = yield from infer(
         context,
         "search",
         {**user_inputs(tensors), **words, **_candidates(context, plan, excluded, count, wanted, user)},
-        {**wanted_outputs(model, 1, "rows", "relevance", *SCORES), **told},
+        {**wanted_outputs(model, 1, "rows", "relevance", *SCORES), **vector_output},
     )
     vector = answer.pop("text_embedding", known)
     if context.release.new_items:
