@@ -49,9 +49,6 @@ __all__ = ["Recommender"]
 
 _Result = TypeVar("_Result")
 
-#: Seconds that closing waits for what goes on beside the requests to come to its own end.
-_PATIENCE = 1.0
-
 
 class Recommender(Shelves):
     """Answers a shop's requests from Redis and Triton; safe to share between threads.
@@ -271,7 +268,7 @@ class Recommender(Shelves):
     def close(self) -> None:
         """Close the connections to both servers."""
         for watcher in self._watchers:
-            watcher.close(_PATIENCE)
+            watcher.close(patience=1.0)
         self._end_trial()
         self._recorder.close()
         if self._impressions is not None:
