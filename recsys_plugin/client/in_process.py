@@ -202,19 +202,17 @@ class InProcess:
             allowed: ``[N]``; ``None`` for all.
         """
         release, policy = self.context.release, self.policy
-        order, shares = release.popularity.ordered(segments_of(self.context, user))
         barred = [np.fromiter(self.excluded, np.int64, len(self.excluded))]
         if policy is None or policy.rules.least_stock > 0:
             barred.append(release.sold_out)
         if policy is not None:
             barred.append(policy.excluded_rows(user))
-        gone = np.concatenate(barred)
-        if allowed is None and not gone.size:
-            return order[: self.candidates], shares[: self.candidates]
-        mask = np.ones(len(order), np.bool_) if allowed is None else allowed[: len(order)].copy()
-        mask[gone[gone < len(order)]] = False
-        places = np.flatnonzero(mask[order])[: self.candidates]
-        return order[places], shares[places]
+        gone, size = np.concatenate(barred), len(release.catalogue)
+        mask = allowed
+        if gone.size:
+            mask = np.ones(size, np.bool_) if allowed is None else allowed[:size].copy()
+            mask[gone[gone < size]] = False
+        return release.popularity.best(segments_of(self.context, user), self.candidates, mask)
 
     def _page(
         self,

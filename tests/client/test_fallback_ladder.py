@@ -16,7 +16,7 @@ from recsys_plugin import AsyncRecommender, Recommender
 from recsys_plugin.client.fallback import FallbackCache
 from recsys_plugin.errors import InferenceUnavailable, InvalidInput, ServiceUnavailable, StoreUnavailable
 from recsys_plugin.features.connection import RedisAddress
-from recsys_plugin.features.reader import schema_key
+from recsys_plugin.features.requests import schema_key
 
 OPTIONS: dict[str, Any] = {"timeout": 5.0, "clock": lambda: NOW, "refresh_every": None, "follow_items": False}
 EVERY = ["tea", "cup", "pot", "mug", "jar", "box"]
