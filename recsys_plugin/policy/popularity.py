@@ -91,7 +91,8 @@ class Popularity:
         shares = self.shares
         if not segments:
             return shares
-        product: NDArray[np.float32] = np.maximum(shares, _LEAST) * self.lifts(segments)
+        product, told = shares.copy(), self.told_of(segments)
+        product[told] = np.maximum(shares[told], _LEAST) * self.lifts(segments)[told]
         return product
 
     def lifts(self, segments: tuple[Segment, ...]) -> NDArray[np.float32]:
