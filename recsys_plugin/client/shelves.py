@@ -74,8 +74,8 @@ class Shelves(ClientBase):
     ) -> Page:
         """What is popular, as of the version that serves: with everybody, or with some of the users.
 
-        No server is asked. The scores are shares of recent purchases; of several segments they are combined as if these
-        were independent, and are no shares then.
+        No server is asked. The scores are shares of recent purchases; of several segments they are combined, see
+        :class:`~recsys_plugin.policy.popularity.Popularity`, and are no shares then.
 
         Args:
             segment: whose: attributes of users and their values, such as ``{"age_group": "25-34"}``. Of which the

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from tiny_shop import NOW, SCHEMA, TinyShop
 from waiting import wait_until
 
 from recsys_plugin import AsyncRecommender, Recommender
-from recsys_plugin.client.fallback import FallbackCache
+from recsys_plugin.client.fallback import Fallback, FallbackCache, Level
+from recsys_plugin.client.flows import Flow
+from recsys_plugin.client.trying import Trying, serve
 from recsys_plugin.errors import InferenceUnavailable, InvalidInput, ServiceUnavailable, StoreUnavailable
 from recsys_plugin.features.connection import RedisAddress
-from recsys_plugin.features.reader import schema_key
+from recsys_plugin.features.requests import schema_key
+from recsys_plugin.trials.tally import Tally
+from recsys_plugin.trials.trial import Phase, Trial
 
 OPTIONS: dict[str, Any] = {"timeout": 5.0, "clock": lambda: NOW, "refresh_every": None, "follow_items": False}
 EVERY = ["tea", "cup", "pot", "mug", "jar", "box"]
@@ -190,3 +195,25 @@ def test_a_page_comes_in_time_however_slow_triton_is(disposable_shop: TinyShop) 
             assert page.fallback.level == "popularity"
             assert len(page) == 3
         assert min(took) < 0.055
+
+
+@pytest.mark.parametrize("level, failed", [("full", 0), ("cached_features", 1), ("popularity", 1)])
+def test_in_a_trial_a_page_of_a_lower_level_counts_as_failed(
+    recommender: Recommender, level: Level, failed: int
+) -> None:
+    trial = Trial("t", 1, 2, "salt", (Phase(0.0, 0.0),))
+    trying = Trying(trial, None, Tally("recsys", trial))
+    page = replace(recommender.recommend("mug-lover", 2), fallback=Fallback(level))
+
+    def control(users: Sequence[str]) -> Flow:
+        yield from ()
+        return [page]
+
+    flow = serve(
+        trying, ["mug-lover"], lambda users: pytest.fail("of nobody"), control, timeout=1.0, timer=time.perf_counter
+    )
+    with pytest.raises(StopIteration) as end:
+        next(flow)
+    assert [served.item_ids for served in end.value.value] == [page.item_ids]
+    counted = {command[2]: command[3] for command in trying.tally.drain() if command[0] == "HINCRBY"}
+    assert (counted["requests"], counted.get("errors", 0)) == (1, failed)
