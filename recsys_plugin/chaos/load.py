@@ -1,0 +1,105 @@
+"""Load from several processes at a fixed rate, and what all callers together saw of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from multiprocessing.sharedctypes import Synchronized
+
+import numpy as np
+
+from recsys_plugin.bench.processes import answer_of, started
+from recsys_plugin.chaos.load_driver import Calls, DriverPlan, Footprint, Go, Seen, drive
+
+__all__ = ["Load", "Observed", "joined", "load"]
+
+#: Seconds between the order to begin and the first call, so that all processes begin together.
+_AHEAD = 0.2
+#: Seconds that a driver may take to make its clients, and to answer after the end.
+_PATIENCE = 180.0
+_WHAT = "a process that asks at a fixed rate"
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What all callers saw, and what their processes held (added up) at the moments that :class:`Seen` names."""
+
+    calls: Calls
+    before: Footprint
+    ready: Footprint
+    end: Footprint
+    closed: Footprint
+
+
+class Load:
+    """Drivers that are ready to ask."""
+
+    def __init__(self, connections: Sequence[Connection]) -> None:
+        self._connections = connections
+
+    def begin(self) -> float:
+        """Let them begin; the moment of the first call, by ``time.monotonic``."""
+        begins = time.monotonic() + _AHEAD
+        for connection in self._connections:
+            connection.send(Go(begins))
+        return begins
+
+    def end(self) -> Observed:
+        """Let them stop and close their clients; what they saw."""
+        for connection in self._connections:
+            connection.send("stop")
+        seen = [answer_of(each, Seen, what=_WHAT, patience=_PATIENCE) for each in self._connections]
+        return Observed(
+            joined([each.calls for each in seen]),
+            *(_sum([getattr(each, moment) for each in seen]) for moment in ("before", "ready", "end", "closed")),
+        )
+
+
+@contextmanager
+def load(plan: DriverPlan, processes: int, clock_offset: Synchronized[float]) -> Iterator[Load]:
+    """Start processes that share the clients of a plan, and wait until all of them are ready.
+
+    Raises:
+        RecsysError: if a client cannot be made. StepFailed: if a process ends.
+    """
+    count = min(processes, plan.clients)
+    bounds = [number * plan.clients // count for number in range(count + 1)]
+    plans = [replace(plan, clients=after - first, first=first, of=plan.clients) for first, after in pairwise(bounds)]
+    with started(drive, [(each, clock_offset) for each in plans], what=_WHAT, patience=_PATIENCE) as connections:
+        yield Load(connections)
+
+
+def joined(parts: Sequence[Calls]) -> Calls:
+    """Calls of several processes as those of one, in the order in which they were meant to begin."""
+    names = tuple(sorted({name for part in parts for name in part.outcomes}))
+    messages: dict[str, str] = {}
+    for part in parts:
+        messages = {**part.messages, **messages}
+    renamed = [
+        np.array([names.index(name) for name in part.outcomes], np.int64)[part.outcome]
+        if part.outcomes
+        else part.outcome
+        for part in parts
+    ]
+    order = np.argsort(np.concatenate([part.intended for part in parts]), kind="stable")
+    return Calls(
+        np.concatenate([part.intended for part in parts])[order],
+        np.concatenate([part.began for part in parts])[order],
+        np.concatenate([part.ended for part in parts])[order],
+        np.concatenate([part.asked for part in parts])[order],
+        np.concatenate(renamed)[order],
+        names,
+        messages,
+    )
+
+
+def _sum(footprints: Sequence[Footprint]) -> Footprint:
+    return Footprint(
+        sum(each.sockets for each in footprints),
+        sum(each.threads for each in footprints),
+        sum(each.resident_bytes for each in footprints),
+    )
