@@ -9,26 +9,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys_plugin.bench.machine import load_average
-from recsys_plugin.bench.report import Report, begin_report
+from recsys_plugin.bench.report import Report
 from recsys_plugin.bench.shop import Tell
 from recsys_plugin.chaos.faults import Fault
 from recsys_plugin.chaos.figures import GRACE, Window, add_figures, is_error, overshoot, seconds_until_full
 from recsys_plugin.chaos.load import Observed, load
-from recsys_plugin.chaos.load_driver import DriverPlan
+from recsys_plugin.chaos.load_driver import ERROR, DriverPlan
 from recsys_plugin.chaos.scenarios import Scenario
 from recsys_plugin.chaos.target import Target
 from recsys_plugin.errors import RecsysError
 
-__all__ = ["NOTE", "Expectations", "Played", "failures", "play", "report_on", "told"]
+__all__ = ["NOTE", "Expectations", "Played", "add_played", "failures", "play", "told"]
 
 NOTE = (
-    "calls are begun at a fixed rate whatever becomes of those before them; latency counts from the moment that a call "
-    "was meant to begin, call from when it did, generator_lateness is what lies between; late are calls that returned "
-    "more than 5 ms after their deadline; full_after_seconds counts from the moment that the servers answered again to "
-    "the last answer before a whole second of full ones; undisturbed are calls without a fault, 2 s after recovery "
-    "or later; held are the sockets, threads and memory of the asking processes before their clients were made, ready "
-    "to begin, at the end of the load and with the clients closed"
+    "calls are begun at a fixed rate whatever becomes of those before them; from_intended counts from the moment that "
+    "a call was meant to begin, call from when it did, generator_lateness is what lies between; late are calls that "
+    "returned more than 5 ms after their deadline; full_after_seconds counts from the moment that the servers answered "
+    "again to the last answer before a whole second of full ones; undisturbed are calls without a fault, 2 s after "
+    "recovery or later; held are the sockets, threads and memory of the asking processes before their clients were "
+    "made, ready to begin, at the end of the load and with the clients closed"
 )
 
 _MIB = 1 << 20
@@ -95,28 +94,21 @@ def play(target: Target, scenario: Scenario, plan: DriverPlan, *, processes: int
     )
 
 
-def report_on(played: Played, redis_url: str, triton_url: str) -> Report:
-    """The figures of a scenario, on this machine and these servers, which must run.
-
-    Raises:
-        ServiceUnavailable: if a server does not answer.
-    """
-    plan, began = played.plan, played.observed.calls.intended
-    report = begin_report(f"Chaos: {played.scenario}", redis_url, triton_url)
-    add_figures(report, played.observed, played.windows, timeout=plan.timeout)
-    report.machine["load_average_after"] = load_average()
+def add_played(report: Report, played: Played) -> None:
+    """Add the figures of a scenario to a report, named after it, and what must be known to read them."""
+    plan, first = played.plan, played.observed.calls.intended.min(initial=np.inf)
+    name = played.scenario.replace("-", "_")
+    add_figures(report, name, played.observed, played.windows, timeout=plan.timeout)
     report.notes += [
-        f"{plan.clients} clients in {played.processes} processes, {plan.rate:g} calls a second together, "
+        f"{name}: {plan.clients} clients in {played.processes} processes, {plan.rate:g} calls a second together, "
         f"{plan.timeout * 1000:g} ms allowed for each; {', '.join(plan.asks)}",
         *(
-            f"fault_{number}: {window.fault}, from {window.began - began[0]:.1f} s, mended after "
-            f"{window.recovered - began[0]:.1f} s"
+            f"{name}.fault_{number}: {window.fault}, from {window.began - first:.1f} s, mended after "
+            f"{window.recovered - first:.1f} s"
             for number, window in enumerate(played.windows, start=1)
         ),
-        *(f"{kind}: {text}" for kind, text in sorted(played.observed.calls.messages.items())),
-        NOTE,
+        *(f"{name}, {kind}: {text}" for kind, text in sorted(played.observed.calls.messages.items())),
     ]
-    return report
 
 
 def failures(played: Played, expected: Expectations = Expectations()) -> list[str]:
@@ -147,7 +139,7 @@ def _answered(played: Played, expected: Expectations) -> str | None:
     share = float(np.mean(~wrong)) if len(wrong) else 0.0
     if expected.answered is None or share >= expected.answered:
         return None
-    kinds = ", ".join(name.removeprefix("error: ") for name in calls.outcomes if name.startswith("error: "))
+    kinds = ", ".join(name.removeprefix(ERROR) for name in calls.outcomes if name.startswith(ERROR))
     first = next(iter(calls.messages.values()), "none was asked")
     return f"{share:.2%} of {len(wrong)} calls were answered, expected {expected.answered:.2%} ({kinds}): {first}"
 

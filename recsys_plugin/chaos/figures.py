@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from recsys_plugin.bench.report import Report
 from recsys_plugin.chaos.load import Observed
-from recsys_plugin.chaos.load_driver import Calls
+from recsys_plugin.chaos.load_driver import ERROR, Calls
 
 __all__ = ["FULL", "GRACE", "Window", "add_figures", "is_error", "levels_over_time", "overshoot", "seconds_until_full"]
 
@@ -44,53 +44,50 @@ class Window:
     """When the next one began, or the load ended."""
 
 
-def add_figures(report: Report, observed: Observed, windows: Sequence[Window], *, timeout: float) -> None:
+def add_figures(report: Report, name: str, observed: Observed, windows: Sequence[Window], *, timeout: float) -> None:
     """Add all figures of a run to a report.
 
     Args:
-        report: takes them. observed: what the callers saw.
+        report: takes them, each named ``name`` and further words. observed: what the callers saw.
         windows: the faults, in the order of time.
         timeout: seconds that each call was allowed.
     """
     calls = observed.calls
-    count = len(calls.ended)
-    errors = is_error(calls)
-    report.add("calls", count)
-    report.add("answered_share", float(np.mean(~errors)) if count else 0.0)
-    report.add("errors", int(errors.sum()))
-    for name, number in sorted(Counter(calls.outcomes[place] for place in calls.outcome.tolist()).items()):
-        kind = "errors" if name.startswith("error: ") else "level"
-        report.add(f"{kind}.{name.removeprefix('error: ').lower()}", number)
-    report.add("late", int((overshoot(calls, timeout) > GRACE).sum()))
+    errors, full = is_error(calls), is_full(calls)
+    everything = np.ones(len(errors), np.bool_)
+    report.add(f"{name}.answered_share", _share(~errors, everything))
+    report.add(f"{name}.errors", int(errors.sum()))
+    for outcome, number in sorted(Counter(calls.outcomes[place] for place in calls.outcome.tolist()).items()):
+        kind = "error" if outcome.startswith(ERROR) else "level"
+        report.add(f"{name}.{kind}.{outcome.removeprefix(ERROR).lower()}", number)
+    report.add(f"{name}.late", int((overshoot(calls, timeout) > GRACE).sum()))
     # Of the call itself, from the moment that it was meant for, and how much of that is the generator's own lateness.
-    _add_times(report, "call", calls.ended - calls.began)
-    _add_times(report, "latency", calls.ended - calls.intended)
-    _add_times(report, "generator_lateness", calls.began - calls.intended)
-    _add_times(report, "beyond_deadline", overshoot(calls, timeout))
+    _add_times(report, f"{name}.call", calls.ended - calls.began)
+    _add_times(report, f"{name}.from_intended", calls.ended - calls.intended)
+    _add_times(report, f"{name}.generator_lateness", calls.began - calls.intended)
+    _add_times(report, f"{name}.beyond_deadline", overshoot(calls, timeout))
     for number, window in enumerate(windows, start=1):
-        name = f"fault_{number}"
+        fault = f"{name}.fault_{number}"
         during = (calls.intended >= window.began) & (calls.intended < window.ended)
-        report.add(f"{name}.seconds", window.ended - window.began)
-        report.add(f"{name}.calls", int(during.sum()))
-        report.add(f"{name}.answered_share", float(np.mean(~errors[during])) if during.any() else 1.0)
-        report.add(f"{name}.full_share", float(np.mean(is_full(calls)[during])) if during.any() else 1.0)
-        if during.any():
-            _add_times(report, f"{name}.call", (calls.ended - calls.began)[during])
-        report.add(f"{name}.mending_seconds", window.recovered - window.ended)
-        report.add(f"{name}.full_after_seconds", seconds_until_full(calls, window.recovered, window.until))
+        report.add(f"{fault}.seconds", window.ended - window.began)
+        report.add(f"{fault}.answered_share", _share(~errors, during))
+        report.add(f"{fault}.full_share", _share(full, during))
+        _add_times(report, f"{fault}.call", (calls.ended - calls.began)[during])
+        report.add(f"{fault}.mending_seconds", window.recovered - window.ended)
+        report.add(f"{fault}.full_after_seconds", seconds_until_full(calls, window.recovered, window.until))
     well = _undisturbed(calls, windows)
-    report.add("undisturbed.calls", int(well.sum()))
-    report.add("undisturbed.full_share", float(np.mean(is_full(calls)[well])) if well.any() else 1.0)
+    report.add(f"{name}.undisturbed.calls", int(well.sum()))
+    report.add(f"{name}.undisturbed.full_share", _share(full, well))
     for moment in ("before", "ready", "end", "closed"):
         held = getattr(observed, moment)
-        report.add(f"held.{moment}.sockets", held.sockets)
-        report.add(f"held.{moment}.threads", held.threads)
-        report.add(f"held.{moment}.memory_mib", held.resident_bytes / _MIB)
+        report.add(f"{name}.held.{moment}.sockets", held.sockets)
+        report.add(f"{name}.held.{moment}.threads", held.threads)
+        report.add(f"{name}.held.{moment}.memory_mib", held.resident_bytes / _MIB)
 
 
 def is_error(calls: Calls) -> NDArray[np.bool_]:
     """Which calls raised, ``[calls]``."""
-    wrong = np.array([name.startswith("error: ") for name in calls.outcomes], np.bool_)
+    wrong = np.array([name.startswith(ERROR) for name in calls.outcomes], np.bool_)
     found: NDArray[np.bool_] = wrong[calls.outcome] if len(wrong) else np.zeros(0, np.bool_)
     return found
 
@@ -144,6 +141,12 @@ def _undisturbed(calls: Calls, windows: Sequence[Window]) -> NDArray[np.bool_]:
     return well
 
 
+def _share(which: NDArray[np.bool_], among: NDArray[np.bool_]) -> float:
+    """The share of calls of a kind; 1 if there were none."""
+    return float(np.mean(which[among])) if among.any() else 1.0
+
+
 def _add_times(report: Report, name: str, seconds: NDArray[np.float64]) -> None:
+    report.add(f"{name}.calls", len(seconds))
     for word, percentile in _PERCENTILES.items():
         report.add(f"{name}.{word}_ms", float(np.percentile(seconds, percentile)) * 1000 if len(seconds) else 0.0)

@@ -27,11 +27,13 @@ from recsys_plugin.bench.thin_client import resident_bytes
 from recsys_plugin.client.recommender import Recommender
 from recsys_plugin.errors import RecsysError
 
-__all__ = ["ASKS", "Calls", "DriverPlan", "Footprint", "Go", "Seen", "drive"]
+__all__ = ["ASKS", "ERROR", "Calls", "DriverPlan", "Footprint", "Go", "Seen", "drive"]
 
 PAGE_SIZE = 20
 #: What is asked, by name.
 ASKS = ("recommend", "rank", "search", "similar_items")
+#: How the outcome of a call begins that raised; the name of the type follows.
+ERROR = "error: "
 #: Calls of each client before anything counts: connections are made, caches and pools are filled.
 _WARM_UP = 20
 #: Seconds that a warming call may take.
@@ -108,7 +110,7 @@ class Calls:
     Attributes:
         intended: when each was meant to begin. began, ended: when it did, and when it returned.
         asked: what, as an index into :data:`ASKS`.
-        outcome: an index into ``outcomes``: the level that answered, or ``error: `` and the type of what was raised.
+        outcome: an index into ``outcomes``: the level that answered, or :data:`ERROR` and the type of what was raised.
         outcomes: the names.
         messages: the first message of each type of error.
     """
@@ -209,7 +211,7 @@ def _ask_on(client: Recommender, plan: DriverPlan, place: int, begins: float, lo
         try:
             outcome = _ask(client, plan, number, plan.timeout)
         except Exception as error:  # whatever callers would see is to be counted
-            outcome = f"error: {type(error).__name__}"
+            outcome = f"{ERROR}{type(error).__name__}"
             log.messages.setdefault(type(error).__name__, str(error))
         log.rows.append((intended, began, time.monotonic(), number % len(plan.asks), outcome))
         number += plan.of

@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.sharedctypes import Synchronized
@@ -157,18 +157,36 @@ def copied_home(settings: Settings, *, scratch: Path | None = None) -> Iterator[
 
 
 @contextmanager
-def started(settings: Settings, *, tell: Tell) -> Iterator[Target]:
-    """Servers of a home that nobody else uses, with proxies before them; stopped in the end.
+def started(settings: Settings, *, own: bool = False, tell: Tell) -> Iterator[Target]:
+    """Servers of a home, with proxies before them; what was started is stopped in the end.
+
+    Args:
+        settings: name the home.
+        own: whether it is a shop's own, whose servers may run; else they are started so that everything can be done to
+            them, see :class:`FragileRedis`.
+        tell: told what is under way.
 
     Raises:
+        ConfigurationError: if a server is not an embedded one.
         RecsysError: as :meth:`Services.up`.
     """
     services = Services(settings)
-    services.redis = FragileRedis(settings.state)
+    if not (services.redis_is_embedded and services.triton_is_embedded):
+        raise ConfigurationError("only embedded servers can be broken: unset RECSYS_REDIS_URL and RECSYS_TRITON_URL")
+    if not own:
+        services.redis = FragileRedis(settings.state)
+    ran = {server.process.name for server in (services.redis, services.triton) if server.process.running}
     with termination_as_interrupt(), ExitStack() as undo:
-        undo.callback(services.down)
+        undo.callback(_stop_all_but, services, ran)
         services.up(note=lambda text: tell(text, 0, 0))
         yield undo.enter_context(proxied(services.redis, services.triton, settings))
+
+
+def _stop_all_but(services: Services, ran: Collection[str]) -> None:
+    for server in (services.triton, services.redis):
+        if server.process.name not in ran:
+            with server.process.lock():
+                server.stop()
 
 
 def _link_tree(source: Path, target: Path) -> None:

@@ -43,6 +43,7 @@ COMMANDS = {
     "evaluate": "recsys_plugin.cli.evaluate:evaluate",
     "events": "recsys_plugin.cli.events:events",
     "bench": "recsys_plugin.cli.bench:bench",
+    "chaos": "recsys_plugin.cli.chaos:chaos",
 }
 
 
