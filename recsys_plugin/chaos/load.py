@@ -10,12 +10,10 @@ from itertools import pairwise
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import Synchronized
 
-import numpy as np
-
 from recsys_plugin.bench.processes import answer_of, started
-from recsys_plugin.chaos.load_driver import Calls, DriverPlan, Footprint, Go, Seen, drive
+from recsys_plugin.chaos.load_driver import Calls, DriverPlan, Footprint, Go, Seen, drive, joined
 
-__all__ = ["Load", "Observed", "joined", "load"]
+__all__ = ["Load", "Observed", "load"]
 
 #: Seconds between the order to begin and the first call, so that all processes begin together.
 _AHEAD = 0.2
@@ -33,6 +31,8 @@ class Observed:
     ready: Footprint
     end: Footprint
     closed: Footprint
+    memory: tuple[tuple[tuple[float, int], ...], ...] = ()
+    """Of each process, moments of ``time.monotonic`` under load and the resident bytes then."""
 
 
 class Load:
@@ -53,10 +53,11 @@ class Load:
         for connection in self._connections:
             connection.send("stop")
         seen = [answer_of(each, Seen, what=_WHAT, patience=_PATIENCE) for each in self._connections]
-        return Observed(
-            joined([each.calls for each in seen]),
-            *(_sum([getattr(each, moment) for each in seen]) for moment in ("before", "ready", "end", "closed")),
+        before, ready, end, closed = (
+            _sum([getattr(each, moment) for each in seen]) for moment in ("before", "ready", "end", "closed")
         )
+        calls = joined([each.calls for each in seen])
+        return Observed(calls, before, ready, end, closed, tuple(each.memory for each in seen))
 
 
 @contextmanager
@@ -71,30 +72,6 @@ def load(plan: DriverPlan, processes: int, clock_offset: Synchronized[float]) ->
     plans = [replace(plan, clients=after - first, first=first, of=plan.clients) for first, after in pairwise(bounds)]
     with started(drive, [(each, clock_offset) for each in plans], what=_WHAT, patience=_PATIENCE) as connections:
         yield Load(connections)
-
-
-def joined(parts: Sequence[Calls]) -> Calls:
-    """Calls of several processes as those of one, in the order in which they were meant to begin."""
-    names = tuple(sorted({name for part in parts for name in part.outcomes}))
-    messages: dict[str, str] = {}
-    for part in parts:
-        messages = {**part.messages, **messages}
-    renamed = [
-        np.array([names.index(name) for name in part.outcomes], np.int64)[part.outcome]
-        if part.outcomes
-        else part.outcome
-        for part in parts
-    ]
-    order = np.argsort(np.concatenate([part.intended for part in parts]), kind="stable")
-    return Calls(
-        np.concatenate([part.intended for part in parts])[order],
-        np.concatenate([part.began for part in parts])[order],
-        np.concatenate([part.ended for part in parts])[order],
-        np.concatenate([part.asked for part in parts])[order],
-        np.concatenate(renamed)[order],
-        names,
-        messages,
-    )
 
 
 def _sum(footprints: Sequence[Footprint]) -> Footprint:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ from recsys_plugin.bench.thin_client import resident_bytes
 from recsys_plugin.client.recommender import Recommender
 from recsys_plugin.errors import RecsysError
 
-__all__ = ["ASKS", "ERROR", "Calls", "DriverPlan", "Footprint", "Go", "Seen", "drive"]
+__all__ = ["ASKS", "ERROR", "Calls", "DriverPlan", "Footprint", "Go", "Seen", "drive", "joined"]
 
 PAGE_SIZE = 20
 #: What is asked, by name.
@@ -36,6 +37,10 @@ ASKS = ("recommend", "rank", "search", "similar_items")
 ERROR = "error: "
 #: Calls of each client before anything counts: connections are made, caches and pools are filled.
 _WARM_UP = 20
+#: Of what is written down of a call; see :class:`Calls`.
+_COLUMNS = ("intended", "began", "ended", "asked", "outcome")
+#: Seconds from one look at the process's memory to the next.
+_MEMORY_EVERY = 1.0
 #: Seconds that a warming call may take.
 _WARM_TIMEOUT = 10.0
 
@@ -54,6 +59,8 @@ class DriverPlan:
         first, of: the number of its first client, and how many clients there are in all processes.
         rate: calls per second of all clients together.
         timeout: seconds that each call may take.
+        seconds: for how long it is likely to ask: so many calls are made room for before it begins, so that what is
+            written down does not count as growth.
         options: further keyword arguments of the clients.
     """
 
@@ -69,6 +76,7 @@ class DriverPlan:
     of: int
     rate: float
     timeout: float
+    seconds: float = 60.0
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -109,7 +117,7 @@ class Calls:
 
     Attributes:
         intended: when each was meant to begin. began, ended: when it did, and when it returned.
-        asked: what, as an index into :data:`ASKS`.
+        asked: what, as an index into the plan's ``asks``.
         outcome: an index into ``outcomes``: the level that answered, or :data:`ERROR` and the type of what was raised.
         outcomes: the names.
         messages: the first message of each type of error.
@@ -129,6 +137,7 @@ class Seen:
     """All that one process saw: its calls, and what it held at four moments.
 
     ``before`` its clients were made, ``ready`` to begin, at the ``end`` of the load, and with its clients ``closed``.
+    ``memory`` has, every so often under load, a moment of ``time.monotonic`` and the resident bytes then.
     """
 
     calls: Calls
@@ -136,6 +145,7 @@ class Seen:
     ready: Footprint
     end: Footprint
     closed: Footprint
+    memory: tuple[tuple[float, int], ...]
 
 
 def drive(connection: Connection, plan: DriverPlan, clock_offset: Synchronized[float]) -> None:
@@ -155,23 +165,26 @@ def drive(connection: Connection, plan: DriverPlan, clock_offset: Synchronized[f
             go = connection.recv()
             if go is None:
                 return
+            logs, over = [_Log(plan) for _ in clients], Event()
             # Shortly before, so that all that is left from warming up is gone.
             ready = Footprint.now()
-            logs, over = [_Log() for _ in clients], Event()
             threads = [
                 Thread(target=_ask_on, args=(client, plan, plan.first + number, go.begins, logs[number], over))
                 for number, client in enumerate(clients)
             ]
             for thread in threads:
                 thread.start()
+            memory = []
+            while not connection.poll(_MEMORY_EVERY):
+                memory.append((time.monotonic(), resident_bytes()))
             connection.recv()
             over.set()
             for thread in threads:
                 thread.join()
-            calls = _joined(logs)
+            calls = joined([log.calls() for log in logs])
             end = Footprint.now()
         closed = Footprint.now()
-        connection.send(Seen(calls, before, ready, end, closed))
+        connection.send(Seen(calls, before, ready, end, closed, tuple(memory)))
         connection.recv()
     except RecsysError as error:
         connection.send(error)
@@ -192,12 +205,28 @@ def _warm_up(client: Recommender, plan: DriverPlan, first: int) -> None:
         _ask(client, plan, first + number, _WARM_TIMEOUT)
 
 
-@dataclass(slots=True)
 class _Log:
     """What one client saw, call by call."""
 
-    rows: list[tuple[float, float, float, int, str]] = field(default_factory=list)
-    messages: dict[str, str] = field(default_factory=dict)
+    def __init__(self, plan: DriverPlan) -> None:
+        # Filled, not only reserved: untouched memory would be taken as it is written.
+        self._rows = np.full((max(16, math.ceil(plan.rate * plan.seconds / plan.of)), len(_COLUMNS)), np.nan)
+        self._count = 0
+        self._outcomes: dict[str, int] = {}
+        self.messages: dict[str, str] = {}
+
+    def add(self, intended: float, began: float, ended: float, asked: int, outcome: str) -> None:
+        if self._count == len(self._rows):
+            self._rows = np.concatenate([self._rows, np.full_like(self._rows, np.nan)])
+        number = self._outcomes.setdefault(outcome, len(self._outcomes))
+        self._rows[self._count] = intended, began, ended, asked, number
+        self._count += 1
+
+    def calls(self) -> Calls:
+        """All of them."""
+        intended, began, ended, asked, outcome = self._rows[: self._count].T.copy()
+        names = tuple(self._outcomes)
+        return Calls(intended, began, ended, asked.astype(np.int64), outcome.astype(np.int64), names, self.messages)
 
 
 def _ask_on(client: Recommender, plan: DriverPlan, place: int, begins: float, log: _Log, over: Event) -> None:
@@ -213,7 +242,7 @@ def _ask_on(client: Recommender, plan: DriverPlan, place: int, begins: float, lo
         except Exception as error:  # whatever callers would see is to be counted
             outcome = f"{ERROR}{type(error).__name__}"
             log.messages.setdefault(type(error).__name__, str(error))
-        log.rows.append((intended, began, time.monotonic(), number % len(plan.asks), outcome))
+        log.add(intended, began, time.monotonic(), number % len(plan.asks), outcome)
         number += plan.of
 
 
@@ -237,21 +266,25 @@ def _level(page: Any) -> str:
     return "full" if fallback is None else str(fallback.level)
 
 
-def _joined(logs: Sequence[_Log]) -> Calls:
-    rows = sorted((row for log in logs for row in log.rows), key=lambda row: row[0])
-    names = sorted({row[4] for row in rows})
-    place = {name: number for number, name in enumerate(names)}
-    moments = np.array([row[:3] for row in rows], np.float64).reshape(-1, 3)
+def joined(parts: Sequence[Calls]) -> Calls:
+    """Calls of several clients or processes as those of one, in the order in which they were meant to begin."""
+    names = tuple(sorted({name for part in parts for name in part.outcomes}))
     messages: dict[str, str] = {}
-    for log in logs:
-        for kind, text in log.messages.items():
-            messages.setdefault(kind, text)
+    for part in parts:
+        messages = {**part.messages, **messages}
+    renamed = [
+        np.array([names.index(name) for name in part.outcomes], np.int64)[part.outcome]
+        if part.outcomes
+        else part.outcome
+        for part in parts
+    ]
+    order = np.argsort(np.concatenate([part.intended for part in parts]), kind="stable")
     return Calls(
-        moments[:, 0],
-        moments[:, 1],
-        moments[:, 2],
-        np.array([row[3] for row in rows], np.int64),
-        np.array([place[row[4]] for row in rows], np.int64),
-        tuple(names),
+        np.concatenate([part.intended for part in parts])[order],
+        np.concatenate([part.began for part in parts])[order],
+        np.concatenate([part.ended for part in parts])[order],
+        np.concatenate([part.asked for part in parts])[order],
+        np.concatenate(renamed)[order],
+        names,
         messages,
     )

@@ -108,6 +108,7 @@ def plan_for(target: Target, settings: Settings, options: ChaosOptions, *, now: 
         of=options.clients,
         rate=options.rate,
         timeout=options.timeout,
+        seconds=2 * options.seconds,
     )
 
 
