@@ -16,7 +16,7 @@ from pathlib import Path
 from recsys_plugin.chaos.proxy import Direction, Link
 from recsys_plugin.chaos.target import SERVERS, TRITON, Target
 from recsys_plugin.errors import CheckFailed, InferenceUnavailable, InvalidInput
-from recsys_plugin.features.reader import schema_key
+from recsys_plugin.features.requests import schema_key
 from recsys_plugin.runtime.triton_client import TritonManager
 
 __all__ = [

@@ -17,8 +17,9 @@ from typing import TypeVar
 from recsys_plugin.errors import DeadlineExceeded, ReleaseChanged, ServiceUnavailable
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.calls import Infer, ModelSettings
+from recsys_plugin.inference.lines import TritonUnreachable
 from recsys_plugin.inference.tensors import Array
-from recsys_plugin.inference.triton import AsyncTritonClient, TritonClient, TritonUnreachable
+from recsys_plugin.inference.triton import AsyncTritonClient, TritonClient
 
 __all__ = ["AsyncReplicas", "Replicas", "Turns", "common_versions", "connect", "connect_async"]
 
