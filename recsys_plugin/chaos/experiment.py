@@ -139,9 +139,10 @@ def _answered(played: Played, expected: Expectations) -> str | None:
     share = float(np.mean(~wrong)) if len(wrong) else 0.0
     if expected.answered is None or share >= expected.answered:
         return None
-    kinds = ", ".join(name.removeprefix(ERROR) for name in calls.outcomes if name.startswith(ERROR))
-    first = next(iter(calls.messages.values()), "none was asked")
-    return f"{share:.2%} of {len(wrong)} calls were answered, expected {expected.answered:.2%} ({kinds}): {first}"
+    kinds = [name.removeprefix(ERROR) for name in calls.outcomes if name.startswith(ERROR)]
+    first = next((calls.messages[kind] for kind in kinds), "none was asked")
+    said = f"{', '.join(kinds)}: {first}"
+    return f"{share:.2%} of {len(wrong)} calls were answered, expected {expected.answered:.2%}; {said}"
 
 
 def _late(played: Played, expected: Expectations) -> str | None:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from recsys_plugin.bench.thin_client import resident_bytes
 from recsys_plugin.client.recommender import Recommender
+from recsys_plugin.client.results import Page
 from recsys_plugin.errors import RecsysError
 
 __all__ = ["ASKS", "ERROR", "Calls", "DriverPlan", "Footprint", "Go", "Seen", "drive", "joined"]
@@ -120,7 +121,7 @@ class Calls:
         asked: what, as an index into the plan's ``asks``.
         outcome: an index into ``outcomes``: the level that answered, or :data:`ERROR` and the type of what was raised.
         outcomes: the names.
-        messages: the first message of each type of error.
+        messages: the first message of each type of error, and the first reason of each level below the full one.
     """
 
     intended: NDArray[np.float64]
@@ -238,7 +239,10 @@ def _ask_on(client: Recommender, plan: DriverPlan, place: int, begins: float, lo
             return
         began = time.monotonic()
         try:
-            outcome = _ask(client, plan, number, plan.timeout)
+            found = _ask(client, plan, number, plan.timeout).fallback
+            outcome = found.level
+            if found.degraded and outcome not in log.messages:
+                log.messages[outcome] = found.reason
         except Exception as error:  # whatever callers would see is to be counted
             outcome = f"{ERROR}{type(error).__name__}"
             log.messages.setdefault(type(error).__name__, str(error))
@@ -246,24 +250,18 @@ def _ask_on(client: Recommender, plan: DriverPlan, place: int, begins: float, lo
         number += plan.of
 
 
-def _ask(client: Recommender, plan: DriverPlan, number: int, timeout: float) -> str:
-    """Make one call; the level that answered."""
+def _ask(client: Recommender, plan: DriverPlan, number: int, timeout: float) -> Page:
+    """Make one call."""
     user = plan.users[number % len(plan.users)]
     match plan.asks[number % len(plan.asks)]:
         case "recommend":
-            page = client.recommend(user, PAGE_SIZE, timeout=timeout)
+            return client.recommend(user, PAGE_SIZE, timeout=timeout)
         case "rank":
-            page = client.rank(user, plan.items, timeout=timeout)
+            return client.rank(user, plan.items, timeout=timeout)
         case "search":
-            page = client.search(user, plan.query, PAGE_SIZE, timeout=timeout)
+            return client.search(user, plan.query, PAGE_SIZE, timeout=timeout)
         case _:
-            page = client.similar_items(plan.items[number % len(plan.items)], PAGE_SIZE, timeout=timeout)
-    return _level(page)
-
-
-def _level(page: Any) -> str:
-    fallback = getattr(page, "fallback", None)
-    return "full" if fallback is None else str(fallback.level)
+            return client.similar_items(plan.items[number % len(plan.items)], PAGE_SIZE, timeout=timeout)
 
 
 def joined(parts: Sequence[Calls]) -> Calls:
