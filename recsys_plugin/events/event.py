@@ -100,7 +100,7 @@ class Event:
                     object.__setattr__(self, name, checked_id(value, name))
                 except InvalidInput as error:
                     raise EventRefused("malformed", f"event: {error}") from error
-        if self.event_type not in EVENT_TYPE_CODES:
+        if not isinstance(self.event_type, str) or self.event_type not in EVENT_TYPE_CODES:
             raise EventRefused(
                 "malformed", f"event: event_type {self.event_type!r:.60} is none of {', '.join(EVENT_TYPES)}"
             )

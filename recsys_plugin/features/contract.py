@@ -251,7 +251,7 @@ class FeatureContract:
         """
         try:
             document = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise FeatureContractError(f"the feature contract is not JSON: {error}") from error
         _check_keys(document, _CONTRACT_KEYS, "the feature contract")
         if not isinstance(document["features"], list):

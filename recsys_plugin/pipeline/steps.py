@@ -327,7 +327,9 @@ def export(
                 complements=complements_now(run),
                 people=exported_people(settings, run, least=chosen.least_group),
             )
-            made = export_repository(settings.model_repository, settings.state, material, progress=progress)
+            made = export_repository(
+                settings.model_repository, settings.state, material, progress=progress, key=settings.model_key
+            )
             keep_models(
                 kept_folder(settings.state),
                 made["version"],

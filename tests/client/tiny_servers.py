@@ -13,6 +13,7 @@ import tiny_shop
 from feast.protos.feast.types.Value_pb2 import StringList, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from tiny_shop import NOW, SCHEMA, TinyShop
+from watched_redis import make_role_users, url_of_role
 
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.plan import ReadPlan
@@ -43,6 +44,7 @@ def serve_in(state: Path, repository: Path, redis_server: EmbeddedRedis | None =
     try:
         with redis_server.process.lock():
             redis_server.start()
+        make_role_users(redis_server.url)
         start_triton()
         client = RedisAddress.parse(redis_server.url).connect(5)
         plan = ReadPlan(tiny_shop.CONTRACT)
@@ -72,6 +74,8 @@ def serve_in(state: Path, repository: Path, redis_server: EmbeddedRedis | None =
         write_user("far", 100.0, [])
         write_schema(SCHEMA)
         yield TinyShop(
+            url_of_role(redis_server.url, "client"),
+            url_of_role(redis_server.url, "operations"),
             redis_server.url,
             triton.url,
             write_user,

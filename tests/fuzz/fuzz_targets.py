@@ -271,14 +271,21 @@ _SNAPSHOT = st.binary(max_size=60) | st.tuples(mutated_json(_HEADER), st.binary(
     lambda parts: len(_bytes(parts[0])).to_bytes(8, "little") + _bytes(parts[0]) + parts[1]
 )
 _VARIABLES = (
-    "RECSYS_HOME", "RECSYS_REDIS_URL", "RECSYS_TRITON_URL", "RECSYS_AS_OF", "RECSYS_SPOOL", "RECSYS_IMPRESSIONS",
-    "RECSYS_EXPLORATION", "RECSYS_PSEUDONYM_KEY", "RECSYS_SNAPSHOT",
+    "RECSYS_HOME", "RECSYS_AS_OF", "RECSYS_SPOOL", "RECSYS_IMPRESSIONS", "RECSYS_EXPLORATION", "RECSYS_SNAPSHOT",
+    "RECSYS_DATA", "RECSYS_TRITON_PYTHON", "RECSYS_OPTED_OUT", "RECSYS_REDIS_URL_FILE",
 )  # fmt: skip
 _NO_NUL = st.text(alphabet=st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=20)
-_SET = st.dictionaries(
-    st.sampled_from(_VARIABLES),
-    _NO_NUL | urls("redis", "grpc").filter(lambda url: "\x00" not in url) | st.just(KEY) | st.just("0.5"),
-    max_size=9,
+#: Secrets stand only where secrets belong.
+_OPEN = _NO_NUL | st.sampled_from(["0.5", "1", "epsilon:0.1", "2026-01-01", "/nowhere", "~nobody-at-all/x"])
+_SET = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(_VARIABLES, _OPEN),
+        "RECSYS_REDIS_URL": _NO_NUL | urls("redis", "rediss", "unix").filter(lambda url: "\x00" not in url),
+        "RECSYS_TRITON_URL": _NO_NUL | urls("grpc", "grpcs").filter(lambda url: "\x00" not in url),
+        "RECSYS_PSEUDONYM_KEY": st.just(KEY) | _NO_NUL,
+        "RECSYS_MODEL_KEY": st.just(KEY) | _NO_NUL,
+    },
 )
 _EVENT = st.fixed_dictionaries(
     {
