@@ -30,6 +30,21 @@ def parse_moment(text: str, *, name: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
+def _path(env: Mapping[str, str], name: str) -> Path | None:
+    """A variable that names a file or folder, a user's home (``~``) put in."""
+    if name not in env:
+        return None
+    try:
+        return Path(env[name]).expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(f"{name}={env[name]!r}: {error}") from error
+
+
+def _resolved(env: Mapping[str, str], name: str) -> Path | None:
+    path = _path(env, name)
+    return None if path is None else path.resolve()
+
+
 def _share(text: str) -> float:
     try:
         share = float(text)
@@ -106,7 +121,7 @@ class Settings:
 
     home: Path
     redis_url: str | None = field(default=None, repr=False)
-    triton_url: str | None = None
+    triton_url: str | None = field(default=None, repr=False)
     data: Path | None = None
     as_of: datetime | None = None
     triton_python: Path | None = None
@@ -126,22 +141,20 @@ class Settings:
             ConfigurationError: if a value makes no sense, a secret's file cannot be read, or is given twice.
         """
         env = with_secret_files(os.environ if environ is None else environ)
-        home = Path(env.get("RECSYS_HOME", ".")).expanduser().resolve()
+        home = (_path(env, "RECSYS_HOME") or Path()).resolve()
         return cls(
             home=home,
             redis_url=env.get("RECSYS_REDIS_URL"),
             triton_url=env.get("RECSYS_TRITON_URL"),
-            data=Path(env["RECSYS_DATA"]).expanduser().resolve() if "RECSYS_DATA" in env else None,
+            data=_resolved(env, "RECSYS_DATA"),
             as_of=parse_moment(env["RECSYS_AS_OF"], name="RECSYS_AS_OF") if "RECSYS_AS_OF" in env else None,
-            triton_python=Path(
-                env.get("RECSYS_TRITON_PYTHON", str(home / ".venv-triton" / "bin" / "python"))
-            ).expanduser(),
-            spool=Path(env["RECSYS_SPOOL"]).expanduser().resolve() if "RECSYS_SPOOL" in env else None,
+            triton_python=_path(env, "RECSYS_TRITON_PYTHON") or home / ".venv-triton" / "bin" / "python",
+            spool=_resolved(env, "RECSYS_SPOOL"),
             exploration=env.get("RECSYS_EXPLORATION"),
             pseudonym_key=env.get("RECSYS_PSEUDONYM_KEY"),
             model_key=env.get("RECSYS_MODEL_KEY"),
-            opted_out=Path(env["RECSYS_OPTED_OUT"]).expanduser().resolve() if "RECSYS_OPTED_OUT" in env else None,
-            snapshot=Path(env["RECSYS_SNAPSHOT"]).expanduser().resolve() if "RECSYS_SNAPSHOT" in env else None,
+            opted_out=_resolved(env, "RECSYS_OPTED_OUT"),
+            snapshot=_resolved(env, "RECSYS_SNAPSHOT"),
             impressions=_share(env["RECSYS_IMPRESSIONS"]) if "RECSYS_IMPRESSIONS" in env else None,
         )
 

@@ -30,6 +30,8 @@ NOTE = (
     "made, ready to begin, at the end of the load and with the clients closed"
 )
 
+#: How many sockets or threads more a client may hold once it has met a fault.
+_SPARE = 2
 _MIB = 1 << 20
 
 
@@ -42,7 +44,7 @@ class Expectations:
         late: seconds after the deadline within which 99.9 % of the calls return.
         full_within: seconds from recovery until service is full again.
         sockets, threads: how many more may be held in all processes with all clients closed than before they were
-            made; at the end there may be one more for each client than when they were ready.
+            made; at the end there may be two more for each client than when they were ready.
         memory_mib: by how much memory may have grown from ready to the end, in each process.
     """
 
@@ -159,8 +161,9 @@ def _late(played: Played, expected: Expectations) -> str | None:
 def _held(what: str, played: Played, most: int | None) -> str | None:
     if most is None:
         return None
-    # A client's pool may hold another connection once the first was lost in the midst of a call.
-    for first, then, more in (("ready", "end", most + played.plan.clients), ("before", "closed", most)):
+    # A client that has met a fault keeps a spare connection to each server, and a thread that makes them.
+    spare = _SPARE * played.plan.clients
+    for first, then, more in (("ready", "end", most + spare), ("before", "closed", most)):
         were, are = (getattr(getattr(played.observed, moment), what) for moment in (first, then))
         if are - were > more:
             return f"{what}: {are} held ({then}), {were} before ({first}), expected {more} more at most"

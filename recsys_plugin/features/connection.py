@@ -71,7 +71,7 @@ class RedisAddress:
         shown = _masked(url)
         try:
             parts = urlsplit(url)
-        except ValueError as error:
+        except ValueError:
             # The error may show the login.
             raise ConfigurationError(f"Redis URL {shown!r} is not of the form scheme://host:port") from None
         if parts.scheme not in _SCHEMES:
@@ -250,7 +250,7 @@ def named_errors(address: RedisAddress, timeout: float) -> Iterator[None]:
 
 
 def _masked(url: str) -> str:
-    """The URL without its login; even one that is spoilt, or was not percent-encoded as it should be, must not show it."""
+    """The URL without its login, which must not show even if it was not percent-encoded as it should be."""
     login, at, location = url.rpartition("@")
     if not at:
         return url

@@ -6,14 +6,21 @@ from collections.abc import Iterator
 
 import pytest
 from tiny_servers import serve_in
+from tiny_shop import TinyShop
 
 from recsys_plugin.chaos.target import FragileRedis, Target, proxied
 
 
 @pytest.fixture(scope="session")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyShop]:
     """Its servers run and are well; a test that breaks one mends it."""
     state = tmp_path_factory.mktemp("state")
-    shop = serve_in(state, tmp_path_factory.mktemp("models"), FragileRedis(state))
-    with shop as served, proxied(served.redis, served.triton) as made:
+    with serve_in(state, tmp_path_factory.mktemp("models"), FragileRedis(state)) as shop:
+        yield shop
+
+
+@pytest.fixture(scope="session")
+def target(fragile: TinyShop) -> Iterator[Target]:
+    """The same with what breaks it."""
+    with proxied(fragile.redis, fragile.triton) as made:
         yield made

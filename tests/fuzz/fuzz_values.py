@@ -129,5 +129,5 @@ def only(call: Callable[[], Any], *documented: type[Exception]) -> Any:
     assert str(raised) or not isinstance(raised, RecsysError), f"{type(raised).__name__} without a message"
     while raised is not None:
         check_secret(f"{raised} {raised!r}")
-        raised = raised.__cause__ or raised.__context__
+        raised = raised.__cause__ or (None if raised.__suppress_context__ else raised.__context__)
     return None
