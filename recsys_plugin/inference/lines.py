@@ -1,9 +1,9 @@
 """The line of one client to one Triton: a gRPC channel that is replaced by a new one, beside the requests.
 
-gRPC finds out late that a server is back: a connection whose packets vanished waits for TCP to send again, which after an
-outage of ten seconds can take as long once more, and one that was refused waits for gRPC's own pauses. So while a server is
-known to be away, a worker tries it with a channel of its own, which takes the place of the old one as soon as the server
-answers. Names are looked up anew with every channel; for that, old ones are replaced from time to time.
+gRPC finds out late that a server is back: a connection whose packets vanished waits for TCP to send again, which after
+an outage of ten seconds can take as long once more, and one that was refused waits for gRPC's own pauses. So while a
+server is known to be away, a worker tries it with a channel of its own, which takes the place of the old one as soon as
+the server answers. Names are looked up anew with every channel; for that, old ones are replaced from time to time.
 """
 
 from __future__ import annotations

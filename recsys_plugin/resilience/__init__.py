@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from recsys_plugin.resilience.adaptive import AdaptiveShare, LatencyTarget
 from recsys_plugin.resilience.breaker import CircuitBreaker
+from recsys_plugin.resilience.hedging import Hedging
 from recsys_plugin.resilience.values import Backoff, Limits, Retry, Timeout
 
-__all__ = ["AdaptiveShare", "Backoff", "CircuitBreaker", "LatencyTarget", "Limits", "Retry", "Timeout"]
+__all__ = ["AdaptiveShare", "Backoff", "CircuitBreaker", "Hedging", "LatencyTarget", "Limits", "Retry", "Timeout"]
