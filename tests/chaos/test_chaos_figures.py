@@ -96,7 +96,7 @@ def test_what_was_promised_and_does_not_hold_is_said() -> None:
     assert "30.0 ms after the deadline" in late
     (slow,) = failures(played([*steady(2.5), *steady(2.2, "popularity", begin=2.5), *steady(1.3, begin=4.7)]))
     assert "kill redis: full service 2.2 s after recovery" in slow
-    left = failures(played(steady(6.0), Footprint(4, 9, 80 << 20), Footprint(7, 5, 1 << 20)))
+    left = failures(played(steady(6.0), Footprint(4, 10, 80 << 20), Footprint(7, 5, 1 << 20)))
     assert [text.partition(":")[0] for text in left] == ["sockets", "threads", "memory"]
     off = Expectations(None, None, None, None, None, None)
     assert failures(played([(0.0, 9.0, OUTCOMES[0])], Footprint(99, 99, 1 << 40)), off) == []

@@ -17,7 +17,7 @@ __all__ = ["ANYTHING", "JSON", "KEY", "MOMENTS", "PASSWORD", "check_secret", "mu
 PASSWORD = "hunter2Zq7w"
 KEY = "pseudonym-Key-Xk93-never-shown"
 
-_WHOLE = st.integers() | st.sampled_from([0, -1, 2**31, 2**63, 2**64, 10**30])
+_WHOLE = st.integers() | st.sampled_from([0, -1, 2**31, 2**63, 2**64, 10**30, 10**400])
 _SCALARS = (
     st.none()
     | st.booleans()
