@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from killable_redis import KillableRedis
 from tiny_shop import NOW, SCHEMA, TinyShop
+from waiting import wait_until
 
 from recsys_plugin import AsyncRecommender, Recommender
 from recsys_plugin.client.fallback import FallbackCache
@@ -71,7 +72,7 @@ def test_cached_features_stand_in_for_redis(module_shop: TinyShop, redis: Killab
         with pytest.raises(StoreUnavailable):
             client.recommend("mug-lover", 3, strict=True)
         redis.start()
-        assert client.recommend("mug-lover", 3).fallback.level == "full"
+        wait_until(lambda: client.recommend("mug-lover", 3).fallback.level == "full", seconds=2)
 
 
 def test_what_is_kept_is_bounded_and_ages(module_shop: TinyShop, redis: KillableRedis) -> None:
