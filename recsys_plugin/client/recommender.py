@@ -49,6 +49,9 @@ __all__ = ["Recommender"]
 
 _Result = TypeVar("_Result")
 
+#: Seconds that closing waits for what goes on beside the requests to come to its own end.
+_PATIENCE = 1.0
+
 
 class Recommender(Shelves):
     """Answers a shop's requests from Redis and Triton; safe to share between threads.
@@ -267,13 +270,15 @@ class Recommender(Shelves):
     def close(self) -> None:
         """Close the connections to both servers."""
         for watcher in self._watchers:
-            watcher.close()
+            watcher.close(_PATIENCE)
         self._end_trial()
         self._recorder.close()
         if self._impressions is not None:
             self._impressions.close()
         self._reader.close()
         self._triton.close()
+        for watcher in self._watchers:
+            watcher.close()  # what waited for a server that hangs does so no more
 
     def __enter__(self) -> Self:
         """The client itself."""
