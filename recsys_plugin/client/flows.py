@@ -25,6 +25,7 @@ from recsys_plugin.client.explaining import explained
 from recsys_plugin.client.pages import SCORES, line_of, page, page_items
 from recsys_plugin.client.release import PersonalModel, Release
 from recsys_plugin.client.results import Page, RankedItems
+from recsys_plugin.client.segments import segment_lifts
 from recsys_plugin.client.shelf_rules import ShelfPolicy, fetch_vectors, shelf_policy
 from recsys_plugin.errors import ReleaseChanged
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures
@@ -81,6 +82,9 @@ def recommend(
     policy = shelf_policy(context, "recommend")
     if policy is not None:
         pool = policy.results(pool, count)
+    lifts = segment_lifts(context)
+    if lifts is not None:
+        pool = count
     model = context.release.models["recommend"]
     if wanted == 0:
         return [page(context, "recommend", user_id, RankedItems(), None) for user_id in users]
@@ -99,6 +103,8 @@ def recommend(
         yield from fetch_vectors(context, "recommend", answer["rows"], answer["scores"])
         for number, user_id in enumerate(batch):
             outputs = line_of("recommend", answer, number)
+            if lifts is not None and not reports[number].known:
+                outputs["scores"] = outputs["scores"] * lifts[outputs["rows"]]
             scores = outputs["scores"]
             items = page_items(
                 context, "recommend", outputs, scores, "retrieval_scores", excluded, wanted, explore=user_id
@@ -237,11 +243,7 @@ def read_features(
     """One round trip to Redis for all users, decoded into the model's tensors."""
     plan = model.plan
     call = ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
-    if context.strict:
-        replies = yield call
-        decoded = plan.decode(user_ids, replies, now=context.now, rows=context.release.catalogue.rows)
-    else:
-        decoded = yield from read_or_recall(context, plan, user_ids, call)
+    decoded = yield from read_or_recall(context, plan, user_ids, call)
     context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}
     context.end_of("features")
     return decoded

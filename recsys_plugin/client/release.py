@@ -49,7 +49,7 @@ _Answer = TypeVar("_Answer")
 READ_AT_ONCE = 500
 _PERSONAL = ("recommend", "rank", "search")
 #: Models that a repository may lack: of those that take a user's features, and of the others.
-_PERSONAL_SHELVES, _SHELVES = ("rank_new", "similar_users", "explain"), ("complements",)
+_PERSONAL_SHELVES, _SHELVES = ("rank_new", "similar_users", "explain"), ("complements", "popularity")
 
 
 @dataclass(frozen=True, slots=True)
