@@ -329,7 +329,9 @@ def export(
                 popularity=popularity_now(run, least=chosen.least_group),
                 people=exported_people(settings, run, least=chosen.least_group),
             )
-            made = export_repository(settings.model_repository, settings.state, material, progress=progress)
+            made = export_repository(
+                settings.model_repository, settings.state, material, progress=progress, key=settings.model_key
+            )
             keep_models(
                 kept_folder(settings.state),
                 made["version"],
