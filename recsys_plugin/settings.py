@@ -56,6 +56,8 @@ class Settings:
                            ``thompson:FILE.npz``; unset means ``none``
     ``RECSYS_PSEUDONYM_KEY``  secret of 16 bytes or more by which user ids become pseudonyms, the same for
                            exports and clients; unset means that nobody is shown to others
+    ``RECSYS_SNAPSHOT``    file from which a client can be opened while no server can be reached; it keeps the file
+                           up to date; unset means none
     ``RECSYS_OPTED_OUT``   file with the ids or pseudonyms, one a line, of users whom exports leave out of
                            neighbours and communities; unset means nobody
     =====================  ==========================================================================
@@ -72,6 +74,7 @@ class Settings:
     exploration: str | None = None
     pseudonym_key: str | None = field(default=None, repr=False)
     opted_out: Path | None = None
+    snapshot: Path | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -91,6 +94,7 @@ class Settings:
             exploration=env.get("RECSYS_EXPLORATION"),
             pseudonym_key=env.get("RECSYS_PSEUDONYM_KEY"),
             opted_out=Path(env["RECSYS_OPTED_OUT"]).expanduser().resolve() if "RECSYS_OPTED_OUT" in env else None,
+            snapshot=Path(env["RECSYS_SNAPSHOT"]).expanduser().resolve() if "RECSYS_SNAPSHOT" in env else None,
             impressions=_share(env["RECSYS_IMPRESSIONS"]) if "RECSYS_IMPRESSIONS" in env else None,
         )
 

@@ -56,7 +56,7 @@ def request_moment(settings: Settings) -> datetime | None:
     return parse_moment(as_of, name=f"{description}: as_of") if historical else None
 
 
-def open_recommender(settings: Settings, *, timeout: float = 0.5) -> Recommender:
+def open_recommender(settings: Settings, *, timeout: float = 0.5, strict: bool = False) -> Recommender:
     """A client of this home's servers, asking at :func:`request_moment`; the caller closes it.
 
     Raises:
@@ -64,7 +64,12 @@ def open_recommender(settings: Settings, *, timeout: float = 0.5) -> Recommender
     """
     services = Services(settings)
     moment = request_moment(settings)
-    options: dict[str, Any] = {"timeout": timeout, "pseudonym_key": settings.pseudonym_key}
+    options: dict[str, Any] = {
+        "timeout": timeout,
+        "pseudonym_key": settings.pseudonym_key,
+        "strict": strict,
+        "snapshot": settings.snapshot,
+    }
     if moment is not None:
         seconds = moment.timestamp()
         options["clock"] = lambda: seconds
@@ -117,6 +122,8 @@ def _footer(page: Page) -> str:
             f"{known}: {report.present} of {report.total} features present, "
             f"{len(report.missing)} missing, {len(report.expired)} expired"
         )
+    if page.fallback.reason:
+        lines.append(f"level {page.fallback.level}: {page.fallback.reason}")
     if page.unknown_items:
         lines.append(f"not in the catalogue: {', '.join(page.unknown_items)}")
     if page.intent is not None:

@@ -8,16 +8,12 @@ from typing import Any, TypeVar, cast
 
 from recsys_plugin.ads.serving import click_ad
 from recsys_plugin.ads.store import AdClick
-from recsys_plugin.client import ads as ad_flows
+from recsys_plugin.client import ladder
 from recsys_plugin.client.ad_pages import AdsPage
 from recsys_plugin.client.arguments import checked_stock
 from recsys_plugin.client.base import AskUsers, ClientBase, beside_these, repeatable, under
-from recsys_plugin.client.categories import cross_category
-from recsys_plugin.client.complements import cross_sell
 from recsys_plugin.client.context import RequestContext
-from recsys_plugin.client.flows import similar_items
 from recsys_plugin.client.following import written
-from recsys_plugin.client.onboarding import onboard
 from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
 from recsys_plugin.client.results import Page
 from recsys_plugin.features.item_stock import stock_commands
@@ -44,6 +40,7 @@ class AsyncShelves(ClientBase):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Recommender.similar_items`."""
         excluded = beside_these(exclude, beside)
@@ -51,9 +48,10 @@ class AsyncShelves(ClientBase):
             under(
                 rules,
                 sponsored,
-                lambda context, _: similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
+                lambda context, _: ladder.similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
             ),
             timeout,
+            strict=strict,
         )
         return pages[0]
 
@@ -68,6 +66,7 @@ class AsyncShelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.onboard`."""
         asked, excluded = repeatable(chosen), beside_these(exclude, beside)
@@ -75,10 +74,11 @@ class AsyncShelves(ClientBase):
             under(
                 rules,
                 (),
-                lambda context, _: onboard(context, user_id, asked, k, exclude=excluded, candidates=candidates),
+                lambda context, _: ladder.onboard(context, user_id, asked, k, exclude=excluded, candidates=candidates),
             ),
             timeout,
             () if user_id is None else [checked_id(user_id, "user_id")],
+            strict=strict,
         )
         return pages[0]
 
@@ -92,6 +92,7 @@ class AsyncShelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.cross_sell`."""
         asked, excluded = repeatable(basket), beside_these(exclude, beside)
@@ -100,9 +101,10 @@ class AsyncShelves(ClientBase):
                 under(
                     rules,
                     (),
-                    lambda context, _: cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
+                    lambda context, _: ladder.cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
                 ),
                 timeout,
+                strict=strict,
             )
         )[0]
 
@@ -117,6 +119,7 @@ class AsyncShelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.cross_category`."""
         excluded, users = beside_these(exclude, beside), [checked_id(user_id, "user_id")]
@@ -125,12 +128,13 @@ class AsyncShelves(ClientBase):
                 under(
                     rules,
                     (),
-                    lambda context, _: cross_category(
+                    lambda context, _: ladder.cross_category(
                         context, user_id, k, per_category=per_category, exclude=excluded, candidates=candidates
                     ),
                 ),
                 timeout,
                 users,
+                strict=strict,
             )
         )[0]
 
@@ -156,13 +160,15 @@ class AsyncShelves(ClientBase):
         context: Mapping[str, str] = _NO_CONTEXT,
         exclude: Iterable[object] = (),
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> AdsPage:
         """See :meth:`Shelves.ads`."""
         users, excluded = [checked_id(user_id, "user_id")], repeatable(exclude)
         pages = await self._ask(
-            lambda request, _: ad_flows.ads(request, self._campaigns, user_id, slots, about=context, exclude=excluded),
+            lambda request, _: ladder.ads(request, self._campaigns, user_id, slots, about=context, exclude=excluded),
             timeout,
             users,
+            strict=strict,
             repeats=False,
         )
         return cast(AdsPage, pages[0])
@@ -180,7 +186,13 @@ class AsyncShelves(ClientBase):
 
     @abstractmethod
     async def _ask(
-        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+        self,
+        ask: AskUsers,
+        timeout: float | None,
+        user_ids: Iterable[object] = (),
+        *,
+        strict: bool | None = None,
+        repeats: bool = True,
     ) -> list[Page]:
         """Answer a request."""
 

@@ -19,8 +19,10 @@ from recsys_plugin.client.arguments import (
     checked_candidates,
     checked_k,
 )
+from recsys_plugin.client.cached_features import read_or_recall
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.explaining import explained
+from recsys_plugin.client.limited import Limited
 from recsys_plugin.client.pages import SCORES, line_of, page, page_items
 from recsys_plugin.client.release import PersonalModel, Release
 from recsys_plugin.client.results import Page, RankedItems
@@ -58,7 +60,7 @@ __all__ = [
 _TOKENS = {"input_ids": OutputSpec("INT64", (1, -1)), "attention_mask": OutputSpec("INT64", (1, -1))}
 
 #: A request: yields calls, is sent their answers, returns pages.
-Flow = Generator[ReadFeatures | Infer, Any, list[Page]]
+Flow = Generator[ReadFeatures | Limited | Infer, Any, list[Page]]
 
 
 def recommend(
@@ -231,11 +233,11 @@ def encode_text(
 
 def read_features(
     context: RequestContext, model: PersonalModel, user_ids: Sequence[str]
-) -> Generator[ReadFeatures, Any, tuple[FeatureTensors, tuple[FeatureReport, ...]]]:
+) -> Generator[ReadFeatures | Limited, Any, tuple[FeatureTensors, tuple[FeatureReport, ...]]]:
     """One round trip to Redis for all users, decoded into the model's tensors."""
     plan = model.plan
-    replies = yield ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
-    decoded = plan.decode(user_ids, replies, now=context.now, rows=context.release.catalogue.rows)
+    call = ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
+    decoded = yield from read_or_recall(context, plan, user_ids, call)
     context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}
     context.end_of("features")
     return decoded

@@ -100,6 +100,9 @@ def describe_repository(
         own_rows: how many of his own items a user brings as candidates.
         item: width of the packed row of an item newer than the snapshot.
     """
+    # It describes with the values of this module.
+    from recsys_plugin.export.tables import table_models
+
     widths = {str(name): width for name, width in contract.widths.items()}
     user = (
         Tensor("user_float", "FP32", (widths["user_float"],), "packed float features, in contract order"),
@@ -272,25 +275,7 @@ def describe_repository(
             (basket, excluded, counts),
             (rows, Tensor("scores", "FP32", (-1,), "what to rank by; higher is better")),
         ),
-        Model(
-            "catalogue",
-            "The items built into this version, page by page; an item's row number is its position.",
-            (
-                Tensor("offset", "INT64", (1,), "first row of the page"),
-                Tensor("count", "INT64", (1,), "rows of the page, at most"),
-            ),
-            (
-                Tensor("item_ids", "STRING", (-1,), "item ids"),
-                Tensor("titles", "STRING", (-1,), "titles"),
-                Tensor("categories", "STRING", (-1,), "categories, empty where unknown"),
-                Tensor("subcategories", "STRING", (-1,), "finer categories, empty where unknown"),
-                Tensor("brands", "STRING", (-1,), "brands, empty where unknown"),
-                Tensor("prices", "FP32", (-1,), "prices, NaN where unknown"),
-                Tensor("available_since", "INT64", (-1,), "when each came up for sale, unix seconds, 0 where unknown"),
-                Tensor("size", "INT64", (1,), "items in all"),
-            ),
-            max_batch=0,
-        ),
+        *table_models(),
         Model(
             "new_item",
             "An item newer than the snapshot to the row by which `rank_new` knows it, and its text's vector.",

@@ -39,10 +39,12 @@ from recsys_plugin.export.parity import (
     left_out,
     user_inputs,
 )
+from recsys_plugin.export.popularity_graph import popularity_graph
 from recsys_plugin.export.precision import reduce_precision
 from recsys_plugin.export.torch_graphs import encoder_graph, ranker_graph, user_tower_graph
 from recsys_plugin.export.user_graphs import communities_graph, user_index_graph
 from recsys_plugin.pipeline.workspace import atomic_text
+from recsys_plugin.policy.popularity import Popularity, nothing_popular
 from recsys_plugin.training.artefacts import TrainedModels
 from recsys_plugin.training.communities import People, nobody
 from recsys_plugin.training.complements import Complements, no_complements
@@ -64,6 +66,8 @@ _CATALOGUE_TEXTS = {
     "subcategories": "subcategory",
     "brands": "brand",
 }
+#: Models that clients load with a version, page by page.
+_TABLES = ("catalogue", "popularity")
 _DATATYPES = {"f": "FP32", "i": "INT64", "O": "BYTES", "U": "BYTES"}
 
 
@@ -81,6 +85,7 @@ class ExportMaterial:
         options: how models are laid out and weights stored. measured: real users and what they bought, on whom a
             lower precision is measured; without them there is no other than fp32.
         complements: what goes with a basket; without them every basket is answered alike.
+        popularity: what is popular; nothing is, without it.
         people: the users who may be somebody's neighbour; nobody is, without them.
         reference: what the models were trained on, as JSON values, for ``recsys check drift``.
     """
@@ -94,6 +99,7 @@ class ExportMaterial:
     options: ExportOptions = field(default_factory=ExportOptions)
     measured: Split | None = None
     complements: Complements | None = None
+    popularity: Popularity | None = None
     people: People | None = None
     reference: Mapping[str, Any] | None = None
 
@@ -266,6 +272,7 @@ def _write_graphs(
         "complements": lambda: complements_graph(_complements(material)),
         "user_index": lambda: user_index_graph(people),
         "communities": lambda: communities_graph(people.communities),
+        "popularity": lambda: popularity_graph(material.popularity or nothing_popular(len(catalogue))),
         "text_encoder": lambda: encoder_graph(encoder, tokenizer),
         "item_encoder": lambda: item_encoder_graph(models, torch.from_numpy(empty)),
         "new_item_ranker": lambda: new_item_ranker_graph(models),
@@ -281,8 +288,8 @@ def _write_graphs(
         progress(f"graph {name}", done, len(makers))
         graphs[name] = staging / name / "model.onnx"
         graphs[name].parent.mkdir()
-        # The catalogue is asked for by its version; the others may be run as steps of another version's ensemble.
-        onnx.save(make() if name == "catalogue" else answer_version(make(), version), graphs[name])
+        # Tables are asked for by their version; the others may be run as steps of another version's ensemble.
+        onnx.save(make() if name in _TABLES else answer_version(make(), version), graphs[name])
     return graphs
 
 
@@ -348,7 +355,7 @@ def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dic
     asked["complements"] = complements_request(np.array([[0, -1]], np.int64), min(20, len(material.catalogue) - 1))
     new_items = np.repeat(asked["rank_new"]["new_items"][:1], len(asked["rank"]["candidate_rows"]), axis=0)
     asked["explain"] = {**asked["rank"], "new_items": new_items}
-    asked["catalogue"] = {"offset": np.array([0], np.int64), "count": np.array([3], np.int64)}
+    asked |= {name: {"offset": np.array([0], np.int64), "count": np.array([3], np.int64)} for name in _TABLES}
     return [
         {
             "model": name,

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from recsys_plugin.errors import InvalidInput
 
-__all__ = ["Candidates", "Impression", "ServedPage"]
+__all__ = ["FULL_LEVEL", "Candidates", "Impression", "ServedPage"]
 
 _NO_POLICY = "none"
+#: The level of a page for which nothing failed.
+FULL_LEVEL = "full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class ServedPage:
     """Ids of rows."""
     features: Mapping[str, Sequence[Any]] | None = None
     """Tensor → one user's values in the contract's order."""
+    fallback: str = FULL_LEVEL
+    """The level of the ladder that it was made on."""
 
     def encode(self, *, with_candidates: bool, with_features: bool) -> bytes:
         """The document in JSON; float32 scores with the nine digits that name them exactly."""
@@ -75,6 +79,8 @@ class ServedPage:
             "items": list(self.item_ids(chosen.rows[chosen.order].tolist())),
             "scores": _plain(chosen.scores[chosen.order]),
         }
+        if self.fallback != FULL_LEVEL:
+            document["fallback"] = self.fallback
         if chosen.propensities is not None:
             document["propensities"] = chosen.propensities.tolist()
         if with_candidates:
@@ -110,6 +116,8 @@ class Impression:
     candidate_scores: list[float] | None = None
     features: dict[str, list[Any]] | None = None
     """Tensor → values as served, in the contract's order, NaN as ``None``; ``None`` where that was not sampled."""
+    fallback: str = FULL_LEVEL
+    """The level of the ladder that it was made on. Any other than ``full`` says nothing of the models."""
 
     @classmethod
     def decode(cls, document: bytes) -> Impression:
@@ -129,7 +137,15 @@ class Impression:
         return found
 
     def _check(self) -> None:
-        texts = (self.request_id, self.model, self.policy, self.propensity_kind, *self.items, *(self.candidates or ()))
+        texts = (
+            self.request_id,
+            self.model,
+            self.policy,
+            self.propensity_kind,
+            self.fallback,
+            *self.items,
+            *(self.candidates or ()),
+        )
         if not all(isinstance(text, str) for text in texts):
             raise InvalidInput("impression: an id or a name is no text")
         if type(self.served_at) is not int or type(self.version) is not int:

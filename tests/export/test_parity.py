@@ -175,6 +175,7 @@ def test_known_answers_and_manifest(exported: Exported) -> None:
     assert known.version == exported.version
     new = {
         "item_tokenizer", "new_item", "rank_new", "complements", "similar_users", "communities", "explain",
+        "popularity",
     }  # fmt: skip
     assert {answer.model for answer in known.answers} == new.union(SERVED_MODELS)
     local = exported.local()
