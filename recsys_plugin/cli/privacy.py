@@ -10,7 +10,7 @@ from recsys_plugin.cli._output import console, emit_json, finish, json_option, r
 from recsys_plugin.errors import CheckFailed, InvalidInput
 from recsys_plugin.settings import Settings
 
-__all__ = ["admit", "forget", "privacy", "search"]
+__all__ = ["admit", "consent", "export", "forget", "privacy", "retention", "search"]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _users = click.argument("user_ids", metavar="[USER]...", nargs=-1)
@@ -113,6 +113,170 @@ def admit(user_ids: tuple[str, ...], path: Path | None) -> None:
     with Services(settings).ensure_redis() as redis_url:
         count = admit_people(settings, redis_url, users, project=PROJECT)
     finish(f"{count:,} of {len(users):,} had been forgotten; what they do from now on is kept")
+
+
+_YES_NO = click.Choice(("yes", "no"))
+
+
+@privacy.command()
+@click.argument("user_id", metavar="USER")
+@click.option("--personalised", type=_YES_NO, help="Whether pages may be made of what is known of USER.")
+@click.option("--tracking", type=_YES_NO, help="Whether acts and pages of USER may be kept.")
+@json_option
+def consent(user_id: str, personalised: str | None, tracking: str | None, as_json: bool) -> None:
+    """Show or change what USER allows; it holds from the next request on. What is not named stays as it was.
+
+    \b
+    Examples:
+      recsys privacy consent 2020
+      recsys privacy consent 2020 --personalised no
+      recsys privacy consent 2020 --personalised yes --tracking no
+    """
+    from recsys_plugin.events.keys import EventKeys
+    from recsys_plugin.features.connection import RedisAddress, named_errors
+    from recsys_plugin.identifiers import checked_id
+    from recsys_plugin.pipeline.steps import PROJECT
+    from recsys_plugin.privacy.consent import Consent, consent_commands
+    from recsys_plugin.runtime.services import Services
+
+    user = checked_id(user_id, "USER")
+    with Services(Settings.from_environment()).ensure_redis() as redis_url:
+        address = RedisAddress.parse(redis_url)
+        with named_errors(address, 5.0):
+            client = address.connect(5.0)
+            try:
+                stated = Consent.decode(client.execute_command("HGET", EventKeys(PROJECT).consent, user))
+                if personalised is not None or tracking is not None:
+                    stated = Consent(
+                        stated.personalised if personalised is None else personalised == "yes",
+                        stated.tracking if tracking is None else tracking == "yes",
+                    )
+                    for command in consent_commands(PROJECT, user, stated):
+                        client.execute_command(*command)
+            finally:
+                client.close()
+    if as_json:
+        emit_json({"personalised": stated.personalised, "tracking": stated.tracking})
+    told = [f"{name} {'yes' if allowed else 'no'}" for name, allowed in
+            (("personalised", stated.personalised), ("tracking", stated.tracking))]  # fmt: skip
+    finish(", ".join(told))
+
+
+@privacy.command("export")
+@click.argument("user_id", metavar="USER")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file, instead of standard output.")
+def export(user_id: str, output: Path | None) -> None:
+    """Print everything that is held about USER as one JSON document (GDPR, articles 15 and 20).
+
+    \b
+    Examples:
+      recsys privacy export 2020 > 2020.json
+      recsys privacy export 2020 --output 2020.json
+    """
+    import json
+
+    from recsys_plugin.pipeline.steps import PROJECT
+    from recsys_plugin.privacy.held import everything_held
+    from recsys_plugin.runtime.services import Services
+
+    settings = Settings.from_environment()
+    with console.status("looking everywhere"), Services(settings).ensure_redis() as redis_url:
+        held = everything_held(settings, redis_url, user_id, project=PROJECT)
+    if output is None:
+        emit_json(held)
+    else:
+        output.write_text(json.dumps(held, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    entries = sum(map(len, held["store"]["entries"].values()))
+    finish(
+        f"{len(held['store']['features']):,} features, {entries:,} stream entries, rows in {len(held['files']):,} files"
+    )
+
+
+@privacy.group()
+def retention() -> None:
+    """For how long things are kept, by the type of the event; what is not named is kept.
+
+    \b
+    Examples:
+      recsys privacy retention schema
+      recsys privacy retention set retention.json      {"click": "180d", "pages": "90d"}
+      recsys privacy retention apply --dry-run
+    """
+
+
+@retention.command("schema")
+def retention_schema() -> None:
+    """Print the JSON schema of the document."""
+    from recsys_plugin.privacy.retention import SCHEMA
+
+    emit_json(SCHEMA)
+
+
+@retention.command("set")
+@click.argument("path", metavar="FILE", type=_FILE)
+def retention_set(path: Path) -> None:
+    """Make FILE this home's document, once it is checked; nothing is removed before `apply`."""
+    from recsys_plugin.privacy.retention import Retention
+
+    read = Retention.from_json(path.read_text(encoding="utf-8"))
+    read.write(Settings.from_environment())
+    finish(_told(read.to_dict()), then="recsys privacy retention apply --dry-run")
+
+
+@retention.command("show")
+@json_option
+def retention_show(as_json: bool) -> None:
+    """Show this home's document."""
+    from recsys_plugin.privacy.retention import Retention
+
+    document = Retention.read(Settings.from_environment()).to_dict()
+    if as_json:
+        emit_json(document)
+    finish(_told(document))
+
+
+@retention.command("apply")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@json_option
+def retention_apply(dry_run: bool, as_json: bool) -> None:
+    """Take what is too old out of streams, live acts, archives, outcomes and tables; run it daily.
+
+    RECSYS_AS_OF counts as now where it is set.
+
+    \b
+    Examples:
+      recsys privacy retention apply --dry-run --json
+      recsys privacy retention apply
+    """
+    from datetime import UTC, datetime
+
+    from recsys_plugin.pipeline.steps import PROJECT
+    from recsys_plugin.privacy.retention import Retention, apply_retention
+    from recsys_plugin.runtime.services import Services
+
+    settings = Settings.from_environment()
+    kept = Retention.read(settings)
+    with reporter() as progress, Services(settings).ensure_redis() as redis_url:
+        done = apply_retention(
+            settings,
+            redis_url,
+            kept,
+            now=settings.as_of or datetime.now(UTC),
+            dry_run=dry_run,
+            project=PROJECT,
+            progress=progress,
+        )
+    if as_json:
+        emit_json(done.to_dict())
+    for place, counts in done.removed.items():
+        told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        console.print(f"  {place}: {told}", markup=False, highlight=False, soft_wrap=True)
+    would = "would be removed" if dry_run else "removed"
+    finish(f"{done.total:,} rows and entries {would}", then=None if dry_run or not done.total else "recsys apply")
+
+
+def _told(document: dict[str, str]) -> str:
+    return ", ".join(f"{name} {length}" for name, length in document.items()) or "everything is kept"
 
 
 def _given(user_ids: tuple[str, ...], path: Path | None) -> list[str]:

@@ -18,7 +18,7 @@ from recsys_plugin.client import flows, ladder
 from recsys_plugin.client.arrivals import TakeUp, take_up, take_up_everything
 from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, beside_these, repeatable, reserved, time_left, under
 from recsys_plugin.client.context import RequestContext
-from recsys_plugin.client.following import follow_rules, written
+from recsys_plugin.client.following import written
 from recsys_plugin.client.limited import Limited
 from recsys_plugin.client.offload import Offload
 from recsys_plugin.client.release import Release, load_release, loaded, on_one_release
@@ -246,9 +246,9 @@ class Recommender(Shelves):
             The version that serves from now on.
         """
         with self._loading:
+            self._follow_rules()
             current = None if self._release.is_snapshot else self._release
             self._release = self._run(load_release(self._project, current), LOADING_TIMEOUT)
-            self._follow_rules()
             self._follow_trial()
             self._run(self._snapshots.kept(self._release, self._rules), LOADING_TIMEOUT)
         return self._release.version
@@ -298,7 +298,7 @@ class Recommender(Shelves):
 
     def _follow_rules(self) -> None:
         try:
-            self._rules = self._run(follow_rules(self._project, self._rules), LOADING_TIMEOUT)
+            self._run(self._followed(), LOADING_TIMEOUT)
             self._rules_warner.worked()
         except RecsysError as error:
             self._rules_warner.failed(error)

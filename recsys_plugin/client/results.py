@@ -167,6 +167,8 @@ class Page:
     """Filters of the query that would have left nothing, and were given up: ``category``, ``brand``, ``price``."""
     fallback: Fallback = FULL
     """The level of the ladder that it was made on, and why not on a better one."""
+    personalised: bool = True
+    """``False`` if the user refuses pages made of what is known of him: he got that of somebody unknown."""
 
     def __iter__(self) -> Iterator[ScoredItem]:
         """The items, best first."""

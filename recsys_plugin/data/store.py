@@ -298,7 +298,7 @@ def write_dataset(
         counts={
             name: (events.rows if name == "events" else tables[name].num_rows) - left_out.rows[name] for name in digests
         },
-        event_types={kind: left for kind, count in events.types.items() if (left := count - left_out.types[kind])},
+        event_types={kind: n for kind, count in events.types.items() if (n := count - left_out.types[kind])},
         sha256=digests,
         first_event=events.first,
         last_event=events.last,

@@ -15,8 +15,9 @@
 ``recsys:{P}:trial``                        the trial of a model version, as JSON, and ``:history``, of those that ended
 ``recsys:{P}:trial:ID:PHASE:ARM``           hash of what was counted in an arm, and with ``:users`` who was in it
 ``recsys:{P}:trial:ID:looks``               stream of what the guard of a trial saw
-``recsys:{P}:forgotten``                    set of the pseudonyms of people who were forgotten; ``:revision`` counts
-                                            how often, ``:key`` tells the key that made them
+``recsys:{P}:forgotten``                    set of the pseudonyms of people who were forgotten; ``:key`` tells the
+                                            key that made them
+``recsys:{P}:refusals``                     counts how often forgotten or consent changed
 ``recsys:{P}:consent``                      hash: what users refuse, see :mod:`recsys_plugin.privacy.consent`
 ``recsys:{P}:rules``                        the shop's rules for its pages, as JSON
 ``recsys:{P}:ads``                          the campaigns, as JSON; ``:revision`` counts their changes
@@ -112,9 +113,9 @@ class EventKeys:
         return f"{self.prefix}forgotten"
 
     @property
-    def forgotten_revision(self) -> str:
-        """How often people were forgotten."""
-        return f"{self.prefix}forgotten:revision"
+    def refusals(self) -> str:
+        """How often it changed of whom nothing is to be kept."""
+        return f"{self.prefix}refusals"
 
     @property
     def forgotten_key(self) -> str:

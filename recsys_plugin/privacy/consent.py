@@ -75,6 +75,8 @@ def consent_commands(
     value = user_id if join_key_type == "STRING" else int(user_id)
     hashed = entity_key_prefix("user_id") + entity_key_value(value) + project.encode()
     listed = EventKeys(project).consent
+    # Clients then drop what they keep of him, and workers look again whether they may.
+    told = ("INCR", EventKeys(project).refusals)
     if consent == EVERYTHING:
-        return (("HDEL", hashed, CONSENT_FIELD), ("HDEL", listed, user_id))
-    return (("HSET", hashed, CONSENT_FIELD, consent.encode()), ("HSET", listed, user_id, consent.encode()))
+        return (("HDEL", hashed, CONSENT_FIELD), ("HDEL", listed, user_id), told)
+    return (("HSET", hashed, CONSENT_FIELD, consent.encode()), ("HSET", listed, user_id, consent.encode()), told)

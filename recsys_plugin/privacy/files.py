@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,16 @@ from recsys_plugin.privacy.person import Person, in_file
 from recsys_plugin.privacy.rows import belongs
 from recsys_plugin.settings import Settings
 
-__all__ = ["FileTraces", "blank_spool", "files_of", "forget_in_files", "search_files", "whole_file", "without_rows"]
+__all__ = [
+    "FileTraces",
+    "blank_spool",
+    "files_of",
+    "forget_in_files",
+    "kept_rows",
+    "search_files",
+    "whole_file",
+    "without_rows",
+]
 
 Progress = Callable[[str, int, int], None]
 #: Below the state folder: Redis's own files are Redis's to write, locks hold nothing, downloads are the shop's sources.
@@ -97,7 +106,7 @@ def forget_in_files(
 
 def _forgetin_file(path: Path, settings: Settings, people: Sequence[Person], pseudonym: Callable[[str], str]) -> int:
     if path.suffix == ".parquet":
-        return without_rows(path, lambda table: belongs(table, _among(people)))
+        return without_rows(path, lambda table: _theirs(table, people))
     if path.suffix == ".npz":
         return _without_contexts(path, people)
     if settings.spool is not None and path.parent == settings.spool:
@@ -114,30 +123,50 @@ def _forgetin_file(path: Path, settings: Settings, people: Sequence[Person], pse
     return 0
 
 
+def _theirs(table: pa.Table, people: Sequence[Person]) -> dict[str, Any]:
+    mask = belongs(table, _among(people))
+    return {} if mask is None else {"theirs": mask}
+
+
 def _among(people: Sequence[Person]) -> Callable[[Any], set[str]]:
     ids = {person.user_id for person in people}
     return lambda values: ids.intersection(value for value in values if value is not None)
 
 
-def without_rows(path: Path, gone: Callable[[pa.Table], Any]) -> int:
+def without_rows(
+    path: Path,
+    gone: Callable[[pa.Table], Mapping[str, Any]],
+    *,
+    counted: Callable[[str, Any], None] = lambda name, mask: None,
+    dry_run: bool = False,
+) -> int:
     """Write a Parquet file anew without some rows, its schema with all that it notes kept; how many rows.
 
     Args:
-        gone: gives, of a piece of the table, which rows are meant, bool [rows], or ``None`` for none.
+        gone: gives, of a piece of the table, which rows are meant, bool [rows], by why.
+        counted: is told why, and which rows of a piece. dry_run: only count.
     """
     removed = 0
     with pq.ParquetFile(path) as source:
         for batch in source.iter_batches(_BATCH_ROWS):
-            mask = gone(pa.Table.from_batches([batch]))
-            removed += 0 if mask is None else int(pc.sum(mask).as_py() or 0)
-        if not removed:
-            return 0
+            for name, mask in gone(pa.Table.from_batches([batch])).items():
+                counted(name, mask)
+                removed += int(pc.sum(mask).as_py() or 0)
+        if not removed or dry_run:
+            return removed
         with whole_file(path) as draft, pq.ParquetWriter(draft, source.schema_arrow, compression="zstd") as writer:
             for batch in source.iter_batches(_BATCH_ROWS):
                 piece = pa.Table.from_batches([batch])
-                mask = gone(piece)
-                writer.write_table(piece if mask is None else piece.filter(pc.invert(mask)), row_group_size=_BATCH_ROWS)
+                writer.write_table(kept_rows(piece, gone(piece)), row_group_size=_BATCH_ROWS)
     return removed
+
+
+def kept_rows(piece: pa.Table, masks: Mapping[str, Any]) -> pa.Table:
+    """The rows of a piece that no mask means."""
+    keep: Any = None
+    for mask in masks.values():
+        keep = pc.invert(mask) if keep is None else pc.and_(keep, pc.invert(mask))
+    return piece if keep is None else piece.filter(keep)
 
 
 def _without_contexts(path: Path, people: Sequence[Person]) -> int:

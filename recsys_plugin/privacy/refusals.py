@@ -48,7 +48,7 @@ class Refusals:
         """
         users = sorted(set(user_ids))
         keys, names = self._keys, self._names
-        commands: list[tuple[Any, ...]] = [("MGET", keys.forgotten_revision, keys.forgotten_key)]
+        commands: list[tuple[Any, ...]] = [("MGET", keys.refusals, keys.forgotten_key)]
         if users:
             commands.append(("HMGET", keys.consent, *users))
             if names is not None:

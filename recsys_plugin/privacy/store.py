@@ -149,8 +149,7 @@ def _sizes(size: Any) -> list[int]:
 
 
 def _is_stream(client: Any, key: bytes) -> bool:
-    kind: bytes = client.type(key)
-    return kind == b"stream"
+    return bool(client.type(key) == b"stream")
 
 
 def _types_and_dumps(client: Any, keys: Sequence[bytes]) -> tuple[list[bytes], list[bytes | None]]:

@@ -219,7 +219,7 @@ class StreamWorker:
 
     def _commit(self, transaction: Transaction, partitions: Iterable[int]) -> bool:
         owners = [self._keys.owner(number) for number in sorted(partitions)]
-        revision = self._keys.forgotten_revision
+        revision = self._keys.refusals
         _, (*held, forgotten) = self._ask([("WATCH", *owners, revision), ("MGET", *owners, revision)])
         if any(owner != self.name.encode() for owner in held):
             self._ask([("UNWATCH",)])
@@ -236,7 +236,7 @@ class StreamWorker:
             return False
         for command, answer in zip(commands, answers, strict=True):
             if isinstance(answer, Exception):
-                raise StoreUnavailable(f"{self._address!r}: {command[0]} {command[1]!r}: {answer}")
+                raise StoreUnavailable(f"{self._address!r}: {command[0]} {_family(command[1])}: {answer}")
         return True
 
     def _take_over(self, gained: set[int]) -> int:
@@ -366,6 +366,12 @@ class StreamWorker:
 def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
     parts = iter(flat)
     return dict(zip(parts, parts, strict=True))
+
+
+def _family(key: Any) -> str:
+    """What a key is of, without whose it is."""
+    text = key.decode(errors="replace") if isinstance(key, bytes) else str(key)
+    return ":".join(text.split(":")[:3]) if text.startswith("recsys:") else "the features of a user or an item"
 
 
 def _entry_id(line: Any) -> bytes:
