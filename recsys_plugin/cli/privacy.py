@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,7 +11,7 @@ from recsys_plugin.cli._output import console, emit_json, finish, json_option, r
 from recsys_plugin.errors import CheckFailed, InvalidInput
 from recsys_plugin.settings import Settings
 
-__all__ = ["admit", "consent", "export", "forget", "privacy", "retention", "search"]
+__all__ = ["admit", "budget", "consent", "export", "forget", "privacy", "retention", "search"]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _users = click.argument("user_ids", metavar="[USER]...", nargs=-1)
@@ -143,7 +144,7 @@ def consent(user_id: str, personalised: str | None, tracking: str | None, as_jso
     with Services(Settings.from_environment()).ensure_redis() as redis_url:
         address = RedisAddress.parse(redis_url)
         with named_errors(address, 5.0):
-            client = address.connect(5.0)
+            client: Any = address.connect(5.0)
             try:
                 stated = Consent.decode(client.execute_command("HGET", EventKeys(PROJECT).consent, user))
                 if personalised is not None or tracking is not None:
@@ -190,6 +191,26 @@ def export(user_id: str, output: Path | None) -> None:
     finish(
         f"{len(held['store']['features']):,} features, {entries:,} stream entries, rows in {len(held['files']):,} files"
     )
+
+
+@privacy.command()
+@json_option
+def budget(as_json: bool) -> None:
+    """Show what exports with `--epsilon` have spent of the privacy budget, and on what.
+
+    \b
+    Examples:
+      recsys privacy budget --json
+    """
+    from recsys_plugin.privacy.budget import read_budget
+
+    spent = read_budget(Settings.from_environment())
+    if as_json:
+        emit_json(spent.to_dict())
+    for one in spent.publications:
+        console.print(f"  {one['at']} {one['what']}: epsilon {one['epsilon']:g}", highlight=False)
+    bound = "without a bound" if spent.most is None else f"of {spent.most:g}"
+    finish(f"epsilon {spent.epsilon:g}, delta {spent.delta:g} spent, {bound}")
 
 
 @privacy.group()

@@ -233,7 +233,9 @@ class ReadPlan:
         try:
             return now - decode_timestamp(data)
         except MalformedValueError as error:
-            raise StoreUnavailable(f"event time of {view} for {named_user(user_id)} is corrupt in Redis: {error}") from error
+            raise StoreUnavailable(
+                f"event time of {view} for {named_user(user_id)} is corrupt in Redis: {error}"
+            ) from error
 
     def _decoded(self, user_id: str, spec: FeatureSpec, data: bytes) -> Value:
         try:

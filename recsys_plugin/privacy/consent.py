@@ -14,7 +14,7 @@ from recsys_plugin.errors import InvalidInput, StoreUnavailable
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.codec import entity_key_prefix, entity_key_value
 
-__all__ = ["CONSENT_FIELD", "EVERYTHING", "Consent", "consent_commands"]
+__all__ = ["CONSENT_FIELD", "EVERYTHING", "Consent", "consent_commands", "restore_consents"]
 
 #: Beside the features in a user's hash; Feast's fields are four bytes long, or begin with ``_ts:``.
 CONSENT_FIELD = b"recsys:consent"
@@ -80,3 +80,17 @@ def consent_commands(
     if consent == EVERYTHING:
         return (("HDEL", hashed, CONSENT_FIELD), ("HDEL", listed, user_id), told)
     return (("HSET", hashed, CONSENT_FIELD, consent.encode()), ("HSET", listed, user_id, consent.encode()), told)
+
+
+def restore_consents(client: Any, project: str) -> int:
+    """Put what users refuse beside their features again, where these were deleted or expired; how many they are.
+
+    Args:
+        client: redis-py's.
+    """
+    count = 0
+    for user_id, value in client.hscan_iter(EventKeys(project).consent, count=1_000):
+        key = entity_key_prefix("user_id") + entity_key_value(user_id.decode()) + project.encode()
+        client.hset(key, CONSENT_FIELD, value)
+        count += 1
+    return count

@@ -256,7 +256,7 @@ def _rewrite(client: Any, command: str, running: str, status: str) -> None:
 
 def _has_snapshot(client: Any) -> bool:
     settings = client.config_get("dir", "dbfilename")
-    return (Path(settings.get("dir", "")) / settings.get("dbfilename", "")).is_file()
+    return Path(settings.get("dir", ""), settings.get("dbfilename", "")).is_file()
 
 
 def _own_files(client: Any, address: RedisAddress) -> list[Path]:
