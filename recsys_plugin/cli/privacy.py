@@ -226,7 +226,7 @@ def retention() -> None:
 
 
 @retention.command("schema")
-def retention_schema() -> None:
+def _retention_schema() -> None:
     """Print the JSON schema of the document."""
     from recsys_plugin.privacy.retention import SCHEMA
 
@@ -235,7 +235,7 @@ def retention_schema() -> None:
 
 @retention.command("set")
 @click.argument("path", metavar="FILE", type=_FILE)
-def retention_set(path: Path) -> None:
+def _retention_set(path: Path) -> None:
     """Make FILE this home's document, once it is checked; nothing is removed before `apply`."""
     from recsys_plugin.privacy.retention import Retention
 
@@ -246,7 +246,7 @@ def retention_set(path: Path) -> None:
 
 @retention.command("show")
 @json_option
-def retention_show(as_json: bool) -> None:
+def _retention_show(as_json: bool) -> None:
     """Show this home's document."""
     from recsys_plugin.privacy.retention import Retention
 
@@ -259,7 +259,7 @@ def retention_show(as_json: bool) -> None:
 @retention.command("apply")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @json_option
-def retention_apply(dry_run: bool, as_json: bool) -> None:
+def _retention_apply(dry_run: bool, as_json: bool) -> None:
     """Take what is too old out of streams, live acts, archives, outcomes and tables; run it daily.
 
     RECSYS_AS_OF counts as now where it is set.

@@ -69,7 +69,9 @@ def test_consent_is_put_beside_features_that_were_deleted(event_redis: Any) -> N
         assert client.hget(ROWS.user_key("private"), CONSENT_FIELD) == b"1"
 
 
-def test_what_is_under_way_when_somebody_is_forgotten_is_not_committed(event_redis: Any) -> None:
+def test_what_is_under_way_when_somebody_is_forgotten_is_not_committed(
+    event_redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with event_redis.connect() as client, EventRecorder(event_redis.url, timeout=5) as recorder:
         working = worker(event_redis.url)
         working.step()
@@ -81,9 +83,9 @@ def test_what_is_under_way_when_somebody_is_forgotten_is_not_committed(event_red
             bury_in_store(client, KEYS, NAMES, [PERSON])
             return asked(*arguments)
 
-        working._commit = forgotten_meanwhile  # type: ignore[method-assign]
-        assert working._work(working._users, entries) == 0
-        working._commit = asked  # type: ignore[method-assign]
+        with monkeypatch.context() as patched:
+            patched.setattr(working, "_commit", forgotten_meanwhile)
+            assert working._work(working._users, entries) == 0
         assert client.exists(KEYS.user(PERSON), ROWS.user_key(PERSON)) == 0
         assert working._work(working._users, entries) == 1
         assert client.exists(KEYS.user(PERSON), ROWS.user_key(PERSON)) == 0

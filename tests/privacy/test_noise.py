@@ -36,7 +36,8 @@ def test_the_noise_has_the_distribution_that_hides_a_user(epsilon: float, sensit
     mechanism = discrete_laplace(epsilon=epsilon, sensitivity=sensitivity)
     assert epsilon <= mechanism.epsilon <= epsilon * (1 + 1e-9)
     drawn = mechanism.noise(np.full((_DRAWS // 2, 2), 7)) - 7
-    assert (drawn.shape, drawn.dtype) == ((_DRAWS // 2, 2), np.int64)
+    assert drawn.shape == (_DRAWS // 2, 2)
+    assert drawn.dtype == np.int64
     reach = 10
     found = np.bincount(np.clip(drawn.ravel(), -reach, reach) + reach, minlength=2 * reach + 1)
     expected = np.array([probability(k, epsilon, sensitivity) for k in range(-reach, reach + 1)])
