@@ -21,6 +21,7 @@ from recsys_plugin.features.item_stock import stock_commands
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.policy.rules import ShelfRules
 from recsys_plugin.privacy.consent import Consent
+from recsys_plugin.resilience.values import Timeout
 
 __all__ = ["AsyncShelves"]
 
@@ -41,7 +42,7 @@ class AsyncShelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         sponsored: Iterable[object] = (),
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """See :meth:`Recommender.similar_items`."""
@@ -51,6 +52,31 @@ class AsyncShelves(ClientBase):
                 rules,
                 sponsored,
                 lambda context, _: ladder.similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
+            ),
+            timeout,
+            strict=strict,
+        )
+        return pages[0]
+
+    async def popular(
+        self,
+        k: int = 20,
+        *,
+        segment: Mapping[str, str] | None = None,
+        category: str | None = None,
+        exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
+    ) -> Page:
+        """See :meth:`Shelves.popular`."""
+        excluded = beside_these(exclude, beside)
+        pages = await self._ask(
+            under(
+                rules,
+                (),
+                lambda context, _: ladder.popular(context, k, segment=segment, category=category, exclude=excluded),
             ),
             timeout,
             strict=strict,
@@ -67,7 +93,7 @@ class AsyncShelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.onboard`."""
@@ -93,7 +119,7 @@ class AsyncShelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.cross_sell`."""
@@ -120,7 +146,7 @@ class AsyncShelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.cross_category`."""
@@ -140,26 +166,33 @@ class AsyncShelves(ClientBase):
             )
         )[0]
 
-    async def similar_users(self, user_id: object, k: int = 10, *, timeout: float | None = None) -> SimilarUsers:
+    async def similar_users(
+        self, user_id: object, k: int = 10, *, timeout: float | Timeout | None = None
+    ) -> SimilarUsers:
         """See :meth:`Shelves.similar_users`."""
         return await self._answer(lambda context: similar_users(context, self._pseudonyms, user_id, k), timeout)
 
-    async def community(self, user_id: object, *, timeout: float | None = None) -> Community | None:
+    async def community(self, user_id: object, *, timeout: float | Timeout | None = None) -> Community | None:
         """See :meth:`Shelves.community`."""
         return await self._answer(lambda context: community(context, self._pseudonyms, user_id), timeout)
 
     async def set_consent(
-        self, user_id: object, *, personalised: bool = True, tracking: bool = True, timeout: float | None = None
+        self,
+        user_id: object,
+        *,
+        personalised: bool = True,
+        tracking: bool = True,
+        timeout: float | Timeout | None = None,
     ) -> None:
         """See :meth:`Shelves.set_consent`."""
         consent = Consent(personalised, tracking)
         await self._answer(lambda context: state_consent(context, user_id, consent), timeout)
 
-    async def set_stock(self, stock: Mapping[Any, int], *, timeout: float | None = None) -> None:
+    async def set_stock(self, stock: Mapping[Any, int], *, timeout: float | Timeout | None = None) -> None:
         """See :meth:`Shelves.set_stock`."""
         commands = stock_commands(self._project, checked_stock(stock), now=self._clock())
         if commands:
-            await self._run(written(commands), self._seconds(timeout))
+            await self._run(written(commands), self._writing_time(timeout))
 
     async def ads(
         self,
@@ -168,7 +201,7 @@ class AsyncShelves(ClientBase):
         *,
         context: Mapping[str, str] = _NO_CONTEXT,
         exclude: Iterable[object] = (),
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> AdsPage:
         """See :meth:`Shelves.ads`."""
@@ -182,14 +215,14 @@ class AsyncShelves(ClientBase):
         )
         return cast(AdsPage, pages[0])
 
-    async def record_ad_click(self, impression_id: object, *, timeout: float | None = None) -> AdClick:
+    async def record_ad_click(self, impression_id: object, *, timeout: float | Timeout | None = None) -> AdClick:
         """See :meth:`Shelves.record_ad_click`."""
         clicked = checked_id(impression_id, "impression_id")
-        return await self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._seconds(timeout))
+        return await self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._writing_time(timeout))
 
     @abstractmethod
     async def _answer(
-        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
     ) -> _Result:
         """Answer on the release that serves what has no page."""
 
@@ -197,7 +230,7 @@ class AsyncShelves(ClientBase):
     async def _ask(
         self,
         ask: AskUsers,
-        timeout: float | None,
+        timeout: float | Timeout | None,
         user_ids: Iterable[object] = (),
         *,
         strict: bool | None = None,

@@ -8,14 +8,11 @@ from typing import Any
 from recsys_plugin.client.consents import honoured
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.fallback import Fallback
-from recsys_plugin.client.limited import Limited
-from recsys_plugin.errors import FeatureContractError, RecsysError, ServiceUnavailable
+from recsys_plugin.errors import FeatureContractError, Overloaded, RecsysError, ServiceUnavailable
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures, ReadPlan, Reply
 
-__all__ = ["FEATURES_TIME", "read_or_recall", "recall"]
+__all__ = ["read_or_recall", "recall"]
 
-#: Share of the time allowed for a request that reading features may take; what is left is for the models.
-FEATURES_TIME = 0.5
 #: What a value takes beside its bytes.
 _OVERHEAD = 41
 _KEPT = "features"
@@ -25,7 +22,7 @@ _Decoded = tuple[FeatureTensors, tuple[FeatureReport, ...]]
 
 def read_or_recall(
     context: RequestContext, plan: ReadPlan, user_ids: Sequence[str], call: ReadFeatures
-) -> Generator[ReadFeatures | Limited, Any, _Decoded]:
+) -> Generator[ReadFeatures, Any, _Decoded]:
     """Some users' features, as tensors: as they are now, or else as :func:`recall` has them.
 
     What could be read is kept for the next time. Whoever's features cannot be understood is recalled alone.
@@ -35,10 +32,11 @@ def read_or_recall(
     """
     replies: Sequence[Reply] | None = None
     try:
-        replies = yield call if context.strict else Limited(call, context.allowed * FEATURES_TIME)
+        replies = yield call
         decoded = _decode(context, plan, user_ids, replies)
     except (ServiceUnavailable, FeatureContractError) as error:
-        if context.strict:
+        # A client that has too much to do is not to ask Triton either.
+        if context.strict or isinstance(error, Overloaded):
             raise
         return recall(context, plan, user_ids, error, replies)
     for user_id, reply in zip(user_ids, honoured(context, user_ids, replies, len(plan.fields)), strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -23,6 +22,7 @@ from recsys_plugin.policy.exploration import ExplorationPolicy, NoExploration
 from recsys_plugin.policy.rules import NO_RULES, PageRules, ShelfRules
 from recsys_plugin.privacy.consent import Consent
 from recsys_plugin.query.recent import Recent
+from recsys_plugin.resilience.adaptive import AdaptiveShare
 
 __all__ = ["BEST_FIRST", "Exploration", "RequestContext", "RequestRules"]
 
@@ -111,8 +111,6 @@ class RequestContext:
     """Whether what fails is raised, and nothing stands in for it."""
     memory: Remembered = field(default_factory=lambda: Remembered(FallbackCache(0)))
     """What is kept for when a server fails; its moments are of the timer."""
-    allowed: float = math.inf
-    """Seconds for the whole request."""
     asked: RequestRules | None = field(init=False, default=None)
     """The caller's."""
     served: list[ServedPage] = field(init=False, default_factory=list)
@@ -125,10 +123,16 @@ class RequestContext:
     """Shelf → the rules that hold for it, see :mod:`recsys_plugin.client.shelf_rules`."""
     applied: RulesReport | None = field(init=False, default=None)
     """The rules of the page under way."""
+    adaptive: AdaptiveShare | None = field(init=False, default=None)
+    """Says which share of the candidates to consider at present; ``None`` for all."""
+    considered: int | None = field(init=False, default=None)
+    """How many candidates the first stage is asked for."""
     failure: RecsysError | None = field(init=False, default=None)
     """Why the servers are not asked any more: what is left is to be made in process."""
     fallbacks: dict[str | None, Fallback] = field(init=False, default_factory=dict)
     """User → the level of his page, where it is not the full one."""
+    segment: Mapping[str, str] = field(init=False, default_factory=dict)
+    """What the shop says of the user."""
     missed: list[str] = field(init=False, default_factory=list)
     """What could not be had for the page under way, though it is on the full level without it."""
     consents: dict[str | None, Consent] = field(init=False, default_factory=dict)
@@ -143,6 +147,10 @@ class RequestContext:
 
     def __post_init__(self) -> None:
         self.started = self._last = self.timer()
+
+    def to_consider(self, candidates: int) -> int:
+        """How many candidates to consider of as many as were asked for: fewer while the client is slow."""
+        return candidates if self.adaptive is None else self.adaptive.of(candidates)
 
     def descend(self, failure: RecsysError) -> None:
         """From here on no server is asked; pages that were made are made again."""

@@ -22,10 +22,10 @@ from recsys_plugin.client.arguments import (
 from recsys_plugin.client.cached_features import read_or_recall
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.explaining import explained
-from recsys_plugin.client.limited import Limited
 from recsys_plugin.client.pages import SCORES, line_of, page, page_items
 from recsys_plugin.client.release import PersonalModel, Release
 from recsys_plugin.client.results import Page, RankedItems
+from recsys_plugin.client.segments import segment_lifts
 from recsys_plugin.client.shelf_rules import ShelfPolicy, fetch_vectors, shelf_policy
 from recsys_plugin.errors import ReleaseChanged
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures
@@ -61,7 +61,7 @@ __all__ = [
 _TOKENS = {"input_ids": OutputSpec("INT64", (1, -1)), "attention_mask": OutputSpec("INT64", (1, -1))}
 
 #: A request: yields calls, is sent their answers, returns pages.
-Flow = Generator[ReadFeatures | Limited | Infer, Any, list[Page]]
+Flow = Generator[ReadFeatures | Infer, Any, list[Page]]
 
 
 def recommend(
@@ -78,10 +78,14 @@ def recommend(
     wanted, excluded = checked_k(k), known_rows(context.release, exclude)
     exploration = context.exploration
     pool = max(wanted, exploration.pool) if exploration.explores else wanted
-    count = candidate_count(context.release, pool, checked_candidates(candidates))
+    count = candidate_count(context.release, pool, context.to_consider(checked_candidates(candidates)))
+    context.considered = count
     policy = shelf_policy(context, "recommend")
     if policy is not None:
         pool = policy.results(pool, count)
+    lifts = segment_lifts(context)
+    if lifts is not None:
+        pool = count
     model = context.release.models["recommend"]
     if wanted == 0:
         return [page(context, "recommend", user_id, RankedItems(), None) for user_id in users]
@@ -100,6 +104,8 @@ def recommend(
         yield from fetch_vectors(context, "recommend", answer["rows"], answer["scores"])
         for number, user_id in enumerate(batch):
             outputs = line_of("recommend", answer, number)
+            if lifts is not None and not reports[number].known:
+                outputs["scores"] = outputs["scores"] * lifts[outputs["rows"]]
             scores = outputs["scores"]
             items = page_items(
                 context, "recommend", outputs, scores, "retrieval_scores", excluded, wanted, explore=user_id
@@ -234,7 +240,7 @@ def encode_text(
 
 def read_features(
     context: RequestContext, model: PersonalModel, user_ids: Sequence[str]
-) -> Generator[ReadFeatures | Limited, Any, tuple[FeatureTensors, tuple[FeatureReport, ...]]]:
+) -> Generator[ReadFeatures, Any, tuple[FeatureTensors, tuple[FeatureReport, ...]]]:
     """One round trip to Redis for all users, decoded into the model's tensors."""
     plan = model.plan
     call = ReadFeatures([plan.key(user_id) for user_id in user_ids], (*plan.fields, CONSENT_FIELD))

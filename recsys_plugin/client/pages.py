@@ -153,6 +153,7 @@ def page(
         context.timings(),
         unknown_items,
         rules,
+        candidates=context.considered,
         fallback=fallback,
         personalised=consent.personalised,
     )

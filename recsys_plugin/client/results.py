@@ -165,8 +165,13 @@ class Page:
     """What was understood of a query; ``None`` where there was none to understand."""
     relaxed: tuple[str, ...] = ()
     """Filters of the query that would have left nothing, and were given up: ``category``, ``brand``, ``price``."""
+    candidates: int | None = None
+    """How many candidates ``recommend`` or ``search`` considered: as many as were asked for, or fewer while the client
+    is slow, see :class:`~recsys_plugin.resilience.adaptive.LatencyTarget`; ``None`` for other pages."""
     fallback: Fallback = FULL
     """The level of the ladder that it was made on, and why not on a better one."""
+    segments: tuple[tuple[str, str], ...] = ()
+    """The segments of users whose popularity counted, such as ``("age_group", "25-34")``."""
     personalised: bool = True
     """``False`` if the user refuses pages made of what is known of him: he got that of somebody unknown."""
 

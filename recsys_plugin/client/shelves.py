@@ -21,6 +21,7 @@ from recsys_plugin.features.item_stock import stock_commands
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.policy.rules import ShelfRules
 from recsys_plugin.privacy.consent import Consent
+from recsys_plugin.resilience.values import Timeout
 
 __all__ = ["Shelves"]
 
@@ -41,7 +42,7 @@ class Shelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         sponsored: Iterable[object] = (),
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """The items nearest to one item, which is not among them.
@@ -61,6 +62,43 @@ class Shelves(ClientBase):
             strict=strict,
         )[0]
 
+    def popular(
+        self,
+        k: int = 20,
+        *,
+        segment: Mapping[str, str] | None = None,
+        category: str | None = None,
+        exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
+    ) -> Page:
+        """What is popular, as of the version that serves: with everybody, or with some of the users.
+
+        No server is asked. The scores are shares of recent purchases; of several segments they are combined, see
+        :class:`~recsys_plugin.policy.popularity.Popularity`, and are no shares then.
+
+        Args:
+            segment: whose: attributes of users and their values, such as ``{"age_group": "25-34"}``. Of which the
+                version tells anything is in ``page.segments``: small groups are not told of.
+            category: the items' category; one that no item has gives an empty page.
+            k, exclude, beside, rules, timeout, strict: as for :meth:`Recommender.recommend`.
+
+        Raises:
+            InvalidInput: for a wrong argument, which the message names.
+        """
+        excluded = beside_these(exclude, beside)
+        return self._ask(
+            under(
+                rules,
+                (),
+                lambda context, _: ladder.popular(context, k, segment=segment, category=category, exclude=excluded),
+            ),
+            timeout,
+            strict=strict,
+        )[0]
+
     def onboard(
         self,
         chosen: Iterable[object],
@@ -71,7 +109,7 @@ class Shelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """Recommendations for somebody of whom a few chosen items are known: a new visitor who said what he likes.
@@ -109,7 +147,7 @@ class Shelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """The items that go with a basket: bought together with its items, whereas :meth:`similar_items` are like them.
@@ -149,7 +187,7 @@ class Shelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """Recommended items of categories that are new to the user, at most ``per_category`` of each.
@@ -173,7 +211,7 @@ class Shelves(ClientBase):
             strict=strict,
         )[0]
 
-    def similar_users(self, user_id: object, k: int = 10, *, timeout: float | None = None) -> SimilarUsers:
+    def similar_users(self, user_id: object, k: int = 10, *, timeout: float | Timeout | None = None) -> SimilarUsers:
         """The users nearest to one in the space of users and items, nearest first, as pseudonyms.
 
         They are the users of the last export; whoever opted out, then or since, is not among them. For a user who
@@ -191,7 +229,7 @@ class Shelves(ClientBase):
         """
         return self._answer(lambda context: similar_users(context, self._pseudonyms, user_id, k), timeout)
 
-    def community(self, user_id: object, *, timeout: float | None = None) -> Community | None:
+    def community(self, user_id: object, *, timeout: float | Timeout | None = None) -> Community | None:
         """The community of a user: its size at the export, and what its members buy more than others.
 
         ``None`` for a user who opted out, for one that the store has never heard of, and where the shop has fewer users
@@ -200,7 +238,12 @@ class Shelves(ClientBase):
         return self._answer(lambda context: community(context, self._pseudonyms, user_id), timeout)
 
     def set_consent(
-        self, user_id: object, *, personalised: bool = True, tracking: bool = True, timeout: float | None = None
+        self,
+        user_id: object,
+        *,
+        personalised: bool = True,
+        tracking: bool = True,
+        timeout: float | Timeout | None = None,
     ) -> None:
         """Write down what a user allows; every client honours it from his next request on.
 
@@ -217,7 +260,7 @@ class Shelves(ClientBase):
         consent = Consent(personalised, tracking)
         self._answer(lambda context: state_consent(context, user_id, consent), timeout)
 
-    def set_stock(self, stock: Mapping[Any, int], *, timeout: float | None = None) -> None:
+    def set_stock(self, stock: Mapping[Any, int], *, timeout: float | Timeout | None = None) -> None:
         """Tell the feature store how many of some items can be sold now: what is at 0 leaves the pages of all clients.
 
         Args:
@@ -229,7 +272,7 @@ class Shelves(ClientBase):
         """
         commands = stock_commands(self._project, checked_stock(stock), now=self._clock())
         if commands:
-            self._run(written(commands), self._seconds(timeout))
+            self._run(written(commands), self._writing_time(timeout))
 
     def ads(
         self,
@@ -238,7 +281,7 @@ class Shelves(ClientBase):
         *,
         context: Mapping[str, str] = _NO_CONTEXT,
         exclude: Iterable[object] = (),
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> AdsPage:
         """Up to so many ads for a user: an auction between the campaigns that may be shown to him now.
@@ -268,7 +311,7 @@ class Shelves(ClientBase):
         )
         return cast(AdsPage, pages[0])
 
-    def record_ad_click(self, impression_id: object, *, timeout: float | None = None) -> AdClick:
+    def record_ad_click(self, impression_id: object, *, timeout: float | Timeout | None = None) -> AdClick:
         """Charge a click on an ad: once, however often it is told, and never more than is left of the budget.
 
         That is all it does: what the user's click says about his taste goes to :meth:`Recommender.record`, as with
@@ -282,17 +325,19 @@ class Shelves(ClientBase):
             StoreUnavailable, DeadlineExceeded: if Redis does not answer; calling again is safe.
         """
         clicked = checked_id(impression_id, "impression_id")
-        return self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._seconds(timeout))
+        return self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._writing_time(timeout))
 
     @abstractmethod
-    def _answer(self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None) -> _Result:
+    def _answer(
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
+    ) -> _Result:
         """Answer on the release that serves what has no page."""
 
     @abstractmethod
     def _ask(
         self,
         ask: AskUsers,
-        timeout: float | None,
+        timeout: float | Timeout | None,
         user_ids: Iterable[object] = (),
         *,
         strict: bool | None = None,

@@ -261,7 +261,7 @@ def paged_graph(name: str, columns: Mapping[str, _Array], whole: Mapping[str, _A
     """``offset`` and ``count`` int64 [1] → that page of each column, ``size`` int64 [1], and further tensors whole.
 
     Args:
-        name: of the graph. columns: equally long; numbers, or texts as ``object``. whole: likewise, each at least 1 long.
+        name: of the graph. columns: equally long; numbers, or texts as ``object``. whole: likewise, none empty.
     """
     node, info = helper.make_node, helper.make_tensor_value_info
     nodes = [

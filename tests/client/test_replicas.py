@@ -18,7 +18,8 @@ from recsys_plugin import AsyncRecommender, Recommender
 from recsys_plugin.errors import ConfigurationError, InferenceUnavailable, ReleaseChanged
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.calls import Infer, OutputSpec
-from recsys_plugin.inference.replicas import Replicas, Turns, common_versions
+from recsys_plugin.inference.replicas import Replicas
+from recsys_plugin.inference.turns import Turns, common_versions
 from recsys_plugin.runtime.triton_client import TritonManager
 
 OPTIONS: dict[str, Any] = {"timeout": 10.0, "clock": lambda: NOW, "refresh_every": None, "follow_items": False}
