@@ -10,7 +10,11 @@ from pathlib import Path
 
 from recsys_plugin.errors import ConfigurationError
 
-__all__ = ["Settings", "parse_moment"]
+__all__ = ["SECRETS", "Settings", "parse_moment", "with_secret_files"]
+
+#: Variables that may hold a secret: each can be given as a file by the same name and ``_FILE``.
+SECRETS = ("RECSYS_REDIS_URL", "RECSYS_TRITON_URL", "RECSYS_PSEUDONYM_KEY", "RECSYS_MODEL_KEY")
+_LARGEST_SECRET = 65_536
 
 
 def parse_moment(text: str, *, name: str) -> datetime:
@@ -36,6 +40,38 @@ def _share(text: str) -> float:
     return share
 
 
+def with_secret_files(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that are set, those of :data:`SECRETS` read from the files that ``…_FILE`` name.
+
+    Raises:
+        ConfigurationError: if a file cannot be read, is no UTF-8 text, is too large or empty, or if the variable is set
+            as well; the message names variable and file, and says nothing of what is in it.
+    """
+    env = {name: value for name, value in environ.items() if value}
+    for name in SECRETS:
+        file = env.pop(f"{name}_FILE", None)
+        if file is None:
+            continue
+        if name in env:
+            raise ConfigurationError(f"{name} and {name}_FILE are both set; unset one of them")
+        env[name] = _secret_in(file, f"{name}_FILE")
+    return env
+
+
+def _secret_in(file: str, name: str) -> str:
+    try:
+        with open(file, "rb") as source:
+            data = source.read(_LARGEST_SECRET + 1)
+        text = data.decode().strip()
+    except OSError as error:
+        raise ConfigurationError(f"{name}={file!r} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{name}={file!r} is no UTF-8 text") from None  # the error would show the bytes
+    if not text or len(data) > _LARGEST_SECRET:
+        raise ConfigurationError(f"{name}={file!r} is empty, or larger than {_LARGEST_SECRET} bytes")
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Where everything is. Build it with :meth:`from_environment`; every field has one variable.
@@ -58,13 +94,18 @@ class Settings:
                            exports and clients; unset means that nobody is shown to others
     ``RECSYS_SNAPSHOT``    file from which a client can be opened while no server can be reached; it keeps the file
                            up to date; unset means none
+    ``RECSYS_MODEL_KEY``   secret of 16 bytes or more that signs exported models and without which servers load none,
+                           see :mod:`recsys_plugin.security.model_manifest`; unset means digests without a signature
     ``RECSYS_OPTED_OUT``   file with the ids or pseudonyms, one a line, of users whom exports leave out of
                            neighbours and communities; unset means nobody
     =====================  ==========================================================================
+
+    The four that may hold a secret, :data:`SECRETS`, can be given as files instead, as Docker and Kubernetes do it:
+    ``RECSYS_REDIS_URL_FILE=/run/secrets/redis_url``. No secret is shown by ``repr``.
     """
 
     home: Path
-    redis_url: str | None = None
+    redis_url: str | None = field(default=None, repr=False)
     triton_url: str | None = None
     data: Path | None = None
     as_of: datetime | None = None
@@ -73,13 +114,18 @@ class Settings:
     impressions: float | None = None
     exploration: str | None = None
     pseudonym_key: str | None = field(default=None, repr=False)
+    model_key: str | None = field(default=None, repr=False)
     opted_out: Path | None = None
     snapshot: Path | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read the variables above from ``environ`` (``os.environ`` by default); empty counts as unset."""
-        env = {k: v for k, v in (os.environ if environ is None else environ).items() if v}
+        """Read the variables above from ``environ`` (``os.environ`` by default); empty counts as unset.
+
+        Raises:
+            ConfigurationError: if a value makes no sense, a secret's file cannot be read, or is given twice.
+        """
+        env = with_secret_files(os.environ if environ is None else environ)
         home = Path(env.get("RECSYS_HOME", ".")).expanduser().resolve()
         return cls(
             home=home,
@@ -93,6 +139,7 @@ class Settings:
             spool=Path(env["RECSYS_SPOOL"]).expanduser().resolve() if "RECSYS_SPOOL" in env else None,
             exploration=env.get("RECSYS_EXPLORATION"),
             pseudonym_key=env.get("RECSYS_PSEUDONYM_KEY"),
+            model_key=env.get("RECSYS_MODEL_KEY"),
             opted_out=Path(env["RECSYS_OPTED_OUT"]).expanduser().resolve() if "RECSYS_OPTED_OUT" in env else None,
             snapshot=Path(env["RECSYS_SNAPSHOT"]).expanduser().resolve() if "RECSYS_SNAPSHOT" in env else None,
             impressions=_share(env["RECSYS_IMPRESSIONS"]) if "RECSYS_IMPRESSIONS" in env else None,

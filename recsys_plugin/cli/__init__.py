@@ -27,6 +27,7 @@ COMMANDS = {
     "rules": "recsys_plugin.cli.rules:rules",
     "doctor": "recsys_plugin.cli.servers:doctor",
     "env": "recsys_plugin.cli.servers:env",
+    "security": "recsys_plugin.cli.security:security",
     "stream": "recsys_plugin.cli.stream:stream",
     "check": "recsys_plugin.cli.check:check",
     "recommend": "recsys_plugin.cli.ask:recommend",

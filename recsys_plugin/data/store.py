@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from recsys_plugin.data.schema import TABLES
 from recsys_plugin.errors import ConfigurationError, InvalidInput, StepFailed
 from recsys_plugin.privacy.rows import LeftOut
 from recsys_plugin.privacy.tombstones import Tombstones
+from recsys_plugin.security.digests import sha256_of
 from recsys_plugin.settings import Settings
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "OrderedEvents",
     "load_dataset",
     "locked",
-    "sha256_of",
     "write_dataset",
 ]
 
@@ -328,12 +327,6 @@ def locked(settings: Settings) -> Iterator[None]:
             ) from error
         _restore_previous(settings.tables)
         yield
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def _from_manifest(manifest: Mapping[str, Any], folder: Path) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -45,6 +44,7 @@ from recsys_plugin.export.torch_graphs import encoder_graph, ranker_graph, user_
 from recsys_plugin.export.user_graphs import communities_graph, user_index_graph
 from recsys_plugin.pipeline.workspace import atomic_text
 from recsys_plugin.policy.popularity import Popularity, nothing_popular
+from recsys_plugin.security.digests import sha256_of
 from recsys_plugin.training.artefacts import TrainedModels
 from recsys_plugin.training.communities import People, nobody
 from recsys_plugin.training.complements import Complements, no_complements
@@ -110,7 +110,7 @@ class ExportMaterial:
 
 
 def export_repository(
-    repository: Path, state: Path, material: ExportMaterial, *, progress: Progress
+    repository: Path, state: Path, material: ExportMaterial, *, progress: Progress, key: str | None = None
 ) -> Mapping[str, Any]:
     """Export, check parity, compute known answers, and only then install the version.
 
@@ -119,6 +119,7 @@ def export_repository(
         state: the state folder; ``export/`` below it takes the known answers and the manifest.
         material: what to export.
         progress: told what is being made.
+        key: signs the version, see :mod:`recsys_plugin.security.model_manifest`.
 
     Returns:
         The manifest: version, contract fingerprint, largest differences, sha256 of every file.
@@ -186,7 +187,7 @@ def export_repository(
             "communities": _privacy_of(material.people),
             "explanations": METHODS[method_of(models.ranker)],
             "sha256": {
-                f"{path.parent.name}/{version}/{path.name}": _file_digest(path)
+                f"{path.parent.name}/{version}/{path.name}": sha256_of(path)
                 for path in sorted(path for path in staging.rglob("*") if path.is_file())
             },
         }
@@ -195,7 +196,7 @@ def export_repository(
         (folder / "known_answers.json").unlink(missing_ok=True)
         records, promotion = folder / "versions", promotion_path(state)
         target = material.options.target
-        install(repository, staging, described, version, records, models, promotion=promotion, target=target)
+        install(repository, staging, described, version, records, models, promotion=promotion, target=target, key=key)
         atomic_text(folder / "known_answers.json", json.dumps(answers))
         atomic_text(folder / "manifest.json", json.dumps(manifest, indent=2))
         _keep_manifest(folder / "manifests", version, manifest, exported_versions(repository))
@@ -224,11 +225,6 @@ def _stating_privacy(described: tuple[Model, ...], people: People | None) -> tup
         replace(model, parameters={**model.parameters, **said}) if model.name == "communities" else model
         for model in described
     )
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _keep_manifest(folder: Path, version: int, manifest: Mapping[str, Any], kept: list[int]) -> None:

@@ -8,7 +8,7 @@ import json
 from functools import partial
 from typing import Any
 
-from recsys_plugin.data.store import load_dataset, sha256_of
+from recsys_plugin.data.store import load_dataset
 from recsys_plugin.errors import ServiceUnavailable, StoreUnavailable
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.pipeline.feature_tables import FEATURE_TABLES
@@ -16,6 +16,7 @@ from recsys_plugin.pipeline.steps import PROJECT, Progress, publish_schema, repo
 from recsys_plugin.pipeline.workspace import Workspace, source_digest
 from recsys_plugin.privacy.consent import restore_consents
 from recsys_plugin.runtime.services import Services, public_url
+from recsys_plugin.security.digests import sha256_of
 from recsys_plugin.settings import Settings
 
 __all__ = ["LIVE_STATE", "materialize"]

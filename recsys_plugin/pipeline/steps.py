@@ -336,7 +336,9 @@ def export(
                     budget=chosen.budget,
                 ),
             )
-            made = export_repository(settings.model_repository, settings.state, material, progress=progress)
+            made = export_repository(
+                settings.model_repository, settings.state, material, progress=progress, key=settings.model_key
+            )
             keep_models(
                 kept_folder(settings.state),
                 made["version"],

@@ -108,7 +108,9 @@ class Services:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.redis = EmbeddedRedis(settings.state)
-        self.triton = EmbeddedTriton(settings.state, settings.model_repository, settings.triton_python)
+        self.triton = EmbeddedTriton(
+            settings.state, settings.model_repository, settings.triton_python, model_key=settings.model_key
+        )
 
     @property
     def redis_is_embedded(self) -> bool:

@@ -14,6 +14,7 @@ import tiny_shop
 from feast.protos.feast.types.Value_pb2 import StringList, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from tiny_shop import NOW, SCHEMA, TinyShop
+from watched_redis import make_role_users, url_of_role
 
 from recsys_plugin import Recommender
 from recsys_plugin.features.connection import RedisAddress
@@ -44,6 +45,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyShop]:
     try:
         with redis_server.process.lock():
             redis_server.start()
+        make_role_users(redis_server.url)
         start_triton()
         client = RedisAddress.parse(redis_server.url).connect(5)
         plan = ReadPlan(tiny_shop.CONTRACT)
@@ -72,7 +74,17 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyShop]:
         write_user("broken", -1.0, [])
         write_user("far", 100.0, [])
         write_schema(SCHEMA)
-        yield TinyShop(redis_server.url, triton.url, write_user, write_schema, publish, stop_triton, start_triton)
+        yield TinyShop(
+            url_of_role(redis_server.url, "client"),
+            url_of_role(redis_server.url, "operations"),
+            redis_server.url,
+            triton.url,
+            write_user,
+            write_schema,
+            publish,
+            stop_triton,
+            start_triton,
+        )
     finally:
         if client is not None:
             client.close()

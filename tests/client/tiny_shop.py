@@ -41,6 +41,11 @@ NOW = 1_700_000_000.0
 @dataclass(frozen=True)
 class TinyShop:
     redis_url: str
+    """Logs in as the user that a shop's backend has (:mod:`recsys_plugin.security.acl`): may do what a client does."""
+    operations_url: str
+    """The same server for who runs ``recsys rules``, ``ads``, ``trial`` and ``users``."""
+    admin_url: str
+    """The same server for tests that look at, and change, what no client may."""
     triton_url: str
     write_user: Callable[[str, float, list[str]], None]
     """user id, purchases, recent items"""
