@@ -149,8 +149,8 @@ def _worker(project: str) -> Role:
             *CONNECTING,
             "del", "eval", "exec", "expire", "get", "hdel", "hgetall", "hincrby", "hmget", "hset", "mget", "multi",
             "pexpire", "rpush", "set", "smismember", "time", "unwatch", "watch", "xack", "xadd", "xclaim", "xdel",
-            "xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "xinfo|groups", "xpending", "xreadgroup", "zadd", "zrange", "zrem",
-            "zremrangebyscore",
+            "xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "xinfo|groups", "xpending", "xreadgroup",
+            "zadd", "zrange", "zrem", "zremrangebyscore",
         ),
         (
             schema_key(project),

@@ -12,7 +12,7 @@ import pandas as pd
 from synthetic import write_tables
 
 from recsys_plugin import Event, EventRecorder
-from recsys_plugin.data.prepare import prepare_data
+from recsys_plugin.data.prepare import prepare
 from recsys_plugin.data.store import Dataset
 from recsys_plugin.events.calls import Entry
 from recsys_plugin.events.keys import EventKeys
@@ -46,7 +46,7 @@ def settings_of(home: Path) -> Settings:
 
 
 def load_tables(settings: Settings, source: Path) -> Dataset:
-    return prepare_data(settings, folder=source, now=NOW).dataset
+    return prepare(settings, folder=source, now=NOW).dataset
 
 
 def document(user_id: str, number: int) -> bytes:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from made_home import KEY, KEYS, OTHER, PERSON
 
-from recsys_plugin.data.prepare import prepare_data
+from recsys_plugin.data.prepare import prepare
 from recsys_plugin.data.store import load_dataset
 from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.features.connection import RedisAddress
@@ -144,7 +144,7 @@ def test_who_comes_back_is_let_in(event_redis: Any, home: Settings, source: Path
     assert admit(home, event_redis.url, [PERSON, "never there"]) == 1
     loaded = made_home.load_tables(home, source)
     assert loaded.counts["users"] == 39
-    prepare_data(home, folder=source, now=made_home.NOW, force=True)
+    prepare(home, folder=source, now=made_home.NOW, force=True)
     assert load_dataset(home).counts["users"] == 40
 
 
@@ -152,7 +152,7 @@ def test_without_the_key_nobody_slips_in(event_redis: Any, home: Settings, sourc
     forget(home, event_redis.url, [PERSON])
     keyless = Settings(home=home.home, spool=home.spool)
     with pytest.raises(ConfigurationError, match="RECSYS_PSEUDONYM_KEY"):
-        prepare_data(keyless, folder=source, now=made_home.NOW, force=True)
+        prepare(keyless, folder=source, now=made_home.NOW, force=True)
     with pytest.raises(ConfigurationError, match="another RECSYS_PSEUDONYM_KEY"):
         Tombstones.read(Settings(home=home.home, pseudonym_key="f" * 32))
     made_home.fill_streams(event_redis.url, first=300, count=1)
