@@ -40,6 +40,7 @@ COMMANDS = {
     "similar-users": "recsys_plugin.cli.people:similar_users",
     "community": "recsys_plugin.cli.people:community",
     "users": "recsys_plugin.cli.users:users",
+    "privacy": "recsys_plugin.cli.privacy:privacy",
     "ads": "recsys_plugin.cli.ads:ads",
     "explain": "recsys_plugin.cli.explain:explain",
     "evaluate": "recsys_plugin.cli.evaluate:evaluate",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,7 @@ def export_repository(
         own_rows=own_row_count(models.contract),
         item=PACKED_WIDTH,
     )
+    described = _stating_privacy(described, material.people)
     folder = state / "export"
     staging = folder / "staging"
     shutil.rmtree(staging, ignore_errors=True)
@@ -183,6 +184,7 @@ def export_repository(
             },
             "new_items": {"compared": new_items.compared, "never_sold": new_items.never_sold},
             "precision": reduced,
+            "communities": _privacy_of(material.people),
             "explanations": METHODS[method_of(models.ranker)],
             "sha256": {
                 f"{path.parent.name}/{version}/{path.name}": sha256_of(path)
@@ -204,6 +206,25 @@ def export_repository(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return manifest
+
+
+def _privacy_of(people: People | None) -> dict[str, Any] | None:
+    """What is promised of the counts about communities; ``None`` for exact ones."""
+    if people is None or people.communities.epsilon is None:
+        return None
+    return {"epsilon": people.communities.epsilon, "delta": 0.0, "mechanism": "discrete Laplace", "protects": "a user"}
+
+
+def _stating_privacy(described: tuple[Model, ...], people: People | None) -> tuple[Model, ...]:
+    """The models, that of communities with the promise among its parameters."""
+    promise = _privacy_of(people)
+    if promise is None:
+        return described
+    said = {"differential_privacy": json.dumps(promise)}
+    return tuple(
+        replace(model, parameters={**model.parameters, **said}) if model.name == "communities" else model
+        for model in described
+    )
 
 
 def _keep_manifest(folder: Path, version: int, manifest: Mapping[str, Any], kept: list[int]) -> None:
