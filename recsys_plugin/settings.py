@@ -36,6 +36,26 @@ def _share(text: str) -> float:
     return share
 
 
+def _ports(text: str) -> tuple[int, ...]:
+    if not text:
+        return ()
+    first, dash, last = text.partition("-")
+    numbers = (first, last) if dash else (first, first)
+    if not all(number.isdecimal() for number in numbers) or not 0 <= int(first) <= int(numbers[1]) <= 65_535:
+        raise ConfigurationError(
+            f"RECSYS_METRICS_PORT={text!r} is no port or range of ports, such as 9464 or 9464-9479"
+        )
+    return tuple(range(int(first), int(numbers[1]) + 1))
+
+
+def _traces_endpoint(env: Mapping[str, str]) -> str | None:
+    """As the exporter of OpenTelemetry has it: a variable for all signals, and one for traces alone."""
+    if "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in env:
+        return env["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]
+    base = env.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    return None if base is None else base.rstrip("/") + "/v1/traces"
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Where everything is. Build it with :meth:`from_environment`; every field has one variable.
@@ -58,6 +78,12 @@ class Settings:
                            exports and clients; unset means that nobody is shown to others
     ``RECSYS_OPTED_OUT``   file with the ids or pseudonyms, one a line, of users whom exports leave out of
                            neighbours and communities; unset means nobody
+    ``RECSYS_METRICS_PORT``  port, or range of ports such as ``9464-9479`` of which the first free one is taken,
+                           where clients of this machine show Prometheus metrics; unset means none
+    ``RECSYS_REQUEST_LOG``  file that takes slow and degraded requests, for `recsys doctor REQUEST_ID`; unset
+                           means none
+    ``OTEL_EXPORTER_OTLP_ENDPOINT``  collector that takes traces, and further variables of OpenTelemetry; unset
+                           means none
     =====================  ==========================================================================
     """
 
@@ -72,6 +98,10 @@ class Settings:
     exploration: str | None = None
     pseudonym_key: str | None = field(default=None, repr=False)
     opted_out: Path | None = None
+    metrics_ports: tuple[int, ...] = ()
+    request_log: Path | None = None
+    traces_endpoint: str | None = None
+    """The whole URL."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -91,6 +121,9 @@ class Settings:
             exploration=env.get("RECSYS_EXPLORATION"),
             pseudonym_key=env.get("RECSYS_PSEUDONYM_KEY"),
             opted_out=Path(env["RECSYS_OPTED_OUT"]).expanduser().resolve() if "RECSYS_OPTED_OUT" in env else None,
+            metrics_ports=_ports(env.get("RECSYS_METRICS_PORT", "")),
+            request_log=Path(env["RECSYS_REQUEST_LOG"]).expanduser().resolve() if "RECSYS_REQUEST_LOG" in env else None,
+            traces_endpoint=_traces_endpoint(env),
             impressions=_share(env["RECSYS_IMPRESSIONS"]) if "RECSYS_IMPRESSIONS" in env else None,
         )
 

@@ -195,6 +195,7 @@ class AsyncRecommender(AsyncShelves):
             self._release = await self._run(load_release(self._project, self._release), LOADING_TIMEOUT)
             await self._follow_rules()
             await self._follow_trial(self._release)
+            self._refreshed = time.monotonic()
             return self._release.version
 
     async def close(self) -> None:
@@ -216,6 +217,7 @@ class AsyncRecommender(AsyncShelves):
             self._servers = self._release = None
             await reader.close()
             await triton.close()
+        self._leave()
 
     async def __aenter__(self) -> Self:
         """The client, connected and loaded."""
@@ -329,10 +331,10 @@ class AsyncRecommender(AsyncShelves):
             except RecsysError as error:
                 warner.failed(error)
 
-    async def _ask(
+    async def _ask_releases(
         self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
     ) -> list[Page]:
-        """See :meth:`Recommender._ask`."""
+        """See :meth:`Recommender._ask_releases`."""
         seconds, release = self._seconds(timeout), await self._loaded()
         trying = self._tried(release)
         if trying is None:
@@ -342,10 +344,10 @@ class AsyncRecommender(AsyncShelves):
             self._shadows.offer(flow, trying.tally)
         return pages
 
-    async def _answer(
+    async def _answer_on_release(
         self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None
     ) -> _Result:
-        """See :meth:`Recommender._answer`."""
+        """See :meth:`Recommender._answer_on_release`."""
         asked = on_one_release(
             self._project, await self._loaded(), lambda release: ask(self._context(release)), self._adopt
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Self
@@ -26,6 +27,8 @@ from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.impressions.log import ImpressionLog, ImpressionWriter
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.tensors import Array
+from recsys_plugin.observability.environment import observer_from_settings
+from recsys_plugin.observability.request import ClientState, Observer, join
 from recsys_plugin.policy.exploration_settings import parse_exploration
 from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
 from recsys_plugin.policy.rules import NO_RULES, PageRules
@@ -68,6 +71,7 @@ class ClientBase(ABC):
         exploration: how pages of ``recommend`` are chosen among the best candidates; the best themselves by default.
         pseudonym_key: the secret by which users are shown to others, the same as for the export; without one they are
             not, see :mod:`recsys_plugin.pseudonyms`.
+        observe: told of each request, see :mod:`recsys_plugin.observability`; whoever made an observer closes it.
 
     Raises:
         ConfigurationError: if a URL is malformed.
@@ -98,6 +102,7 @@ class ClientBase(ABC):
         impressions: ImpressionLog | None = None,
         exploration: Exploration = BEST_FIRST,
         pseudonym_key: str | None = None,
+        observe: Observer | Sequence[Observer] = (),
     ) -> None:
         self._redis_address = RedisAddress.parse(redis_url)
         self._triton_addresses = TritonAddress.parse_several(triton_url)
@@ -125,7 +130,11 @@ class ClientBase(ABC):
         self._trial_warner = Warner("could not follow the trial of a model version")
         self._rules_warner = Warner("could not take up the rules for pages")
         self._name = uuid.uuid4().hex
+        self._refreshed = time.monotonic()
+        self._observer = observe if isinstance(observe, Observer) else join(observe)
         self._open()
+        if self._observer is not None:
+            self._observer.follow(self._name, _weakly(self))
 
     @abstractmethod
     def _open(self) -> None:
@@ -137,7 +146,7 @@ class ClientBase(ABC):
         ``RECSYS_IMPRESSIONS``, ``RECSYS_EXPLORATION`` and ``RECSYS_PSEUDONYM_KEY``.
 
         ``RECSYS_AS_OF`` stops the clock at that moment, for historical data. ``options`` are the keyword arguments
-        of the class.
+        of the class. Requests are observed as :mod:`recsys_plugin.observability.environment` says.
 
         Raises:
             ConfigurationError: if a URL is missing or malformed.
@@ -156,6 +165,8 @@ class ClientBase(ABC):
             options.setdefault("impressions", ImpressionLog(sample=settings.impressions))
         if settings.exploration is not None:
             options.setdefault("exploration", Exploration(parse_exploration(settings.exploration)))
+        if "observe" not in options and (observer := observer_from_settings(settings)) is not None:
+            options["observe"] = observer
         return cls(settings.redis_url, settings.triton_url, **options)
 
     def _context(self, release: Release) -> RequestContext:
@@ -223,6 +234,36 @@ class ClientBase(ABC):
         if isinstance(error, MalformedTrial):
             self._trying = None
 
+    @property
+    @abstractmethod
+    def _recorded(self) -> tuple[Mapping[str, int], bool]:
+        """How many events were recorded, by what became of them, and whether any wait on the local disk."""
+
+    def _state(self) -> ClientState:
+        """How the client stands, for its observer."""
+        release, now = self._release, time.monotonic()
+        events, spooling = self._recorded
+        log = self._impressions
+        return ClientState(
+            version=0 if release is None else release.version,
+            catalogue_version=0 if release is None else release.catalogue.version,
+            catalogue_items=0 if release is None else len(release.catalogue),
+            new_items=0 if release is None else len(release.new_items),
+            release_seconds=0.0 if release is None else now - release.taken_up,
+            refresh_seconds=now - self._refreshed,
+            events=events,
+            spooling=spooling,
+            impressions_written=0 if log is None else log.written,
+            impressions_dropped=0 if log is None else log.dropped,
+            impressions_waiting=0 if log is None else log.waiting,
+            query_vectors=len(self._query_vectors),
+        )
+
+    def _leave(self) -> None:
+        """Tell the observer that there are no more requests."""
+        if self._observer is not None:
+            self._observer.leave(self._name)
+
     def pseudonym(self, user_id: object) -> str:
         """The name by which a user is shown to others: 32 hexadecimal digits, the same for as long as the key is.
 
@@ -240,6 +281,17 @@ class ClientBase(ABC):
 
     def _seconds(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else checked_timeout(timeout)
+
+
+def _weakly(client: ClientBase) -> Callable[[], ClientState | None]:
+    """How a client stands, for as long as there is one."""
+    reference = weakref.ref(client)
+
+    def state() -> ClientState | None:
+        alive = reference()
+        return None if alive is None else alive._state()
+
+    return state
 
 
 def repeatable(values: Iterable[object]) -> Iterable[object]:

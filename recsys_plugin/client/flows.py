@@ -247,8 +247,11 @@ def infer(
     """Call a model of this release, and make sure that each of its steps was of this release too."""
     release = context.release
     users = len(next(iter(inputs.values())))
+    if "counts" in inputs:
+        context.considered = int(inputs["counts"][0, 0])
     told = {name: OutputSpec("INT64", (users, 1)) for name in release.step_versions.get(model, ())}
-    answer: dict[str, Array] = yield Infer(model, release.version, inputs, {**outputs, **told})
+    traceparent = None if context.trace is None else context.trace.call(model)
+    answer: dict[str, Array] = yield Infer(model, release.version, inputs, {**outputs, **told}, traceparent)
     context.end_of("inference")
     personal = release.models.get(model)
     if personal is not None and personal.value_columns:

@@ -151,4 +151,5 @@ def _served(context: RequestContext, user_id: str | None, by: ServedBy, candidat
         candidates,
         lambda rows: [context.release.item_id(row) for row in rows],
         features,
+        None if context.trace is None else f"{context.trace.trace_id:032x}",
     )

@@ -252,6 +252,7 @@ class Recommender(Shelves):
             self._release = self._run(load_release(self._project, self._release), LOADING_TIMEOUT)
             self._follow_rules()
             self._follow_trial()
+        self._refreshed = time.monotonic()
         return self._release.version
 
     def close(self) -> None:
@@ -264,6 +265,7 @@ class Recommender(Shelves):
             self._impressions.close()
         self._reader.close()
         self._triton.close()
+        self._leave()
 
     def __enter__(self) -> Self:
         """The client itself."""
@@ -331,7 +333,7 @@ class Recommender(Shelves):
     def _run_shadow(self, flow: flows.Flow) -> None:
         self._run(flow, LOADING_TIMEOUT)
 
-    def _ask(
+    def _ask_releases(
         self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
     ) -> list[Page]:
         """Answer a request on the release that serves at present, and during a trial on each user's own.
@@ -347,7 +349,9 @@ class Recommender(Shelves):
             self._shadows.offer(flow, trying.tally)
         return pages
 
-    def _answer(self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None) -> _Result:
+    def _answer_on_release(
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None
+    ) -> _Result:
         """Answer on the release that serves, trial or not, what has no page."""
         asked = on_one_release(self._project, self._release, lambda release: ask(self._context(release)), self._adopt)
         return self._run(asked, self._seconds(timeout))

@@ -59,6 +59,8 @@ class ServedPage:
     """Ids of rows."""
     features: Mapping[str, Sequence[Any]] | None = None
     """Tensor → one user's values in the contract's order."""
+    trace_id: str | None = None
+    """32 hexadecimal digits, if the request was traced."""
 
     def encode(self, *, with_candidates: bool, with_features: bool) -> bytes:
         """The document in JSON; float32 scores with the nine digits that name them exactly."""
@@ -75,6 +77,8 @@ class ServedPage:
             "items": list(self.item_ids(chosen.rows[chosen.order].tolist())),
             "scores": _plain(chosen.scores[chosen.order]),
         }
+        if self.trace_id is not None:
+            document["trace_id"] = self.trace_id
         if chosen.propensities is not None:
             document["propensities"] = chosen.propensities.tolist()
         if with_candidates:
@@ -110,6 +114,8 @@ class Impression:
     candidate_scores: list[float] | None = None
     features: dict[str, list[Any]] | None = None
     """Tensor → values as served, in the contract's order, NaN as ``None``; ``None`` where that was not sampled."""
+    trace_id: str | None = None
+    """32 hexadecimal digits; ``None`` of a request that was not traced."""
 
     @classmethod
     def decode(cls, document: bytes) -> Impression:

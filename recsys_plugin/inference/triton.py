@@ -44,7 +44,7 @@ class TritonClient:
     def infer(self, call: Infer, *, timeout: float) -> dict[str, Array]:
         """Call a model; output name → array, each checked against what the call asked for."""
         with _named_errors(f"model {call.model} version {call.version}", self._address, timeout):
-            reply = self._stub.ModelInfer(_infer_message(call, timeout), timeout=timeout)
+            reply = self._stub.ModelInfer(_infer_message(call, timeout), timeout=timeout, metadata=_metadata(call))
         return _checked_outputs(call, reply)
 
     def versions(self, model: str, *, timeout: float) -> tuple[int, ...]:
@@ -94,7 +94,9 @@ class AsyncTritonClient:
     async def infer(self, call: Infer, *, timeout: float) -> dict[str, Array]:
         """See :meth:`TritonClient.infer`."""
         with _named_errors(f"model {call.model} version {call.version}", self._address, timeout):
-            reply = await self._stub.ModelInfer(_infer_message(call, timeout), timeout=timeout)
+            reply = await self._stub.ModelInfer(
+                _infer_message(call, timeout), timeout=timeout, metadata=_metadata(call)
+            )
         return _checked_outputs(call, reply)
 
     async def versions(self, model: str, *, timeout: float) -> tuple[int, ...]:
@@ -135,6 +137,11 @@ def _infer_message(call: Infer, timeout: float) -> Any:
     for name in call.outputs:
         message.outputs.add(name=name)
     return message
+
+
+def _metadata(call: Infer) -> tuple[tuple[str, str], ...] | None:
+    """The headers of a call."""
+    return None if call.traceparent is None else (("traceparent", call.traceparent),)
 
 
 def _model_message(method: str, model: str, version: int | None = None) -> Any:

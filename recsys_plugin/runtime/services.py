@@ -108,7 +108,12 @@ class Services:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.redis = EmbeddedRedis(settings.state)
-        self.triton = EmbeddedTriton(settings.state, settings.model_repository, settings.triton_python)
+        self.triton = EmbeddedTriton(
+            settings.state,
+            settings.model_repository,
+            settings.triton_python,
+            traces_endpoint=settings.traces_endpoint,
+        )
 
     @property
     def redis_is_embedded(self) -> bool:

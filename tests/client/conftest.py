@@ -25,12 +25,13 @@ from recsys_plugin.settings import Settings
 
 
 @contextmanager
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyShop]:
+def serve(tmp_path_factory: pytest.TempPathFactory, *, traces_endpoint: str | None = None) -> Iterator[TinyShop]:
     """The tiny shop's version 1 on servers of its own."""
     state, repository = tmp_path_factory.mktemp("state"), tmp_path_factory.mktemp("models")
     tiny_repository.write_repository(repository, 1)
     redis_server = EmbeddedRedis(state)
-    triton = EmbeddedTriton(state, repository, Settings.from_environment().triton_python)
+    interpreter = Settings.from_environment().triton_python
+    triton = EmbeddedTriton(state, repository, interpreter, traces_endpoint=traces_endpoint)
     client: Any = None
 
     def start_triton() -> None:
