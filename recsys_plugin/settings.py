@@ -76,6 +76,8 @@ class Settings:
                            ``thompson:FILE.npz``; unset means ``none``
     ``RECSYS_PSEUDONYM_KEY``  secret of 16 bytes or more by which user ids become pseudonyms, the same for
                            exports and clients; unset means that nobody is shown to others
+    ``RECSYS_SNAPSHOT``    file from which a client can be opened while no server can be reached; it keeps the file
+                           up to date; unset means none
     ``RECSYS_OPTED_OUT``   file with the ids or pseudonyms, one a line, of users whom exports leave out of
                            neighbours and communities; unset means nobody
     ``RECSYS_METRICS_PORT``  port, or range of ports such as ``9464-9479`` of which the first free one is taken,
@@ -102,6 +104,7 @@ class Settings:
     request_log: Path | None = None
     traces_endpoint: str | None = None
     """The whole URL."""
+    snapshot: Path | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -124,6 +127,7 @@ class Settings:
             metrics_ports=_ports(env.get("RECSYS_METRICS_PORT", "")),
             request_log=Path(env["RECSYS_REQUEST_LOG"]).expanduser().resolve() if "RECSYS_REQUEST_LOG" in env else None,
             traces_endpoint=_traces_endpoint(env),
+            snapshot=Path(env["RECSYS_SNAPSHOT"]).expanduser().resolve() if "RECSYS_SNAPSHOT" in env else None,
             impressions=_share(env["RECSYS_IMPRESSIONS"]) if "RECSYS_IMPRESSIONS" in env else None,
         )
 

@@ -17,6 +17,7 @@ __all__ = [
     "MOST_USERS",
     "checked_call_context",
     "checked_candidates",
+    "checked_flag",
     "checked_interval",
     "checked_k",
     "checked_per_category",
@@ -123,6 +124,17 @@ def checked_stock(value: object) -> dict[str, int]:
             raise InvalidInput(f"stock: {units!r:.60} of item {item_id!r} is not a whole number of 0 or more")
         stock[item_id] = int(units)
     return stock
+
+
+def checked_flag(value: object, name: str) -> bool:
+    """True or false.
+
+    Raises:
+        InvalidInput: for anything else.
+    """
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{name}: {value!r:.60} is not true or false")
+    return value
 
 
 def checked_timeout(value: object) -> float:

@@ -10,25 +10,18 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from recsys_plugin.background import Warner
-from recsys_plugin.client import flows
+from recsys_plugin.client import flows, ladder
 from recsys_plugin.client.arrivals import TakeUp, take_up, take_up_everything
 from recsys_plugin.client.async_shelves import AsyncShelves
-from recsys_plugin.client.base import (
-    LOADING_TIMEOUT,
-    AskUsers,
-    beside_these,
-    repeatable,
-    time_left,
-    under,
-)
+from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, beside_these, repeatable, reserved, time_left, under
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.following import follow_rules, written
+from recsys_plugin.client.limited import Limited
 from recsys_plugin.client.offload import Offload
-from recsys_plugin.client.release import Release, load_release, on_one_release
+from recsys_plugin.client.release import Release, load_release, loaded, on_one_release
 from recsys_plugin.client.results import Page
-from recsys_plugin.client.searching import search
 from recsys_plugin.client.shadowing import ShadowTask
-from recsys_plugin.client.trying import Limited, follow_trial
+from recsys_plugin.client.trying import follow_trial
 from recsys_plugin.client.watching import GATHERED, PAUSE
 from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
@@ -80,22 +73,16 @@ class AsyncRecommender(AsyncShelves):
         candidates: int = 500,
         explain: bool = False,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Recommender.recommend`."""
         users = [checked_id(user_id, "user_id")]
         return (
             await self.recommend_many(
-                users,
-                k,
-                exclude=exclude,
-                beside=beside,
-                rules=rules,
-                sponsored=sponsored,
-                candidates=candidates,
-                explain=explain,
-                timeout=timeout,
+                users, k, exclude=exclude, beside=beside, rules=rules, sponsored=sponsored,
+                candidates=candidates, explain=explain, timeout=timeout, strict=strict,
             )
-        )[0]
+        )[0]  # fmt: skip
 
     async def recommend_many(
         self,
@@ -109,6 +96,7 @@ class AsyncRecommender(AsyncShelves):
         candidates: int = 500,
         explain: bool = False,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> list[Page]:
         """See :meth:`Recommender.recommend_many`."""
         users, excluded = repeatable(user_ids), beside_these(exclude, beside)
@@ -116,12 +104,13 @@ class AsyncRecommender(AsyncShelves):
             under(
                 rules,
                 sponsored,
-                lambda context, users: flows.recommend(
+                lambda context, users: ladder.recommend(
                     context, users, k, exclude=excluded, candidates=candidates, explain=explain
                 ),
             ),
             timeout,
             users,
+            strict=strict,
         )
 
     async def rank(
@@ -132,11 +121,12 @@ class AsyncRecommender(AsyncShelves):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         explain: bool = False,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Recommender.rank`."""
         asked, users = repeatable(item_ids), [checked_id(user_id, "user_id")]
-        ask = under(rules, (), lambda context, _: flows.rank(context, user_id, asked, explain=explain))
-        return (await self._ask(ask, timeout, users))[0]
+        ask = under(rules, (), lambda context, _: ladder.rank(context, user_id, asked, explain=explain))
+        return (await self._ask(ask, timeout, users, strict=strict))[0]
 
     async def search(
         self,
@@ -152,6 +142,7 @@ class AsyncRecommender(AsyncShelves):
         understand: bool = True,
         explain: bool = False,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Recommender.search`."""
         excluded, blend = beside_these(exclude, beside), self._search_blend
@@ -159,7 +150,7 @@ class AsyncRecommender(AsyncShelves):
             under(
                 rules,
                 sponsored,
-                lambda context, _: search(
+                lambda context, _: ladder.search(
                     context,
                     user_id,
                     query,
@@ -173,6 +164,7 @@ class AsyncRecommender(AsyncShelves):
             ),
             timeout,
             () if user_id is None else [checked_id(user_id, "user_id")],
+            strict=strict,
         )
         return pages[0]
 
@@ -192,11 +184,13 @@ class AsyncRecommender(AsyncShelves):
     async def refresh(self) -> int:
         """See :meth:`Recommender.refresh`."""
         async with self._loading:
-            self._release = await self._run(load_release(self._project, self._release), LOADING_TIMEOUT)
+            current = None if self._release is None or self._release.is_snapshot else self._release
+            self._release = release = await self._run(load_release(self._project, current), LOADING_TIMEOUT)
             await self._follow_rules()
-            await self._follow_trial(self._release)
+            await self._follow_trial(release)
+            await self._run(self._snapshots.kept(release, self._rules), LOADING_TIMEOUT)
             self._refreshed = time.monotonic()
-            return self._release.version
+            return release.version
 
     async def close(self) -> None:
         """Close the connections to both servers."""
@@ -238,19 +232,20 @@ class AsyncRecommender(AsyncShelves):
         if self._release is None:
             async with self._loading:
                 if self._release is None:
-                    release = await self._run(load_release(self._project, None), LOADING_TIMEOUT)
-                    self._rules = await self._run(follow_rules(self._project, self._rules), LOADING_TIMEOUT)
+                    release, self._rules = await self._run(self._snapshots.opened(), LOADING_TIMEOUT)
                     self._release = release
-                    await self._follow_trial(self._release)
-                    self._watch()
+                    if not release.is_snapshot:
+                        await self._follow_trial(release)
+                    await self._run(self._snapshots.kept(release, self._rules), LOADING_TIMEOUT)
+                    self._watch(self._looks_every(release))
         return self._release
 
-    def _watch(self) -> None:
+    def _watch(self, every: float | None) -> None:
         """Begin what goes on beside the requests."""
         self._closing.clear()
         self._recorder.begin()
-        if self._refresh_every is not None:
-            self._watchers.append(asyncio.create_task(self._watch_releases(self._refresh_every)))
+        if every is not None:
+            self._watchers.append(asyncio.create_task(self._watch_releases(every)))
         if self._follow_items:
             self._watchers.append(asyncio.create_task(self._watch_items()))
 
@@ -276,6 +271,7 @@ class AsyncRecommender(AsyncShelves):
         item_ids = self._item_keys.item_ids(keys)
         async with self._loading:
             if self._release is not None:
+                loaded(self._release)
                 self._release = await self._run(take(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
                 trying = self._trying
                 if trying is not None and trying.candidate is not None:
@@ -283,7 +279,6 @@ class AsyncRecommender(AsyncShelves):
                     self._trying = replace(trying, candidate=release)
 
     async def _follow_rules(self) -> None:
-        """Take up the shop's rules as they are now."""
         try:
             self._rules = await self._run(follow_rules(self._project, self._rules), LOADING_TIMEOUT)
             self._rules_warner.worked()
@@ -326,20 +321,28 @@ class AsyncRecommender(AsyncShelves):
         while not self._closing.is_set():
             await asyncio.sleep(every)
             try:
-                await self.refresh()
+                if self._refresh_every is not None or (self._release is not None and self._release.is_snapshot):
+                    await self.refresh()
                 warner.worked()
             except RecsysError as error:
                 warner.failed(error)
 
     async def _ask_releases(
-        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+        self,
+        ask: AskUsers,
+        timeout: float | None,
+        user_ids: Iterable[object] = (),
+        *,
+        strict: bool | None = None,
+        repeats: bool = True,
     ) -> list[Page]:
         """See :meth:`Recommender._ask_releases`."""
-        seconds, release = self._seconds(timeout), await self._loaded()
+        seconds, exact = reserved(self._seconds(timeout)), self._is_strict(strict)
+        release = await self._loaded()
         trying = self._tried(release)
         if trying is None:
-            return await self._run(self._on_control(ask, user_ids, release), seconds)
-        pages = await self._run(self._on_trial(trying, ask, user_ids, release, seconds), seconds)
+            return await self._run(self._on_control(ask, user_ids, release, seconds, exact), seconds)
+        pages = await self._run(self._on_trial(trying, ask, user_ids, release, seconds, exact), seconds)
         if repeats and self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
             self._shadows.offer(flow, trying.tally)
         return pages

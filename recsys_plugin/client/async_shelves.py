@@ -8,17 +8,13 @@ from typing import Any, TypeVar, cast
 
 from recsys_plugin.ads.serving import click_ad
 from recsys_plugin.ads.store import AdClick
-from recsys_plugin.client import ads as ad_flows
+from recsys_plugin.client import ladder
 from recsys_plugin.client.ad_pages import AdsPage
 from recsys_plugin.client.arguments import checked_stock
 from recsys_plugin.client.base import AskUsers, ClientBase, beside_these, repeatable, under
-from recsys_plugin.client.categories import cross_category
-from recsys_plugin.client.complements import cross_sell
 from recsys_plugin.client.context import RequestContext
-from recsys_plugin.client.flows import similar_items
 from recsys_plugin.client.following import written
 from recsys_plugin.client.observing import Watch
-from recsys_plugin.client.onboarding import onboard
 from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
 from recsys_plugin.client.results import Page
 from recsys_plugin.events.recorder import AsyncEventRecorder
@@ -48,6 +44,7 @@ class AsyncShelves(ClientBase):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Recommender.similar_items`."""
         excluded = beside_these(exclude, beside)
@@ -55,9 +52,10 @@ class AsyncShelves(ClientBase):
             under(
                 rules,
                 sponsored,
-                lambda context, _: similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
+                lambda context, _: ladder.similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
             ),
             timeout,
+            strict=strict,
         )
         return pages[0]
 
@@ -72,6 +70,7 @@ class AsyncShelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.onboard`."""
         asked, excluded = repeatable(chosen), beside_these(exclude, beside)
@@ -79,10 +78,11 @@ class AsyncShelves(ClientBase):
             under(
                 rules,
                 (),
-                lambda context, _: onboard(context, user_id, asked, k, exclude=excluded, candidates=candidates),
+                lambda context, _: ladder.onboard(context, user_id, asked, k, exclude=excluded, candidates=candidates),
             ),
             timeout,
             () if user_id is None else [checked_id(user_id, "user_id")],
+            strict=strict,
         )
         return pages[0]
 
@@ -96,6 +96,7 @@ class AsyncShelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.cross_sell`."""
         asked, excluded = repeatable(basket), beside_these(exclude, beside)
@@ -104,9 +105,10 @@ class AsyncShelves(ClientBase):
                 under(
                     rules,
                     (),
-                    lambda context, _: cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
+                    lambda context, _: ladder.cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
                 ),
                 timeout,
+                strict=strict,
             )
         )[0]
 
@@ -121,6 +123,7 @@ class AsyncShelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.cross_category`."""
         excluded, users = beside_these(exclude, beside), [checked_id(user_id, "user_id")]
@@ -129,12 +132,13 @@ class AsyncShelves(ClientBase):
                 under(
                     rules,
                     (),
-                    lambda context, _: cross_category(
+                    lambda context, _: ladder.cross_category(
                         context, user_id, k, per_category=per_category, exclude=excluded, candidates=candidates
                     ),
                 ),
                 timeout,
                 users,
+                strict=strict,
             )
         )[0]
 
@@ -160,13 +164,15 @@ class AsyncShelves(ClientBase):
         context: Mapping[str, str] = _NO_CONTEXT,
         exclude: Iterable[object] = (),
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> AdsPage:
         """See :meth:`Shelves.ads`."""
         users, excluded = [checked_id(user_id, "user_id")], repeatable(exclude)
         pages = await self._ask(
-            lambda request, _: ad_flows.ads(request, self._campaigns, user_id, slots, about=context, exclude=excluded),
+            lambda request, _: ladder.ads(request, self._campaigns, user_id, slots, about=context, exclude=excluded),
             timeout,
             users,
+            strict=strict,
             repeats=False,
         )
         return cast(AdsPage, pages[0])
@@ -177,13 +183,19 @@ class AsyncShelves(ClientBase):
         return await self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._seconds(timeout))
 
     async def _ask(
-        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+        self,
+        ask: AskUsers,
+        timeout: float | None,
+        user_ids: Iterable[object] = (),
+        *,
+        strict: bool | None = None,
+        repeats: bool = True,
     ) -> list[Page]:
         """See :meth:`Shelves._ask`."""
         if self._observer is None:
-            return await self._ask_releases(ask, timeout, user_ids, repeats=repeats)
+            return await self._ask_releases(ask, timeout, user_ids, strict=strict, repeats=repeats)
         with Watch(self._observer, self._seconds(timeout)) as watch:
-            pages = await self._ask_releases(watch.over(ask), timeout, user_ids, repeats=repeats)
+            pages = await self._ask_releases(watch.over(ask), timeout, user_ids, strict=strict, repeats=repeats)
             watch.pages = pages
         return pages
 
@@ -209,7 +221,13 @@ class AsyncShelves(ClientBase):
 
     @abstractmethod
     async def _ask_releases(
-        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+        self,
+        ask: AskUsers,
+        timeout: float | None,
+        user_ids: Iterable[object] = (),
+        *,
+        strict: bool | None = None,
+        repeats: bool = True,
     ) -> list[Page]:
         """Answer a request."""
 

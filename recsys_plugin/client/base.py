@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import uuid
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from recsys_plugin.ads.serving import KnownCampaigns
 from recsys_plugin.background import Warner
-from recsys_plugin.client.arguments import MOST_USERS, checked_interval, checked_k, checked_timeout
+from recsys_plugin.client.arguments import MOST_USERS, checked_flag, checked_interval, checked_k, checked_timeout
 from recsys_plugin.client.context import BEST_FIRST, Exploration, RequestContext, RequestRules
+from recsys_plugin.client.fallback import DEFAULT_CACHE, FallbackCache, Remembered
 from recsys_plugin.client.flows import Flow
-from recsys_plugin.client.release import Release, on_one_release
+from recsys_plugin.client.ladder import laddered
+from recsys_plugin.client.release import Release
 from recsys_plugin.client.results import Page
+from recsys_plugin.client.snapshots import READY_EVERY, Snapshots
 from recsys_plugin.client.trying import Trying, serve, shadow
 from recsys_plugin.errors import ConfigurationError, DeadlineExceeded, InvalidInput, RecsysError
 from recsys_plugin.events.keys import EventKeys
@@ -38,7 +43,10 @@ from recsys_plugin.settings import Settings
 from recsys_plugin.trials.assignment import is_shadowed
 from recsys_plugin.trials.trial import MalformedTrial
 
-__all__ = ["LOADING_TIMEOUT", "AskUsers", "ClientBase", "beside_these", "repeatable", "time_left", "under"]
+__all__ = ["LOADING_TIMEOUT", "AskUsers", "ClientBase", "beside_these", "repeatable", "reserved", "time_left", "under"]
+
+#: Seconds kept back of a request's time for making its page in process if the servers fail; of little time, a part.
+RESERVE, _MOST_RESERVED = 0.002, 0.25
 
 #: Seconds that loading a release may take; it happens at start-up and in ``refresh``, never within a request.
 LOADING_TIMEOUT = 60.0
@@ -72,6 +80,11 @@ class ClientBase(ABC):
         pseudonym_key: the secret by which users are shown to others, the same as for the export; without one they are
             not, see :mod:`recsys_plugin.pseudonyms`.
         observe: told of each request, see :mod:`recsys_plugin.observability`; whoever made an observer closes it.
+        strict: whether a server that fails is an error of the request, rather than a page of a lower level, see
+            :mod:`recsys_plugin.client.ladder`; each request may say otherwise.
+        fallback_cache: how much is kept of recent answers for when a server fails.
+        snapshot: a local file that the client keeps up to date, and is opened from while no server can be reached; it
+            then gets ready beside the requests. A file that is no whole snapshot is refused.
 
     Raises:
         ConfigurationError: if a URL is malformed.
@@ -103,6 +116,9 @@ class ClientBase(ABC):
         exploration: Exploration = BEST_FIRST,
         pseudonym_key: str | None = None,
         observe: Observer | Sequence[Observer] = (),
+        strict: bool = False,
+        fallback_cache: FallbackCache = DEFAULT_CACHE,
+        snapshot: str | os.PathLike[str] | None = None,
     ) -> None:
         self._redis_address = RedisAddress.parse(redis_url)
         self._triton_addresses = TritonAddress.parse_several(triton_url)
@@ -126,6 +142,9 @@ class ClientBase(ABC):
         self._impressions = None if impressions is None else ImpressionWriter(redis_url, impressions, project=project)
         self._exploration = exploration
         self._pseudonyms = None if pseudonym_key is None else Pseudonyms(pseudonym_key)
+        self._strict = checked_flag(strict, "strict")
+        self._memory = Remembered(fallback_cache)
+        self._snapshots = Snapshots(None if snapshot is None else Path(snapshot), project, LOADING_TIMEOUT)
         self._campaigns = KnownCampaigns(EventKeys(project))
         self._trial_warner = Warner("could not follow the trial of a model version")
         self._rules_warner = Warner("could not take up the rules for pages")
@@ -143,7 +162,7 @@ class ClientBase(ABC):
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, **options: Any) -> Self:
         """Make a client from ``RECSYS_REDIS_URL``, ``RECSYS_TRITON_URL`` and what is set of ``RECSYS_SPOOL``,
-        ``RECSYS_IMPRESSIONS``, ``RECSYS_EXPLORATION`` and ``RECSYS_PSEUDONYM_KEY``.
+        ``RECSYS_IMPRESSIONS``, ``RECSYS_EXPLORATION``, ``RECSYS_PSEUDONYM_KEY`` and ``RECSYS_SNAPSHOT``.
 
         ``RECSYS_AS_OF`` stops the clock at that moment, for historical data. ``options`` are the keyword arguments
         of the class. Requests are observed as :mod:`recsys_plugin.observability.environment` says.
@@ -161,6 +180,7 @@ class ClientBase(ABC):
             options.setdefault("clock", lambda: as_of)
         options.setdefault("spool", settings.spool)
         options.setdefault("pseudonym_key", settings.pseudonym_key)
+        options.setdefault("snapshot", settings.snapshot)
         if settings.impressions is not None:
             options.setdefault("impressions", ImpressionLog(sample=settings.impressions))
         if settings.exploration is not None:
@@ -169,7 +189,8 @@ class ClientBase(ABC):
             options["observe"] = observer
         return cls(settings.redis_url, settings.triton_url, **options)
 
-    def _context(self, release: Release) -> RequestContext:
+    def _context(self, release: Release, seconds: float = math.inf, *, strict: bool = True) -> RequestContext:
+        """What a request is given; one that may take so many seconds and, unless strict, falls back."""
         logs_pages = self._impressions is not None
         return RequestContext(
             release,
@@ -180,47 +201,56 @@ class ClientBase(ABC):
             logs_pages,
             self._rules,
             self._query_vectors,
+            strict,
+            self._memory,
+            seconds,
         )
 
-    def _answering(self, ask: AskUsers, user_ids: Iterable[object]) -> Callable[[Release], Flow]:
-        """The flow of a request, for some users, on a release, whose pages are logged once all of them are made."""
+    def _logged(self, ask: AskUsers, context: RequestContext, user_ids: Iterable[object]) -> Flow:
+        """The flow of a request for some users, whose pages are logged once all of them are made."""
+        pages = yield from ask(context, user_ids)
+        if self._impressions is not None:
+            self._impressions.offer(context.served)
+        return pages
 
-        def answer(release: Release) -> Flow:
-            context = self._context(release)
-            pages = yield from ask(context, user_ids)
-            if self._impressions is not None:
-                self._impressions.offer(context.served)
-            return pages
-
-        return answer
-
-    def _on_control(self, ask: AskUsers, user_ids: Iterable[object], release: Release) -> Flow:
-        """The request on the release that serves."""
-        return on_one_release(self._project, release, self._answering(ask, user_ids), self._adopt)
+    def _on_control(
+        self, ask: AskUsers, user_ids: Iterable[object], release: Release, seconds: float, strict: bool
+    ) -> Flow:
+        """The request on the release that serves, with the ladder under it."""
+        return laddered(
+            self._project,
+            release,
+            lambda release: self._context(release, seconds, strict=strict),
+            lambda context: self._logged(ask, context, user_ids),
+            self._adopt,
+        )
 
     def _on_trial(
-        self, trying: Trying, ask: AskUsers, user_ids: Iterable[object], release: Release, seconds: float
+        self, trying: Trying, ask: AskUsers, user_ids: Iterable[object], release: Release, seconds: float, strict: bool
     ) -> Flow:
-        """The request on the release of each user's arm; one without a user is answered by the control."""
+        """The request on the release of each user's arm; one without a user is answered by the control.
+
+        Under the candidate there is no ladder: what fails is told of it, and the control steps in.
+        """
         users = checked_ids(user_ids, "user_ids", most=MOST_USERS)
         if not users:
-            return self._on_control(ask, users, release)
+            return self._on_control(ask, users, release, seconds, strict)
         return serve(
             trying,
             users,
-            lambda part: self._answering(ask, part),
-            lambda answer: on_one_release(self._project, release, answer, self._adopt),
+            lambda part: lambda release: self._logged(ask, self._context(release), part),
+            lambda part: self._on_control(ask, part, release, seconds, strict),
             timeout=seconds,
             timer=time.perf_counter,
         )
 
     def _in_shadow(self, trying: Trying, ask: AskUsers, pages: Sequence[Page], seconds: float) -> Flow | None:
         """The request once more on the candidate, for nobody to see; ``None`` if it was not drawn."""
-        served = [page for page in pages if page.user_id is not None]
+        served = [page for page in pages if page.user_id is not None and not page.fallback.degraded]
         if not served or not is_shadowed(trying.trial, served[0].request_id):
             return None
         users = [page.user_id for page in served]
-        # Not by _answering: what nobody saw is no page that was served.
+        # Not by _logged: what nobody saw is no page that was served.
         return shadow(trying, lambda release: ask(self._context(release), users), served, seconds, time.perf_counter)
 
     def _tried(self, release: Release) -> Trying | None:
@@ -257,6 +287,9 @@ class ClientBase(ABC):
             impressions_dropped=0 if log is None else log.dropped,
             impressions_waiting=0 if log is None else log.waiting,
             query_vectors=len(self._query_vectors),
+            snapshot_seconds=self._snapshots.age,
+            without_models=release is not None and release.is_snapshot,
+            remembered_bytes=self._memory.bytes,
         )
 
     def _leave(self) -> None:
@@ -276,11 +309,20 @@ class ClientBase(ABC):
             raise ConfigurationError(f"a pseudonym needs a key: set {KEY_VARIABLE} or pass pseudonym_key")
         return self._pseudonyms.of(user)
 
+    def _looks_every(self, release: Release) -> float | None:
+        """Seconds between two looks for another version; a client without models must find one in any case."""
+        if not release.is_snapshot:
+            return self._refresh_every
+        return min(self._refresh_every or READY_EVERY, READY_EVERY)
+
     def _adopt(self, release: Release) -> None:
         self._release = release
 
     def _seconds(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else checked_timeout(timeout)
+
+    def _is_strict(self, strict: bool | None) -> bool:
+        return self._strict if strict is None else checked_flag(strict, "strict")
 
 
 def _weakly(client: ClientBase) -> Callable[[], ClientState | None]:
@@ -344,3 +386,8 @@ def time_left(deadline: float, allowed: float) -> float:
     if left <= 0:
         raise DeadlineExceeded(f"the {allowed * 1000:.0f} ms allowed for the call were used up")
     return left
+
+
+def reserved(seconds: float) -> float:
+    """What servers may take of the seconds that a request may take: the rest is for making a page without them."""
+    return seconds - min(RESERVE, _MOST_RESERVED * seconds)

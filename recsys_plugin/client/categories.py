@@ -30,7 +30,7 @@ from recsys_plugin.features.plan import FeatureTensors
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.policy.page import best_first
 
-__all__ = ["cross_category"]
+__all__ = ["cross_category", "own_rows"]
 
 _MODEL, _SHELF = "recommend", "cross_category"
 
@@ -56,7 +56,7 @@ def cross_category(
     if wanted == 0:
         return [page(context, _MODEL, user, RankedItems(), None, shelf=_SHELF)]
     tensors, (report,) = yield from read_features(context, model, [user])
-    known = {release.shown(row)[1] for row in _own_rows(model.plan.contract, tensors)}
+    known = {release.shown(row)[1] for row in own_rows(model.plan.contract, tensors)}
     categories = release.catalogue.categories
     familiar = [code for name in ("", *known) if (code := categories.known(name)) is not None]
     told = np.union1d(np.flatnonzero(np.isin(categories.codes, familiar)), np.fromiter(excluded, np.int64))
@@ -87,7 +87,7 @@ def cross_category(
     return [page(context, _MODEL, user, items, report, shelf=_SHELF)]
 
 
-def _own_rows(contract: FeatureContract, tensors: FeatureTensors) -> list[int]:
+def own_rows(contract: FeatureContract, tensors: FeatureTensors) -> list[int]:
     """The catalogue rows of the items that the first user's features name."""
     own: set[int] = set()
     for spec in contract.features:

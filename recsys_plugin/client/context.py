@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from recsys_plugin.client.fallback import FULL, Fallback, FallbackCache, Remembered
 from recsys_plugin.client.release import Release
 from recsys_plugin.client.results import RulesReport, Timings
-from recsys_plugin.errors import InvalidInput
+from recsys_plugin.errors import InvalidInput, RecsysError
 from recsys_plugin.features.plan import FeatureTensors
 from recsys_plugin.identifiers import checked_ids
 from recsys_plugin.impressions.document import Candidates, ServedPage
@@ -104,6 +107,12 @@ class RequestContext:
     """The shop's."""
     query_vectors: Recent[tuple[int, str], Array] = field(default_factory=lambda: Recent(0))
     """Version and query → its vector, float32 ``[1, D]``."""
+    strict: bool = True
+    """Whether what fails is raised, and nothing stands in for it."""
+    memory: Remembered = field(default_factory=lambda: Remembered(FallbackCache(0)))
+    """What is kept for when a server fails; its moments are of the timer."""
+    allowed: float = math.inf
+    """Seconds for the whole request."""
     asked: RequestRules | None = field(init=False, default=None)
     """The caller's."""
     served: list[ServedPage] = field(init=False, default_factory=list)
@@ -120,6 +129,12 @@ class RequestContext:
     """If the request is traced."""
     considered: int = field(init=False, default=0)
     """How many candidates the model was asked to look at."""
+    failure: RecsysError | None = field(init=False, default=None)
+    """Why the servers are not asked any more: what is left is to be made in process."""
+    fallbacks: dict[str | None, Fallback] = field(init=False, default_factory=dict)
+    """User → the level of his page, where it is not the full one."""
+    chosen: tuple[NDArray[np.int64], NDArray[np.float32]] | None = field(init=False, default=None)
+    """Rows and scores of the page under way."""
     started: float = field(init=False)
     stages: dict[str, float] = field(
         init=False, default_factory=lambda: dict.fromkeys(("features", "inference", "policy"), 0.0)
@@ -129,6 +144,16 @@ class RequestContext:
 
     def __post_init__(self) -> None:
         self.started = self._last = self.timer()
+
+    def descend(self, failure: RecsysError) -> None:
+        """From here on no server is asked; pages that were made are made again."""
+        self.failure = failure
+        self.served.clear()
+        self.candidates = self.applied = self.chosen = None
+
+    def fallback_of(self, user_id: str | None) -> Fallback:
+        """The level of a user's page."""
+        return self.fallbacks.get(user_id, FULL)
 
     def end_of(self, stage: str) -> None:
         """Book the time since the previous stage ended."""

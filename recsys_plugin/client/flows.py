@@ -19,8 +19,10 @@ from recsys_plugin.client.arguments import (
     checked_candidates,
     checked_k,
 )
+from recsys_plugin.client.cached_features import read_or_recall
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.explaining import explained
+from recsys_plugin.client.limited import Limited
 from recsys_plugin.client.pages import SCORES, line_of, page, page_items
 from recsys_plugin.client.release import PersonalModel, Release
 from recsys_plugin.client.results import Page, RankedItems
@@ -58,7 +60,7 @@ __all__ = [
 _TOKENS = {"input_ids": OutputSpec("INT64", (1, -1)), "attention_mask": OutputSpec("INT64", (1, -1))}
 
 #: A request: yields calls, is sent their answers, returns pages.
-Flow = Generator[ReadFeatures | Infer, Any, list[Page]]
+Flow = Generator[ReadFeatures | Limited | Infer, Any, list[Page]]
 
 
 def recommend(
@@ -231,13 +233,19 @@ def encode_text(
 
 def read_features(
     context: RequestContext, model: PersonalModel, user_ids: Sequence[str]
-) -> Generator[ReadFeatures, Any, tuple[FeatureTensors, tuple[FeatureReport, ...]]]:
+) -> Generator[ReadFeatures | Limited, Any, tuple[FeatureTensors, tuple[FeatureReport, ...]]]:
     """One round trip to Redis for all users, decoded into the model's tensors."""
     plan = model.plan
-    replies = yield ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
-    decoded = plan.decode(user_ids, replies, now=context.now, rows=context.release.catalogue.rows)
-    context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}
-    context.end_of("features")
+    call = ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
+    try:
+        if context.strict:
+            replies = yield call
+            decoded = plan.decode(user_ids, replies, now=context.now, rows=context.release.catalogue.rows)
+        else:
+            decoded = yield from read_or_recall(context, plan, user_ids, call)
+        context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}
+    finally:
+        context.end_of("features")
     return decoded
 
 
@@ -251,8 +259,10 @@ def infer(
         context.considered = int(inputs["counts"][0, 0])
     told = {name: OutputSpec("INT64", (users, 1)) for name in release.step_versions.get(model, ())}
     traceparent = None if context.trace is None else context.trace.call(model)
-    answer: dict[str, Array] = yield Infer(model, release.version, inputs, {**outputs, **told}, traceparent)
-    context.end_of("inference")
+    try:
+        answer: dict[str, Array] = yield Infer(model, release.version, inputs, {**outputs, **told}, traceparent)
+    finally:  # a call that failed took its time, too
+        context.end_of("inference")
     personal = release.models.get(model)
     if personal is not None and personal.value_columns:
         values = answer.pop("values")

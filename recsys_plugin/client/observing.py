@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import GeneratorType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.fallback import Level
 from recsys_plugin.client.results import Page
 from recsys_plugin.observability.request import ANSWERED, FeatureCounts, FinishedRequest, Observer
 
 __all__ = ["Watch"]
 
+#: The best first.
+_LEVELS = get_args(Level)
 #: Flow → the shelf that its pages belong to, where that is called otherwise.
 _SHELVES = {"similar_items": "similar"}
 
@@ -94,6 +97,10 @@ class Watch:
             finished.shelf, finished.request_id = page.served_by.model, page.request_id
             finished.version, finished.catalogue_version = page.served_by.version, page.served_by.catalogue_version
             finished.contract = page.served_by.contract
+            if degraded := [page.fallback for page in pages if page.fallback.degraded]:
+                # Of several pages the worst tells how the request went.
+                worst = max(degraded, key=lambda fallback: _LEVELS.index(fallback.level))
+                finished.level, finished.reason, finished.fallback_age = worst.level, worst.reason, worst.age
             finished.users = [page.user_id for page in pages if page.user_id is not None]
             finished.features = [
                 FeatureCounts(report.known, report.total, report.missing, report.expired)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from recsys_plugin.client.choosing import best, by_rules
 from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.fallback import FULL
 from recsys_plugin.client.release import Release
 from recsys_plugin.client.results import Page, RankedItems, ScoredItem, ServedBy
 from recsys_plugin.client.shelf_rules import shelf_policy
@@ -19,7 +20,10 @@ from recsys_plugin.features.plan import FeatureReport
 from recsys_plugin.impressions.document import Candidates, ServedPage
 from recsys_plugin.inference.tensors import Array
 
-__all__ = ["SCORES", "known_values", "line_of", "page", "page_items", "shown_facts"]
+__all__ = ["SCORES", "known_values", "line_of", "page", "page_items", "remember_page", "shown_facts"]
+
+#: Shelves of users whose pages are kept.
+REMEMBERED = frozenset({"recommend", "cross_category"})
 
 #: What says how good each candidate is; a model has the probabilities that it was trained for.
 SCORES = ("scores", "purchase_probability", "cart_probability", "click_probability")
@@ -70,6 +74,7 @@ def page_items(
     if relevance is not None:
         known["relevance"] = chosen.outputs[relevance][chosen.places]
     rows, ranked, propensities, moves = chosen.rows, chosen.scores, chosen.propensities, chosen.moves
+    context.chosen = rows, ranked
 
     def item(place: int) -> ScoredItem:
         row = rows.item(place)
@@ -132,7 +137,33 @@ def page(
         context.served.append(_served(context, user_id, served_by, context.candidates))
         context.candidates = None
     rules, context.applied = context.applied, None
-    return Page(context.request_id, user_id, items, served_by, features, context.timings(), unknown_items, rules)
+    fallback = context.fallbacks.get(user_id, FULL)
+    if fallback is FULL and user_id is not None and served_by.model in REMEMBERED:
+        remember_page(context, served_by.model, user_id)
+    return Page(
+        context.request_id,
+        user_id,
+        items,
+        served_by,
+        features,
+        context.timings(),
+        unknown_items,
+        rules,
+        fallback=fallback,
+    )
+
+
+def remember_page(context: RequestContext, shelf: str, subject: Hashable) -> None:
+    """Keep the page made last for when the models cannot be asked.
+
+    Args:
+        subject: whose page it is: a user, an item, or items.
+    """
+    if context.chosen is None:
+        return
+    rows, scores = context.chosen
+    found = context.release.version, rows, scores
+    context.memory.put((shelf, subject), found, rows.nbytes + scores.nbytes, context.started)
 
 
 def _served(context: RequestContext, user_id: str | None, by: ServedBy, candidates: Candidates) -> ServedPage:
@@ -151,5 +182,6 @@ def _served(context: RequestContext, user_id: str | None, by: ServedBy, candidat
         candidates,
         lambda rows: [context.release.item_id(row) for row in rows],
         features,
+        context.fallback_of(user_id).level,
         None if context.trace is None else f"{context.trace.trace_id:032x}",
     )

@@ -14,25 +14,18 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from recsys_plugin.background import Watcher
-from recsys_plugin.client import flows
+from recsys_plugin.client import flows, ladder
 from recsys_plugin.client.arrivals import TakeUp, take_up, take_up_everything
-from recsys_plugin.client.base import (
-    LOADING_TIMEOUT,
-    AskUsers,
-    beside_these,
-    repeatable,
-    time_left,
-    under,
-)
+from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, beside_these, repeatable, reserved, time_left, under
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.following import follow_rules, written
+from recsys_plugin.client.limited import Limited
 from recsys_plugin.client.offload import Offload
-from recsys_plugin.client.release import Release, load_release, on_one_release
+from recsys_plugin.client.release import Release, load_release, loaded, on_one_release
 from recsys_plugin.client.results import Page
-from recsys_plugin.client.searching import search
 from recsys_plugin.client.shadowing import ShadowThread
 from recsys_plugin.client.shelves import Shelves
-from recsys_plugin.client.trying import Limited, follow_trial
+from recsys_plugin.client.trying import follow_trial
 from recsys_plugin.client.watching import watch_items, watch_releases
 from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
@@ -58,8 +51,8 @@ class Recommender(Shelves):
 
     Making one connects, finds the newest version that Triton serves, checks its feature contract against the feature
     store and loads the catalogue; a request is then arithmetic and one round trip to each server. The arguments are
-    those of :class:`~recsys_plugin.client.base.ClientBase`. Raises, besides its errors, ``FeatureContractError``
-    when model and feature store disagree, and ``ServiceUnavailable`` when a server does not answer.
+    those of :class:`~recsys_plugin.client.base.ClientBase`. Raises, besides its errors, ``FeatureContractError`` when
+    model and feature store disagree, and ``ServiceUnavailable`` when a server does not answer and there is no snapshot.
     """
 
     _release: Release
@@ -72,14 +65,15 @@ class Recommender(Shelves):
         self._triton = connect(self._triton_addresses)
         self._recorder = EventRecorder(**self._recording)
         try:
-            self._release = self._run(load_release(self._project, None), LOADING_TIMEOUT)
-            self._rules = self._run(follow_rules(self._project, self._rules), LOADING_TIMEOUT)
-            self._follow_trial()
+            self._release, self._rules = self._run(self._snapshots.opened(), LOADING_TIMEOUT)
+            if not self._release.is_snapshot:
+                self._follow_trial()
+            self._run(self._snapshots.kept(self._release, self._rules), LOADING_TIMEOUT)
         except BaseException:
             self.close()
             raise
-        if self._refresh_every is not None:
-            self._watchers.append(watch_releases(self.refresh, self._refresh_every))
+        if (every := self._looks_every(self._release)) is not None:
+            self._watchers.append(watch_releases(self._look, every))
         if self._follow_items:
             self._watchers.append(watch_items(self._listen, self._take_up_arrived, self._take_up_written))
 
@@ -95,6 +89,7 @@ class Recommender(Shelves):
         candidates: int = 500,
         explain: bool = False,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """The k items that this user is most likely to want.
 
@@ -111,24 +106,18 @@ class Recommender(Shelves):
             explain: whether each item is to say why it is there, see
                 :class:`~recsys_plugin.client.explanation.Explanation`; it costs another call to Triton for each user.
             timeout: seconds for this call.
+            strict: whether what fails is raised, rather than told by ``page.fallback``; ``None`` for the client's.
 
         Raises:
             InvalidInput: for a wrong argument, which the message names.
-            FeatureContractError: if a stored value has another type than the model was trained with.
-            ServiceUnavailable: if Redis or Triton fail, or take longer than the timeout.
+            FeatureContractError, ServiceUnavailable: strict, if a stored value has another type than the model was
+                trained with; if Redis or Triton fail, or take longer than the timeout.
         """
         users = [checked_id(user_id, "user_id")]
         return self.recommend_many(
-            users,
-            k,
-            exclude=exclude,
-            beside=beside,
-            rules=rules,
-            sponsored=sponsored,
-            candidates=candidates,
-            explain=explain,
-            timeout=timeout,
-        )[0]
+            users, k, exclude=exclude, beside=beside, rules=rules, sponsored=sponsored,
+            candidates=candidates, explain=explain, timeout=timeout, strict=strict,
+        )[0]  # fmt: skip
 
     def recommend_many(
         self,
@@ -142,6 +131,7 @@ class Recommender(Shelves):
         candidates: int = 500,
         explain: bool = False,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> list[Page]:
         """:meth:`recommend` for several users at once: a page for each, in order.
 
@@ -152,12 +142,13 @@ class Recommender(Shelves):
             under(
                 rules,
                 sponsored,
-                lambda context, users: flows.recommend(
+                lambda context, users: ladder.recommend(
                     context, users, k, exclude=excluded, candidates=candidates, explain=explain
                 ),
             ),
             timeout,
             users,
+            strict=strict,
         )
 
     def rank(
@@ -168,6 +159,7 @@ class Recommender(Shelves):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         explain: bool = False,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """The given items, at most 10,000, best first for this user.
 
@@ -177,7 +169,10 @@ class Recommender(Shelves):
         """
         asked, users = repeatable(item_ids), [checked_id(user_id, "user_id")]
         return self._ask(
-            under(rules, (), lambda context, _: flows.rank(context, user_id, asked, explain=explain)), timeout, users
+            under(rules, (), lambda context, _: ladder.rank(context, user_id, asked, explain=explain)),
+            timeout,
+            users,
+            strict=strict,
         )[0]
 
     def search(
@@ -194,6 +189,7 @@ class Recommender(Shelves):
         understand: bool = True,
         explain: bool = False,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """Items that fit a query in natural language, with a touch of the user's taste; ``None`` is nobody.
 
@@ -211,7 +207,7 @@ class Recommender(Shelves):
             under(
                 rules,
                 sponsored,
-                lambda context, _: search(
+                lambda context, _: ladder.search(
                     context,
                     user_id,
                     query,
@@ -225,6 +221,7 @@ class Recommender(Shelves):
             ),
             timeout,
             () if user_id is None else [checked_id(user_id, "user_id")],
+            strict=strict,
         )[0]
 
     def record(self, event: Event, *, visible: bool = False, timeout: float | None = None) -> Recorded:
@@ -249,11 +246,17 @@ class Recommender(Shelves):
             The version that serves from now on.
         """
         with self._loading:
-            self._release = self._run(load_release(self._project, self._release), LOADING_TIMEOUT)
+            current = None if self._release.is_snapshot else self._release
+            self._release = self._run(load_release(self._project, current), LOADING_TIMEOUT)
             self._follow_rules()
             self._follow_trial()
+            self._run(self._snapshots.kept(self._release, self._rules), LOADING_TIMEOUT)
         self._refreshed = time.monotonic()
         return self._release.version
+
+    def _look(self) -> None:
+        if self._refresh_every is not None or self._release.is_snapshot:
+            self.refresh()
 
     def close(self) -> None:
         """Close the connections to both servers."""
@@ -280,7 +283,6 @@ class Recommender(Shelves):
         return ItemChanges(self._redis_address, self._item_keys, timeout=self._timeout)
 
     def _take_up_arrived(self, keys: list[bytes]) -> None:
-        """What listening begins with: all items that there are."""
         self._take_up(take_up_everything, keys)
 
     def _take_up_written(self, keys: list[bytes]) -> None:
@@ -289,6 +291,7 @@ class Recommender(Shelves):
     def _take_up(self, take: TakeUp, keys: list[bytes]) -> None:
         item_ids = self._item_keys.item_ids(keys)
         with self._loading:
+            loaded(self._release)
             self._release = self._run(take(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
             trying = self._trying
             if trying is not None and trying.candidate is not None:
@@ -296,7 +299,6 @@ class Recommender(Shelves):
                 self._trying = replace(trying, candidate=release)
 
     def _follow_rules(self) -> None:
-        """Take up the shop's rules as they are now."""
         try:
             self._rules = self._run(follow_rules(self._project, self._rules), LOADING_TIMEOUT)
             self._rules_warner.worked()
@@ -311,8 +313,7 @@ class Recommender(Shelves):
             self._trial_warner.worked()
         except RecsysError as error:
             self._follow_trial_failed(error)
-        shadowed = self._trying is not None and self._trying.trial.mode == SHADOW
-        if shadowed and self._shadows is None:
+        if (shadowed := self._trying is not None and self._trying.trial.mode == SHADOW) and self._shadows is None:
             self._shadows = ShadowThread(self._run_shadow)
         elif not shadowed and self._shadows is not None:
             self._shadows.close()
@@ -334,17 +335,23 @@ class Recommender(Shelves):
         self._run(flow, LOADING_TIMEOUT)
 
     def _ask_releases(
-        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+        self,
+        ask: AskUsers,
+        timeout: float | None,
+        user_ids: Iterable[object] = (),
+        *,
+        strict: bool | None = None,
+        repeats: bool = True,
     ) -> list[Page]:
         """Answer a request on the release that serves at present, and during a trial on each user's own.
 
         ``repeats``: whether it may be asked once more, of a candidate that nobody sees the pages of.
         """
-        seconds, release = self._seconds(timeout), self._release
+        seconds, exact, release = reserved(self._seconds(timeout)), self._is_strict(strict), self._release
         trying = self._tried(release)
         if trying is None:
-            return self._run(self._on_control(ask, user_ids, release), seconds)
-        pages = self._run(self._on_trial(trying, ask, user_ids, release, seconds), seconds)
+            return self._run(self._on_control(ask, user_ids, release, seconds, exact), seconds)
+        pages = self._run(self._on_trial(trying, ask, user_ids, release, seconds, exact), seconds)
         if repeats and self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
             self._shadows.offer(flow, trying.tally)
         return pages

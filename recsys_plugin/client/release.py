@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys_plugin.client.offload import Offload
-from recsys_plugin.errors import FeatureContractError, ReleaseChanged
+from recsys_plugin.client.popularity import load_popularity
+from recsys_plugin.errors import FeatureContractError, InferenceUnavailable, ReleaseChanged
 from recsys_plugin.features.contract import FeatureContract
 from recsys_plugin.features.item_facts import STOCK_FEATURE, ItemPlan
 from recsys_plugin.features.plan import ReadPlan, ReadPromotion, ReadSchema
@@ -22,6 +23,7 @@ from recsys_plugin.inference.catalogue import UNKNOWN_STOCK, Catalogue, load_cat
 from recsys_plugin.inference.explanation import ITEM_WIDTH
 from recsys_plugin.inference.models import contract_text, serving_version
 from recsys_plugin.inference.new_items import MOST_NEW_ITEMS, ItemFacts, NewItems, encode_items
+from recsys_plugin.policy.popularity import Popularity, nothing_popular
 
 if TYPE_CHECKING:
     from recsys_plugin.query.search_index import SearchIndex
@@ -30,8 +32,10 @@ __all__ = [
     "READ_AT_ONCE",
     "PersonalModel",
     "Release",
+    "index_of",
     "load_release",
     "load_version",
+    "loaded",
     "on_one_release",
     "read_stock",
     "with_new_items",
@@ -86,6 +90,13 @@ class Release:
     """Which of the models that not every version has there are."""
     taken_up: float = field(default_factory=time.monotonic)
     """When it was loaded, a moment of ``time.monotonic``."""
+    popularity: Popularity = field(default_factory=lambda: nothing_popular(0))
+    """What is popular in the catalogue, for when the models cannot be asked."""
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether it was read from a file, while no server could be reached: it has no models."""
+        return not self.models
 
     @property
     def takes_new_items(self) -> bool:
@@ -129,6 +140,16 @@ class Release:
             return catalogue.titles[row], catalogue.categories[row], catalogue.prices.item(row)
         facts = self.new_items.facts[row - count]
         return facts.title, facts.category, facts.price
+
+
+def loaded(release: Release) -> None:
+    """Make sure that a release has models.
+
+    Raises:
+        InferenceUnavailable: if it was read from a file.
+    """
+    if release.is_snapshot:
+        raise InferenceUnavailable("no server could be reached since the client was opened")
 
 
 def with_sold_out(release: Release) -> Release:
@@ -189,8 +210,11 @@ def load_version(project: str, version: int, current: Release | None) -> Generat
             models[model] = _personal(contract, settings)
     shelves = yield from _shelves(version)
     catalogue = yield from load_catalogue(version)
-    index = yield Offload(lambda: _index_of(catalogue))
-    release = Release(version, catalogue, models, step_versions, search_index=index, shelves=shelves)
+    index = yield Offload(lambda: index_of(catalogue))
+    popularity = yield from load_popularity(version, len(catalogue), shelves)
+    release = Release(
+        version, catalogue, models, step_versions, search_index=index, shelves=shelves, popularity=popularity
+    )
     if current is None:
         if schema is None or STOCK_FEATURE in schema:
             yield from read_stock(release, ItemPlan(project), catalogue.item_ids)
@@ -201,7 +225,8 @@ def load_version(project: str, version: int, current: Release | None) -> Generat
     return with_sold_out((yield from with_new_items(release, known)))
 
 
-def _index_of(catalogue: Catalogue) -> SearchIndex:
+def index_of(catalogue: Catalogue) -> SearchIndex:
+    """The texts of a catalogue, indexed."""
     # Not imported sooner, since the patterns that queries are read by take a while to compile.
     from recsys_plugin.query.search_index import SearchIndex
 
@@ -301,7 +326,11 @@ def on_one_release(
         release: what to ask on first.
         ask: makes the flow of the request; it may be called twice.
         adopt: told of the release that the answer came from, if it is another.
+
+    Raises:
+        InferenceUnavailable: if the release was read from a file.
     """
+    loaded(release)
     try:
         return (yield from ask(release))
     except ReleaseChanged:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, overload
 
 from recsys_plugin.client.explanation import Explanation
+from recsys_plugin.client.fallback import FULL, Fallback
 from recsys_plugin.features.plan import FeatureReport
 from recsys_plugin.query.intent import SearchIntent
 
@@ -164,6 +165,8 @@ class Page:
     """What was understood of a query; ``None`` where there was none to understand."""
     relaxed: tuple[str, ...] = ()
     """Filters of the query that would have left nothing, and were given up: ``category``, ``brand``, ``price``."""
+    fallback: Fallback = FULL
+    """The level of the ladder that it was made on, and why not on a better one."""
 
     def __iter__(self) -> Iterator[ScoredItem]:
         """The items, best first."""
@@ -185,6 +188,6 @@ class Page:
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, tuples, strings, numbers and ``None``, for JSON; never NaN."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name in ("served_by", "features", "timings", "rules", "intent"):
+        for name in ("served_by", "features", "timings", "rules", "intent", "fallback"):
             plain[name] = None if plain[name] is None else asdict(plain[name])
         return {**plain, "items": tuple(asdict(item) for item in self.items)}

@@ -40,7 +40,7 @@ from recsys_plugin.policy.page import SearchBlend
 if TYPE_CHECKING:
     from recsys_plugin.query.search_index import SearchPlan
 
-__all__ = ["search"]
+__all__ = ["plan_of", "search", "told"]
 
 
 def search(
@@ -61,7 +61,7 @@ def search(
     count = candidate_count(context.release, wanted, checked_candidates(candidates))
     if wanted == 0:
         nothing = page(context, "search", user, RankedItems(), None)
-        return [_told(nothing, _plan(context, text, excluded, None) if understand else None)]
+        return [told(nothing, plan_of(context, text, excluded, None) if understand else None)]
     model = context.release.models["search"]
     report: FeatureReport | None = None
     if user is None:
@@ -69,7 +69,7 @@ def search(
     else:
         tensors, (report,) = yield from read_features(context, model, [user])
     # Only now, since what the user had already may be against the shop's rules.
-    plan = _plan(context, text, excluded, user) if understand else None
+    plan = plan_of(context, text, excluded, user) if understand else None
     context.end_of("policy")
     looked_for = text if plan is None else plan.intent.text
     words = text_inputs(looked_for)
@@ -101,10 +101,10 @@ def search(
     items = page_items(context, "search", outputs, scores, "relevance", excluded, wanted, user_id=user)
     if explain:
         items = yield from explained(context, tensors, 0, items)
-    return [_told(page(context, "search", user, items, report), plan)]
+    return [told(page(context, "search", user, items, report), plan)]
 
 
-def _plan(context: RequestContext, query: str, excluded: Collection[int], user: str | None) -> SearchPlan:
+def plan_of(context: RequestContext, query: str, excluded: Collection[int], user: str | None) -> SearchPlan:
     """What the query asks for; a filter that leaves only what cannot be on the page leaves nothing."""
     release, policy = context.release, shelf_policy(context, "search")
     assert release.search_index is not None, "a release that serves has an index"
@@ -116,7 +116,7 @@ def _plan(context: RequestContext, query: str, excluded: Collection[int], user: 
     return release.search_index.plan(query, release.new_items, np.concatenate(unwanted))
 
 
-def _told(found: Page, plan: SearchPlan | None) -> Page:
+def told(found: Page, plan: SearchPlan | None) -> Page:
     """The page with what was understood."""
     return found if plan is None else replace(found, intent=plan.intent, relaxed=plan.relaxed)
 

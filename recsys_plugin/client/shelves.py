@@ -8,17 +8,13 @@ from typing import Any, TypeVar, cast
 
 from recsys_plugin.ads.serving import click_ad
 from recsys_plugin.ads.store import AdClick
-from recsys_plugin.client import ads as ad_flows
+from recsys_plugin.client import ladder
 from recsys_plugin.client.ad_pages import AdsPage
 from recsys_plugin.client.arguments import checked_stock
 from recsys_plugin.client.base import AskUsers, ClientBase, beside_these, repeatable, under
-from recsys_plugin.client.categories import cross_category
-from recsys_plugin.client.complements import cross_sell
 from recsys_plugin.client.context import RequestContext
-from recsys_plugin.client.flows import similar_items
 from recsys_plugin.client.following import written
 from recsys_plugin.client.observing import Watch
-from recsys_plugin.client.onboarding import onboard
 from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
 from recsys_plugin.client.results import Page
 from recsys_plugin.events.recorder import EventRecorder
@@ -48,6 +44,7 @@ class Shelves(ClientBase):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """The items nearest to one item, which is not among them.
 
@@ -60,9 +57,10 @@ class Shelves(ClientBase):
             under(
                 rules,
                 sponsored,
-                lambda context, _: similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
+                lambda context, _: ladder.similar_items(context, item_id, k, exclude=excluded, candidates=candidates),
             ),
             timeout,
+            strict=strict,
         )[0]
 
     def onboard(
@@ -76,6 +74,7 @@ class Shelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """Recommendations for somebody of whom a few chosen items are known: a new visitor who said what he likes.
 
@@ -95,10 +94,11 @@ class Shelves(ClientBase):
             under(
                 rules,
                 (),
-                lambda context, _: onboard(context, user_id, asked, k, exclude=excluded, candidates=candidates),
+                lambda context, _: ladder.onboard(context, user_id, asked, k, exclude=excluded, candidates=candidates),
             ),
             timeout,
             () if user_id is None else [checked_id(user_id, "user_id")],
+            strict=strict,
         )
         return pages[0]
 
@@ -112,6 +112,7 @@ class Shelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """The items that go with a basket: bought together with its items, whereas :meth:`similar_items` are like them.
 
@@ -134,9 +135,10 @@ class Shelves(ClientBase):
             under(
                 rules,
                 (),
-                lambda context, _: cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
+                lambda context, _: ladder.cross_sell(context, asked, k, exclude=excluded, candidates=candidates),
             ),
             timeout,
+            strict=strict,
         )[0]
 
     def cross_category(
@@ -150,6 +152,7 @@ class Shelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> Page:
         """Recommended items of categories that are new to the user, at most ``per_category`` of each.
 
@@ -163,12 +166,13 @@ class Shelves(ClientBase):
             under(
                 rules,
                 (),
-                lambda context, _: cross_category(
+                lambda context, _: ladder.cross_category(
                     context, user_id, k, per_category=per_category, exclude=excluded, candidates=candidates
                 ),
             ),
             timeout,
             users,
+            strict=strict,
         )[0]
 
     def similar_users(self, user_id: object, k: int = 10, *, timeout: float | None = None) -> SimilarUsers:
@@ -219,6 +223,7 @@ class Shelves(ClientBase):
         context: Mapping[str, str] = _NO_CONTEXT,
         exclude: Iterable[object] = (),
         timeout: float | None = None,
+        strict: bool | None = None,
     ) -> AdsPage:
         """Up to so many ads for a user: an auction between the campaigns that may be shown to him now.
 
@@ -239,9 +244,10 @@ class Shelves(ClientBase):
         """
         users, excluded = [checked_id(user_id, "user_id")], repeatable(exclude)
         pages = self._ask(
-            lambda request, _: ad_flows.ads(request, self._campaigns, user_id, slots, about=context, exclude=excluded),
+            lambda request, _: ladder.ads(request, self._campaigns, user_id, slots, about=context, exclude=excluded),
             timeout,
             users,
+            strict=strict,
             repeats=False,
         )
         return cast(AdsPage, pages[0])
@@ -263,13 +269,19 @@ class Shelves(ClientBase):
         return self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._seconds(timeout))
 
     def _ask(
-        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+        self,
+        ask: AskUsers,
+        timeout: float | None,
+        user_ids: Iterable[object] = (),
+        *,
+        strict: bool | None = None,
+        repeats: bool = True,
     ) -> list[Page]:
         """Answer a request, and tell the observer of it."""
         if self._observer is None:
-            return self._ask_releases(ask, timeout, user_ids, repeats=repeats)
+            return self._ask_releases(ask, timeout, user_ids, strict=strict, repeats=repeats)
         with Watch(self._observer, self._seconds(timeout)) as watch:
-            pages = self._ask_releases(watch.over(ask), timeout, user_ids, repeats=repeats)
+            pages = self._ask_releases(watch.over(ask), timeout, user_ids, strict=strict, repeats=repeats)
             watch.pages = pages
         return pages
 
@@ -293,7 +305,13 @@ class Shelves(ClientBase):
 
     @abstractmethod
     def _ask_releases(
-        self, ask: AskUsers, timeout: float | None, user_ids: Iterable[object] = (), *, repeats: bool = True
+        self,
+        ask: AskUsers,
+        timeout: float | None,
+        user_ids: Iterable[object] = (),
+        *,
+        strict: bool | None = None,
+        repeats: bool = True,
     ) -> list[Page]:
         """Answer a request."""
 

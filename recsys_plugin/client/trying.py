@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from recsys_plugin.client.flows import Flow
+from recsys_plugin.client.limited import limited
 from recsys_plugin.client.release import Release, load_version
 from recsys_plugin.client.results import Page
-from recsys_plugin.errors import DeadlineExceeded, InvalidInput, RecsysError
+from recsys_plugin.errors import InvalidInput, RecsysError
 from recsys_plugin.features.commands import Commands
 from recsys_plugin.features.reader import promotion_key
 from recsys_plugin.trials.assignment import arm_of
@@ -18,23 +19,13 @@ from recsys_plugin.trials.store import look_after, read_trial
 from recsys_plugin.trials.tally import Tally
 from recsys_plugin.trials.trial import CANDIDATE, CONTROL, Trial
 
-__all__ = ["CANDIDATE_TIME", "Limited", "Trying", "follow_trial", "limited", "serve", "shadow"]
+__all__ = ["CANDIDATE_TIME", "Trying", "follow_trial", "serve", "shadow"]
 
 #: Share of the time allowed for a call that the candidate may take; what is left is for the control to step in.
 CANDIDATE_TIME = 0.5
 
-_Result = TypeVar("_Result")
-
 #: Given the users that it is for, the request on a release.
 Ask = Callable[[Sequence[str]], Callable[[Release], Flow]]
-
-
-@dataclass(frozen=True, slots=True)
-class Limited:
-    """A call that may take so many seconds and no more, though the request has more time."""
-
-    call: Any
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +77,7 @@ def serve(
     trying: Trying,
     users: Sequence[str],
     ask: Ask,
-    control: Callable[[Callable[[Release], Flow]], Flow],
+    control: Callable[[Sequence[str]], Flow],
     *,
     timeout: float,
     timer: Callable[[], float],
@@ -94,8 +85,8 @@ def serve(
     """A page for each user, in order, each from the arm that the user belongs to.
 
     Args:
-        ask: see :data:`Ask`; it may be called for a part of the users.
-        control: answers on the release that serves.
+        ask: see :data:`Ask`; it is called for a part of the users, and raises what fails.
+        control: answers some users on the release that serves.
         timeout: seconds for the whole. timer: seconds that only run forward.
 
     Raises:
@@ -115,7 +106,7 @@ def serve(
         counted = [users[number] for number in rest if arms[number] == CONTROL]
         began = timer()
         try:
-            found = yield from control(ask([users[number] for number in rest]))
+            found = yield from control([users[number] for number in rest])
         except InvalidInput:
             raise
         except RecsysError:
@@ -123,9 +114,11 @@ def serve(
             raise
         seconds = timer() - began if len(users) == 1 else None
         if counted:
-            _record_pages(
-                trying, CONTROL, [found[place] for place, number in enumerate(rest) if arms[number] == CONTROL], seconds
-            )
+            own = [found[place] for place, number in enumerate(rest) if arms[number] == CONTROL]
+            # What fails of the candidate is no page of its own, and so the same must count as failed of the control.
+            _record_pages(trying, CONTROL, [page for page in own if not page.fallback.degraded], seconds)
+            if failed := [page.user_id for page in own if page.fallback.degraded and page.user_id is not None]:
+                trying.tally.record(CONTROL, failed, failed=True, seconds=seconds)
         pages.update((number, _marked(page, CONTROL)) for number, page in zip(rest, found, strict=True))
     return [pages[number] for number in range(len(users))]
 
@@ -156,7 +149,12 @@ def _on_candidate(
     failed = trying.candidate is None
     if trying.candidate is not None:
         try:
-            pages = yield from limited(asked(trying.candidate), started + timeout * CANDIDATE_TIME, timer)
+            pages = yield from limited(
+                asked(trying.candidate),
+                started + timeout * CANDIDATE_TIME,
+                timer,
+                "the candidate's part of the time allowed was used up",
+            )
         except InvalidInput:
             raise
         except RecsysError:
@@ -168,32 +166,6 @@ def _on_candidate(
     else:
         _record_pages(trying, CANDIDATE, pages, seconds)
     return [_marked(page, CANDIDATE) for page in pages]
-
-
-def limited(
-    flow: Generator[Any, Any, _Result], deadline: float, timer: Callable[[], float]
-) -> Generator[Any, Any, _Result]:
-    """A flow whose calls may take no longer than until ``deadline``, a moment of ``timer``.
-
-    Raises:
-        DeadlineExceeded: if it is over.
-    """
-    try:
-        call = next(flow)
-        while True:
-            left = deadline - timer()
-            if left <= 0:
-                flow.close()
-                raise DeadlineExceeded("the candidate's part of the time allowed was used up")
-            try:
-                answer = yield Limited(call, left)
-            except RecsysError as error:
-                call = flow.throw(error)
-            else:
-                call = flow.send(answer)
-    except StopIteration as end:
-        result: _Result = end.value
-        return result
 
 
 def _record_pages(trying: Trying, arm: str, pages: Sequence[Page], seconds: float | None) -> None:

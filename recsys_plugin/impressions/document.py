@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from recsys_plugin.errors import InvalidInput
 
-__all__ = ["Candidates", "Impression", "ServedPage"]
+__all__ = ["FULL_LEVEL", "Candidates", "Impression", "ServedPage"]
 
 _NO_POLICY = "none"
+#: The level of a page for which nothing failed.
+FULL_LEVEL = "full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class ServedPage:
     """Ids of rows."""
     features: Mapping[str, Sequence[Any]] | None = None
     """Tensor → one user's values in the contract's order."""
+    fallback: str = FULL_LEVEL
+    """The level of the ladder that it was made on."""
     trace_id: str | None = None
     """32 hexadecimal digits, if the request was traced."""
 
@@ -77,6 +81,8 @@ class ServedPage:
             "items": list(self.item_ids(chosen.rows[chosen.order].tolist())),
             "scores": _plain(chosen.scores[chosen.order]),
         }
+        if self.fallback != FULL_LEVEL:
+            document["fallback"] = self.fallback
         if self.trace_id is not None:
             document["trace_id"] = self.trace_id
         if chosen.propensities is not None:
@@ -114,6 +120,8 @@ class Impression:
     candidate_scores: list[float] | None = None
     features: dict[str, list[Any]] | None = None
     """Tensor → values as served, in the contract's order, NaN as ``None``; ``None`` where that was not sampled."""
+    fallback: str = FULL_LEVEL
+    """The level of the ladder that it was made on. Any other than ``full`` says nothing of the models."""
     trace_id: str | None = None
     """32 hexadecimal digits; ``None`` of a request that was not traced."""
 
@@ -135,7 +143,15 @@ class Impression:
         return found
 
     def _check(self) -> None:
-        texts = (self.request_id, self.model, self.policy, self.propensity_kind, *self.items, *(self.candidates or ()))
+        texts = (
+            self.request_id,
+            self.model,
+            self.policy,
+            self.propensity_kind,
+            self.fallback,
+            *self.items,
+            *(self.candidates or ()),
+        )
         if not all(isinstance(text, str) for text in texts):
             raise InvalidInput("impression: an id or a name is no text")
         if type(self.served_at) is not int or type(self.version) is not int:

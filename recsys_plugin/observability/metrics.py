@@ -7,6 +7,7 @@
 ``recsys_version_requests_total``          answered requests by model ``version``
 ``recsys_empty_pages_total``               answered requests without an item, by ``shelf``
 ``recsys_candidates``                      histogram by ``shelf``: items considered for a page
+``recsys_fallback_age_seconds``            histogram by ``level``: how old was what was fallen back on
 ``recsys_users_total``                     users whose features were read, by ``known``
 ``recsys_feature_values_total``            by ``state``: ``present``, ``missing``, ``expired``
 ``recsys_feature_defaults_total``          by ``feature`` and ``state``: how often its default stood in
@@ -22,6 +23,9 @@
 ``recsys_spooling``                        clients with events on the local disk
 ``recsys_impressions_total``               pages logged, by ``outcome``: ``written``, ``dropped``
 ``recsys_impressions_waiting``             pages that wait to be written
+``recsys_clients_without_models``          clients that were opened from a snapshot and wait for their servers
+``recsys_remembered_bytes``                recent answers kept for when a server fails
+``recsys_snapshot_age_seconds``            since the snapshot file was written
 ``recsys_query_vectors``                   search queries whose vector is kept
 =========================================  =====================================================================
 
@@ -155,6 +159,8 @@ def _request_families(totals: Totals) -> Iterator[Any]:
     yield _histograms("recsys_stage_seconds", "Stages of requests.", ["shelf", "stage"], totals.stages)
     numbers = {(shelf,): value for shelf, value in totals.candidates.items()}
     yield _histograms("recsys_candidates", "Items considered for a page.", ["shelf"], numbers)
+    ages = {(level,): value for level, value in totals.ages.items()}
+    yield _histograms("recsys_fallback_age_seconds", "Age of what was fallen back on.", ["level"], ages)
     yield _counter("recsys_requests", "Requests.", ["shelf", "outcome", "level"], totals.requests)
     versions = {(str(version),): count for version, count in totals.versions.items()}
     yield _counter("recsys_version_requests", "Answered requests by model version.", ["version"], versions)
@@ -185,6 +191,13 @@ def _client_families(gone: ClientState, states: list[ClientState]) -> Iterator[A
             yield _gauge(name, text, [], {(): value})
         oldest = max(state.refresh_seconds for state in states)
         yield _gauge("recsys_refresh_age_seconds", "Since it was looked what is to serve.", [], {(): oldest})
+    waiting_for_models = sum(state.without_models for state in states)
+    yield _gauge("recsys_clients_without_models", "Clients opened from a snapshot.", [], {(): waiting_for_models})
+    remembered = sum(state.remembered_bytes for state in states)
+    yield _gauge("recsys_remembered_bytes", "Recent answers kept for when a server fails.", [], {(): remembered})
+    snapshots = [state.snapshot_seconds for state in states if state.snapshot_seconds is not None]
+    if snapshots:
+        yield _gauge("recsys_snapshot_age_seconds", "Since the snapshot was written.", [], {(): min(snapshots)})
     total = gone
     for state in states:
         total = _with_counts(total, state)

@@ -55,6 +55,8 @@ class FinishedRequest:
     """How good an answer it was: :data:`FULL`, or what was fallen back on."""
     reason: str = ""
     """Why it was not a full one."""
+    fallback_age: float | None = None
+    """Seconds since what was fallen back on was got from the servers; ``None`` where that does not matter."""
     version: int = 0
     """The model version; 0 if none was chosen yet."""
     catalogue_version: int = 0
@@ -107,7 +109,11 @@ class ClientState:
     query_vectors: int = 0
     """Queries whose vector is kept."""
     snapshot_seconds: float | None = None
-    """The age of what is fallen back on; ``None`` if there is nothing."""
+    """The age of the file from which a client opens while no server answers; ``None`` if there is none."""
+    without_models: bool = False
+    """Whether it was opened from such a file, and waits for its servers."""
+    remembered_bytes: int = 0
+    """What it keeps of recent answers for when a server fails."""
     open_breakers: Mapping[str, int] = field(default_factory=dict)
     """Server → 1 if calls to it are refused at present, else 0."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from recsys_plugin.observability.request import FeatureCounts, FinishedRequest
 
-__all__ = ["CANDIDATE_BUCKETS", "SECOND_BUCKETS", "Histogram", "RequestStatistics", "Totals"]
+__all__ = ["AGE_BUCKETS", "CANDIDATE_BUCKETS", "SECOND_BUCKETS", "Histogram", "RequestStatistics", "Totals"]
 
 #: Upper ends of the classes of times, in seconds; fine where a healthy request is, from half a millisecond to a second.
 SECOND_BUCKETS = (
@@ -18,6 +18,8 @@ SECOND_BUCKETS = (
 )
 #: Upper ends of the classes of numbers of candidates.
 CANDIDATE_BUCKETS = (10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0)
+#: Upper ends of the classes of ages, in seconds.
+AGE_BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 86_400.0)
 #: Different sets of missing and expired features that are kept apart before they are added up.
 _MOST_PATTERNS = 2_000
 
@@ -60,6 +62,8 @@ class Totals:
     """Shelf and stage → seconds."""
     candidates: dict[str, Histogram] = field(default_factory=dict)
     """Shelf → candidates considered, of requests that say so."""
+    ages: dict[str, Histogram] = field(default_factory=dict)
+    """Level → seconds since what was fallen back on was got from the servers."""
     empty: dict[str, int] = field(default_factory=dict)
     """Shelf → requests whose pages hold nothing."""
     users: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
@@ -103,6 +107,11 @@ class RequestStatistics:
                 if numbers is None:
                     numbers = totals.candidates[shelf] = Histogram(CANDIDATE_BUCKETS)
                 numbers.add(request.candidates)
+            if request.fallback_age is not None:
+                ages = totals.ages.get(request.level)
+                if ages is None:
+                    ages = totals.ages[request.level] = Histogram(AGE_BUCKETS)
+                ages.add(request.fallback_age)
             for report in request.features:
                 self._add_features(report)
 
@@ -117,6 +126,7 @@ class RequestStatistics:
                 {shelf: times.copy() for shelf, times in now.seconds.items()},
                 {key: times.copy() for key, times in now.stages.items()},
                 {shelf: numbers.copy() for shelf, numbers in now.candidates.items()},
+                {level: ages.copy() for level, ages in now.ages.items()},
                 dict(now.empty),
                 dict(now.users),
                 dict(now.features),

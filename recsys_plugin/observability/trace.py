@@ -49,13 +49,6 @@ class Trace:
         self.segments.append(Segment(stage, started, ended, self._called or new_id(64), self._model))
         self._called, self._model = 0, ""
 
-    def unfinished(self, started: float, ended: float) -> Segment | None:
-        """The call that was announced last, if it did not come to its end within the request."""
-        if not self._called:
-            return None
-        began = self.segments[-1].ended if self.segments else started
-        return Segment("inference", began, ended, self._called, self._model)
-
 
 def new_id(bits: int) -> int:
     """A random id of so many bits, never 0."""

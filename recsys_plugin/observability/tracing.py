@@ -134,15 +134,14 @@ class Tracing(Observer):
         }
         whole = Segment(request.shelf or "request", request.started, ended, trace.span_id)
         self._make_span(request, trace, whole, trace.parent_id, SpanKind.INTERNAL, attributes, failed)
-        segments = [*trace.segments]
-        if (broken := trace.unfinished(request.started, ended)) is not None:
-            segments.append(broken)
-        for segment in segments:
+        for segment in trace.segments:
             about: dict[str, str | int | float | bool] = dict(_SERVERS.get(segment.name, {}))
             if segment.model:
                 about["recsys.model"] = segment.model
             kind = _KINDS.get(segment.name, SpanKind.INTERNAL)
-            self._make_span(request, trace, segment, trace.span_id, kind, about, failed if segment is broken else None)
+            # What failed was the last thing to happen.
+            broken = failed if segment is trace.segments[-1] else None
+            self._make_span(request, trace, segment, trace.span_id, kind, about, broken)
 
     def _make_span(
         self,

@@ -67,8 +67,9 @@ def test_an_observer_is_told_each_request_once(tiny: TinyShop) -> None:
         with pytest.raises(InvalidInput):
             recommender.recommend("mug-lover", -1)
         with pytest.raises(RecsysError):
-            recommender.recommend("broken")
-    first, rank, search, similar, empty, refused, failed = seen.requests
+            recommender.recommend("broken", strict=True)
+        fallen = recommender.recommend("broken", 2)
+    first, rank, search, similar, empty, refused, failed, degraded = seen.requests
     assert (first.shelf, first.outcome, first.request_id) == ("recommend", ANSWERED, page.request_id)
     assert (first.users, first.items, first.candidates, first.version) == (["mug-lover"], 3, 5, 1)
     assert first.timeout == 10
@@ -84,6 +85,13 @@ def test_an_observer_is_told_each_request_once(tiny: TinyShop) -> None:
     assert failed.outcome == "InferenceUnavailable"
     assert failed.request_id
     assert failed.users == ["broken"]
+    assert failed.stages["inference"] > 0  # the call that failed took its time
+    assert (degraded.outcome, degraded.level, degraded.reason) == (
+        ANSWERED,
+        fallen.fallback.level,
+        fallen.fallback.reason,
+    )
+    assert degraded.level not in ("full", "cached_features")
 
 
 async def test_the_awaiting_client_tells_too(tiny: TinyShop) -> None:
@@ -148,13 +156,17 @@ def test_requests_are_logged_as_json(tiny: TinyShop, caplog: pytest.LogCaptureFi
     ):
         page = recommender.recommend("mug-lover", 3)
         with pytest.raises(RecsysError):
-            recommender.recommend("broken")
+            recommender.recommend("broken", strict=True)
+        recommender.recommend("broken")
     lines = [json.loads(JsonFormatter().format(record)) for record in caplog.records if "requests" in record.name]
-    well, failed = lines
+    well, failed, degraded = lines
     assert (well["request_id"], well["level"], well["shelf"]) == (page.request_id, "info", "recommend")
     assert well["ms"] > well["inference_ms"] > 0
     assert well["users"] == [Pseudonyms(KEY).of("mug-lover")]
     assert (failed["level"], failed["outcome"]) == ("warning", "InferenceUnavailable")
+    assert (degraded["level"], degraded["outcome"]) == ("warning", "answered")
+    assert degraded["fallback"] != "full"
+    assert degraded["reason"]
     assert not any("mug-lover" in json.dumps(line) or "'broken'" in json.dumps(line) for line in lines)
 
 
