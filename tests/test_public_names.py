@@ -28,6 +28,9 @@ HEAVY += ["redis", "grpc", "tritonclient"]  # these are dependencies, loaded whe
 EXTRAS = {
     "observability/metrics.py": {"prometheus_client"},
     "observability/exposition.py": {"prometheus_client"},
+    "observability/families.py": {"prometheus_client"},
+    "observability/stream_metrics.py": {"prometheus_client"},
+    "observability/live.py": {"prometheus_client"},
     "observability/tracing.py": {"opentelemetry"},
 }
 
@@ -46,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trials": {"errors", "events", "features", "trials"},
     "ads": {"errors", "identifiers", "events", "features", "ads"},
     "impressions": {"errors", "background", "features", "events", "impressions"},
-    "observability": {"errors", "settings", "background", "pseudonyms", "observability"},
+    "observability": {"errors", "settings", "background", "pseudonyms", "features", "events", "observability"},
     "client": {
         "observability",
         "errors",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import GeneratorType, TracebackType
-from typing import Any, Self, get_args
+from typing import Self, TypeVar, get_args
 
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.fallback import Level
@@ -13,6 +13,9 @@ from recsys_plugin.client.results import Page
 from recsys_plugin.observability.request import ANSWERED, FeatureCounts, FinishedRequest, Observer
 
 __all__ = ["Watch"]
+
+_Flow = TypeVar("_Flow")
+_Ask = Callable[[RequestContext, Iterable[object]], _Flow]
 
 #: The best first.
 _LEVELS = get_args(Level)
@@ -50,10 +53,10 @@ class Watch:
         self.pages: Sequence[Page] = ()
         self._started_at, self._started = time.time(), time.perf_counter()
 
-    def over(self, ask: Callable[[RequestContext, Iterable[object]], Any]) -> Callable[..., Any]:
+    def over(self, ask: _Ask[_Flow]) -> _Ask[_Flow]:
         """The same request, whose contexts are known here."""
 
-        def watched(context: RequestContext, users: Iterable[object]) -> Any:
+        def watched(context: RequestContext, users: Iterable[object]) -> _Flow:
             if self._over:  # a shadow's request, which nobody waits for
                 return ask(context, users)
             self._context, context.trace, self._users = context, self._trace, users

@@ -35,17 +35,18 @@ Times are in seconds. What is counted belongs to one process.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from recsys_plugin.observability.exposition import MetricsServer
+from recsys_plugin.observability.families import counter, gauge, histograms, keyed
 from recsys_plugin.observability.request import ClientState, FinishedRequest, Observer
-from recsys_plugin.observability.statistics import Histogram, RequestStatistics, Totals
+from recsys_plugin.observability.statistics import RequestStatistics, Totals
 
 __all__ = ["Metrics"]
 
@@ -153,31 +154,22 @@ class _Collector(Collector):
 
 
 def _request_families(totals: Totals) -> Iterator[Any]:
-    yield _histograms(
-        "recsys_request_seconds", "Whole requests.", ["shelf"], {(k,): v for k, v in totals.seconds.items()}
-    )
-    yield _histograms("recsys_stage_seconds", "Stages of requests.", ["shelf", "stage"], totals.stages)
-    numbers = {(shelf,): value for shelf, value in totals.candidates.items()}
-    yield _histograms("recsys_candidates", "Items considered for a page.", ["shelf"], numbers)
-    ages = {(level,): value for level, value in totals.ages.items()}
-    yield _histograms("recsys_fallback_age_seconds", "Age of what was fallen back on.", ["level"], ages)
-    yield _counter("recsys_requests", "Requests.", ["shelf", "outcome", "level"], totals.requests)
-    versions = {(str(version),): count for version, count in totals.versions.items()}
-    yield _counter("recsys_version_requests", "Answered requests by model version.", ["version"], versions)
-    empty = {(shelf,): count for shelf, count in totals.empty.items()}
-    yield _counter("recsys_empty_pages", "Answered requests without an item.", ["shelf"], empty)
-    users = {("true" if known else "false",): count for known, count in totals.users.items()}
-    yield _counter("recsys_users", "Users whose features were read.", ["known"], users)
-    states = {(state,): count for state, count in totals.features.items()}
-    yield _counter("recsys_feature_values", "Feature values that models were to see.", ["state"], states)
-    yield _counter("recsys_feature_defaults", "Defaults that stood in.", ["feature", "state"], totals.defaults)
+    yield histograms("recsys_request_seconds", "Whole requests.", ["shelf"], keyed(totals.seconds))
+    yield histograms("recsys_stage_seconds", "Stages of requests.", ["shelf", "stage"], totals.stages.items())
+    yield histograms("recsys_candidates", "Items considered for a page.", ["shelf"], keyed(totals.candidates))
+    yield histograms("recsys_fallback_age_seconds", "Age of what was fallen back on.", ["level"], keyed(totals.ages))
+    yield counter("recsys_requests", "Requests.", ["shelf", "outcome", "level"], totals.requests.items())
+    yield counter("recsys_version_requests", "Answered requests by version.", ["version"], keyed(totals.versions))
+    yield counter("recsys_empty_pages", "Answered requests without an item.", ["shelf"], keyed(totals.empty))
+    users = {str(known).lower(): count for known, count in totals.users.items()}
+    yield counter("recsys_users", "Users whose features were read.", ["known"], keyed(users))
+    yield counter("recsys_feature_values", "Values that models were to see.", ["state"], keyed(totals.features))
+    yield counter("recsys_feature_defaults", "Defaults that stood in.", ["feature", "state"], totals.defaults.items())
 
 
 def _client_families(gone: ClientState, states: list[ClientState]) -> Iterator[Any]:
-    serving: dict[tuple[str, ...], float] = {}
-    for state in states:
-        serving[str(state.version),] = serving.get((str(state.version),), 0) + 1
-    yield _gauge("recsys_clients", "Clients by the version that they serve.", ["version"], serving)
+    serving = Counter(state.version for state in states)
+    yield gauge("recsys_clients", "Clients by the version that they serve.", ["version"], keyed(serving))
     newest = max(states, key=lambda state: state.version, default=None)
     if newest is not None:
         for name, value, text in (
@@ -188,27 +180,26 @@ def _client_families(gone: ClientState, states: list[ClientState]) -> Iterator[A
             ("recsys_release_age_seconds", newest.release_seconds, "Since the version was taken up."),
             ("recsys_query_vectors", newest.query_vectors, "Queries whose vector is kept."),
         ):
-            yield _gauge(name, text, [], {(): value})
+            yield gauge(name, text, [], [((), value)])
         oldest = max(state.refresh_seconds for state in states)
-        yield _gauge("recsys_refresh_age_seconds", "Since it was looked what is to serve.", [], {(): oldest})
+        yield gauge("recsys_refresh_age_seconds", "Since it was looked what is to serve.", [], [((), oldest)])
     waiting_for_models = sum(state.without_models for state in states)
-    yield _gauge("recsys_clients_without_models", "Clients opened from a snapshot.", [], {(): waiting_for_models})
+    yield gauge("recsys_clients_without_models", "Clients opened from a snapshot.", [], [((), waiting_for_models)])
     remembered = sum(state.remembered_bytes for state in states)
-    yield _gauge("recsys_remembered_bytes", "Recent answers kept for when a server fails.", [], {(): remembered})
+    yield gauge("recsys_remembered_bytes", "Recent answers kept for when a server fails.", [], [((), remembered)])
     snapshots = [state.snapshot_seconds for state in states if state.snapshot_seconds is not None]
     if snapshots:
-        yield _gauge("recsys_snapshot_age_seconds", "Since the snapshot was written.", [], {(): min(snapshots)})
+        yield gauge("recsys_snapshot_age_seconds", "Since the snapshot was written.", [], {(): min(snapshots)})
     total = gone
     for state in states:
         total = _with_counts(total, state)
-    events = {(outcome,): count for outcome, count in total.events.items()}
-    yield _counter("recsys_events", "Events by what became of them.", ["outcome"], events)
+    yield counter("recsys_events", "Events by what became of them.", ["outcome"], keyed(total.events))
     spooling = sum(state.spooling for state in states)
-    yield _gauge("recsys_spooling", "Clients with events on the local disk.", [], {(): spooling})
-    pages = {("written",): total.impressions_written, ("dropped",): total.impressions_dropped}
-    yield _counter("recsys_impressions", "Pages logged.", ["outcome"], pages)
+    yield gauge("recsys_spooling", "Clients with events on the local disk.", [], [((), spooling)])
+    pages = {"written": total.impressions_written, "dropped": total.impressions_dropped}
+    yield counter("recsys_impressions", "Pages logged.", ["outcome"], keyed(pages))
     waiting = sum(state.impressions_waiting for state in states)
-    yield _gauge("recsys_impressions_waiting", "Pages that wait to be written.", [], {(): waiting})
+    yield gauge("recsys_impressions_waiting", "Pages that wait to be written.", [], [((), waiting)])
 
 
 def _nobody() -> None:
@@ -226,28 +217,3 @@ def _with_counts(total: ClientState, state: ClientState) -> ClientState:
         impressions_written=total.impressions_written + state.impressions_written,
         impressions_dropped=total.impressions_dropped + state.impressions_dropped,
     )
-
-
-def _counter(name: str, text: str, labels: list[str], values: Mapping[tuple[str, ...], float]) -> Any:
-    family = CounterMetricFamily(name, text, labels=labels)
-    for key, value in values.items():
-        family.add_metric(list(key), value)
-    return family
-
-
-def _gauge(name: str, text: str, labels: list[str], values: Mapping[tuple[str, ...], float]) -> Any:
-    family = GaugeMetricFamily(name, text, labels=labels)
-    for key, value in values.items():
-        family.add_metric(list(key), value)
-    return family
-
-
-def _histograms(name: str, text: str, labels: list[str], values: Mapping[tuple[str, ...], Histogram]) -> Any:
-    family = HistogramMetricFamily(name, text, labels=labels)
-    for key, histogram in values.items():
-        cumulated, buckets = 0, []
-        for end, count in zip((*histogram.buckets, float("inf")), histogram.counts, strict=True):
-            cumulated += count
-            buckets.append(("+Inf" if end == float("inf") else repr(end), cumulated))
-        family.add_metric(list(key), buckets, histogram.total)
-    return family

@@ -20,7 +20,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, Sampler
 from opentelemetry.trace import (
     NonRecordingSpan,
     SpanContext,
@@ -91,7 +91,7 @@ class Tracing(Observer):
         """Decide whether a request is traced."""
         parent = get_current_span().get_span_context()
         trace_id = parent.trace_id if parent.is_valid else new_id(128)
-        if not self._sampler.should_sample(None, trace_id, "recsys").decision.is_sampled():
+        if self._sampler.should_sample(None, trace_id, "recsys").decision is not Decision.RECORD_AND_SAMPLE:
             return None
         return Trace(trace_id, new_id(64), parent.span_id if parent.is_valid else 0)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
@@ -80,6 +80,14 @@ def serve(tmp_path_factory: pytest.TempPathFactory, *, traces_endpoint: str | No
         stop_triton()
         with redis_server.process.lock():
             redis_server.stop()
+
+
+@pytest.fixture(scope="session")
+def traced_shop_of(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], AbstractContextManager[TinyShop]]:
+    """The tiny shop on a Triton that sends its spans to a collector."""
+    return lambda traces_endpoint: serve(tmp_path_factory, traces_endpoint=traces_endpoint)
 
 
 @pytest.fixture(scope="session")

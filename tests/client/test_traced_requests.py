@@ -5,12 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import conftest
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -98,9 +98,11 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def traced_shop(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyShop]:
+def traced_shop(
+    collector: Collector, traced_shop_of: Callable[[str], AbstractContextManager[TinyShop]]
+) -> Iterator[TinyShop]:
     """The tiny shop on a Triton that sends its spans to the collector."""
-    with conftest.serve(tmp_path_factory, traces_endpoint=collector.url) as shop:
+    with traced_shop_of(collector.url) as shop:
         yield shop
 
 
