@@ -42,6 +42,7 @@ from recsys_plugin.errors import (
     FeatureContractError,
     InferenceUnavailable,
     InvalidInput,
+    Overloaded,
     RecsysError,
     ReleaseChanged,
     ServiceUnavailable,
@@ -54,6 +55,7 @@ from recsys_plugin.policy import SearchBlend
 from recsys_plugin.policy.exploration import EpsilonGreedy, GumbelTopK, NoExploration
 from recsys_plugin.policy.rules import ShelfRules
 from recsys_plugin.policy.thompson import ThompsonSampling
+from recsys_plugin.resilience import Backoff, CircuitBreaker, LatencyTarget, Limits, Retry, Timeout
 
 __all__ = [
     "AdClick",
@@ -61,7 +63,9 @@ __all__ = [
     "AdsPage",
     "AsyncEventRecorder",
     "AsyncRecommender",
+    "Backoff",
     "CheckFailed",
+    "CircuitBreaker",
     "Community",
     "ConfigurationError",
     "Contribution",
@@ -79,13 +83,17 @@ __all__ = [
     "ImpressionLog",
     "InferenceUnavailable",
     "InvalidInput",
+    "LatencyTarget",
+    "Limits",
     "NoExploration",
+    "Overloaded",
     "Page",
     "Reason",
     "Recommender",
     "Recorded",
     "RecsysError",
     "ReleaseChanged",
+    "Retry",
     "RulesReport",
     "ScoredItem",
     "SearchBlend",
@@ -98,6 +106,7 @@ __all__ = [
     "StepFailed",
     "StoreUnavailable",
     "ThompsonSampling",
+    "Timeout",
     "Timings",
     "__version__",
     "mix_ads",

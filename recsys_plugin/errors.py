@@ -16,7 +16,8 @@
         │   └── SpoolFull               and the local spool has no room for the event
         ├── InferenceUnavailable    Triton
         │   └── ReleaseChanged          another model version was loaded meanwhile
-        └── DeadlineExceeded        the time allowed for the call ran out
+        ├── DeadlineExceeded        the time allowed for the call ran out
+        └── Overloaded              this client has too much to do: says when to ask again
 
 Each message says what was wrong, where, and what to do about it.
 """
@@ -32,6 +33,7 @@ __all__ = [
     "InferenceUnavailable",
     "InvalidInput",
     "NoOverlap",
+    "Overloaded",
     "RecsysError",
     "ReleaseChanged",
     "ServiceUnavailable",
@@ -110,3 +112,14 @@ class ReleaseChanged(InferenceUnavailable):
 
 class DeadlineExceeded(ServiceUnavailable):
     """The time allowed for the call ran out before the answer came."""
+
+
+class Overloaded(ServiceUnavailable):
+    """This client has as many requests under way as it may have, and the turn of one more would come too late.
+
+    ``retry_after``: seconds after which it is worth while to ask again.
+    """
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"{message} (in {retry_after:.3f} s or later)")

@@ -23,7 +23,7 @@ from recsys_plugin.events.event import Event
 from recsys_plugin.events.recorder import EventRecorder
 from recsys_plugin.features.codec import decode_value, hash_field
 from recsys_plugin.features.connection import RedisAddress
-from recsys_plugin.features.reader import schema_key
+from recsys_plugin.features.requests import schema_key
 from recsys_plugin.pipeline.feast_repository import open_store
 from recsys_plugin.pipeline.steps import PROJECT
 from recsys_plugin.runtime.services import Services

@@ -10,8 +10,8 @@ from typing import Any
 from recsys_plugin.bench.shop import CALL_TIMEOUT, Tell, open_shop
 from recsys_plugin.bench.stages import open_stage_clock
 from recsys_plugin.inference.calls import Infer
+from recsys_plugin.inference.messages import infer_message
 from recsys_plugin.inference.tensors import datatype_of
-from recsys_plugin.inference.triton import _infer_message
 from recsys_plugin.pipeline.workspace import atomic_text
 from recsys_plugin.settings import Settings
 
@@ -45,7 +45,7 @@ def write_requests(
     with open_shop(settings, now=now, users=users, seed=seed) as shop, open_stage_clock(shop) as clock:
         for done, user_id in enumerate(shop.users, start=1):
             _, call = clock.recorded(partial(clock.recommender.recommend, user_id, candidates=candidates))
-            messages.append(json_format.MessageToDict(_infer_message(call, CALL_TIMEOUT)))
+            messages.append(json_format.MessageToDict(infer_message(call, CALL_TIMEOUT)))
             inputs = _plain_inputs(call)
             outputs = [{"name": name} for name in call.outputs]
             bodies.append(json.dumps({"inputs": inputs, "outputs": outputs}))

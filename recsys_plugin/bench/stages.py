@@ -21,7 +21,7 @@ from recsys_plugin.client.results import Page
 from recsys_plugin.errors import InferenceUnavailable
 from recsys_plugin.inference.address import CHANNEL_OPTIONS, TritonAddress
 from recsys_plugin.inference.calls import Infer
-from recsys_plugin.inference.triton import _checked_outputs, _infer_message
+from recsys_plugin.inference.messages import checked_outputs, infer_message
 from recsys_plugin.runtime.triton_client import TritonManager
 
 __all__ = ["STAGES_NOTE", "StageClock", "open_stage_clock"]
@@ -124,7 +124,7 @@ class StageClock:
 
         steps = self._steps_of(call)
         began = perf_counter()
-        message = _infer_message(call, CALL_TIMEOUT)
+        message = infer_message(call, CALL_TIMEOUT)
         built = perf_counter()
         message.SerializeToString()
         serialised = perf_counter()
@@ -135,7 +135,7 @@ class StageClock:
         received = perf_counter()
         parsed = service_pb2.ModelInferResponse.FromString(wire)
         read = perf_counter()
-        _checked_outputs(call, parsed)
+        checked_outputs(call, parsed)
         checked = perf_counter()
         spent = {
             name: {

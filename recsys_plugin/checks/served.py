@@ -26,14 +26,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys_plugin.errors import ConfigurationError, StepFailed
 from recsys_plugin.features.contract import FeatureContract, TensorName
+from recsys_plugin.impressions.document import FULL_LEVEL
 from recsys_plugin.training.packing import UserTensors
 
 __all__ = ["PAGE_COLUMNS", "ServedModel", "ServedUsers", "exported_model", "models_of", "read_pages", "served_users"]
 
+_LEVEL = "fallback"
 #: What is read of a page.
 PAGE_COLUMNS = ("request_id", "user_id", "served_at", "model", "version", "contract", "scores", "features")
 
@@ -62,7 +65,7 @@ class ServedUsers:
 
 
 def read_pages(archive: Path, *, since: datetime | None = None, until: datetime | None = None) -> pa.Table:
-    """The pages of an archive, each once, in order of time.
+    """The pages of an archive, each once, in order of time; without those that were made while a server failed.
 
     Args:
         archive: the folder with ``day=YYYY-MM-DD/*.parquet``.
@@ -76,7 +79,7 @@ def read_pages(archive: Path, *, since: datetime | None = None, until: datetime 
         day = pd.Timestamp(folder.name.removeprefix("day="), tz="UTC")
         if (since is not None and day + pd.Timedelta(days=1) <= since) or (until is not None and day >= until):
             continue
-        pieces += [pq.ParquetFile(path).read(columns=list(PAGE_COLUMNS)) for path in sorted(folder.glob("*.parquet"))]
+        pieces += [_full_pages(path) for path in sorted(folder.glob("*.parquet"))]
     if not pieces or not sum(map(len, pieces)):
         raise ConfigurationError(
             f"no page is archived in {archive} for that time; serve with RECSYS_IMPRESSIONS=1 and run "
@@ -91,6 +94,15 @@ def read_pages(archive: Path, *, since: datetime | None = None, until: datetime 
     chosen = np.flatnonzero(kept)
     order = np.argsort(keys["served_at"].to_numpy()[chosen], kind="stable")
     return table.take(pa.array(chosen[order]))
+
+
+def _full_pages(path: Path) -> pa.Table:
+    """What a file holds of pages that were made on the full level; one from before there were others has no column."""
+    file = pq.ParquetFile(path)
+    if _LEVEL not in file.schema_arrow.names:
+        return file.read(columns=list(PAGE_COLUMNS))
+    table = file.read(columns=[*PAGE_COLUMNS, _LEVEL])
+    return table.filter(pc.equal(table[_LEVEL], FULL_LEVEL)).drop_columns([_LEVEL])
 
 
 def served_users(

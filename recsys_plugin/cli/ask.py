@@ -56,7 +56,7 @@ def request_moment(settings: Settings) -> datetime | None:
     return parse_moment(as_of, name=f"{description}: as_of") if historical else None
 
 
-def open_recommender(settings: Settings, *, timeout: float = 0.5) -> Recommender:
+def open_recommender(settings: Settings, *, timeout: float = 10.0) -> Recommender:
     """A client of this home's servers, asking at :func:`request_moment`; the caller closes it.
 
     Raises:

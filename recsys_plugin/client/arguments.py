@@ -24,7 +24,6 @@ __all__ = [
     "checked_query",
     "checked_slots",
     "checked_stock",
-    "checked_timeout",
 ]
 
 MOST_CANDIDATES = 10_000
@@ -135,15 +134,6 @@ def checked_flag(value: object, name: str) -> bool:
     if not isinstance(value, bool):
         raise InvalidInput(f"{name}: {value!r:.60} is not true or false")
     return value
-
-
-def checked_timeout(value: object) -> float:
-    """How long a call may take: a finite number of seconds above 0.
-
-    Raises:
-        InvalidInput: for anything else.
-    """
-    return _seconds(value, "timeout")
 
 
 def checked_interval(value: object) -> float | None:

@@ -13,11 +13,13 @@ from recsys_plugin.background import Warner
 from recsys_plugin.client import flows, ladder
 from recsys_plugin.client.arrivals import TakeUp, take_up, take_up_everything
 from recsys_plugin.client.async_shelves import AsyncShelves
-from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, beside_these, repeatable, reserved, time_left, under
+from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, beside_these, repeatable, under
 from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.course import Course
+from recsys_plugin.client.driving import drive_awaiting
 from recsys_plugin.client.following import follow_rules, written
 from recsys_plugin.client.limited import Limited
-from recsys_plugin.client.offload import Offload
+from recsys_plugin.client.offload import Offload, awaited
 from recsys_plugin.client.release import Release, load_release, loaded, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.shadowing import ShadowTask
@@ -36,6 +38,9 @@ from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.replicas import AsyncReplicas, connect_async
 from recsys_plugin.inference.triton import AsyncTritonClient
 from recsys_plugin.policy.rules import ShelfRules
+from recsys_plugin.resilience.breaker import CircuitBreaker
+from recsys_plugin.resilience.gate import AsyncGate
+from recsys_plugin.resilience.values import Timeout
 from recsys_plugin.trials.trial import SHADOW
 
 __all__ = ["AsyncRecommender"]
@@ -54,6 +59,7 @@ class AsyncRecommender(AsyncShelves):
 
     def _open(self) -> None:
         self._loading = asyncio.Lock()
+        self._gate = AsyncGate(self._limits)
         self._recorder = AsyncEventRecorder(**self._recording)
         self._watchers: list[asyncio.Task[None]] = []
         self._shadows: ShadowTask | None = None
@@ -72,7 +78,7 @@ class AsyncRecommender(AsyncShelves):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         explain: bool = False,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """See :meth:`Recommender.recommend`."""
@@ -95,7 +101,7 @@ class AsyncRecommender(AsyncShelves):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         explain: bool = False,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> list[Page]:
         """See :meth:`Recommender.recommend_many`."""
@@ -120,7 +126,7 @@ class AsyncRecommender(AsyncShelves):
         *,
         rules: ShelfRules | Mapping[str, Any] | None = None,
         explain: bool = False,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """See :meth:`Recommender.rank`."""
@@ -141,7 +147,7 @@ class AsyncRecommender(AsyncShelves):
         candidates: int = 500,
         understand: bool = True,
         explain: bool = False,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """See :meth:`Recommender.search`."""
@@ -213,6 +219,13 @@ class AsyncRecommender(AsyncShelves):
             await triton.close()
         self._leave()
 
+    @property
+    def _breakers(self) -> Mapping[str, CircuitBreaker]:
+        if self._servers is None:
+            return {}
+        reader, triton = self._servers
+        return {str(self._redis_address): reader.breaker, **triton.breakers}
+
     async def __aenter__(self) -> Self:
         """The client, connected and loaded."""
         try:
@@ -253,7 +266,7 @@ class AsyncRecommender(AsyncShelves):
         """Take up items as they are written."""
         warner = Warner("could not listen for written items")
         while not self._closing.is_set():
-            changes = AsyncItemChanges(self._redis_address, self._item_keys, timeout=self._timeout)
+            changes = AsyncItemChanges(self._redis_address, self._item_keys, timeout=self._beside_seconds)
             try:
                 await changes.open()
                 await self._take_up(take_up_everything, await changes.everything())
@@ -308,7 +321,7 @@ class AsyncRecommender(AsyncShelves):
         trying, self._trying = self._trying, None
         if trying is not None and (commands := trying.tally.drain()):
             try:
-                await self._run(written(commands), self._timeout)
+                await self._run(written(commands), self._writing_seconds)
             except RecsysError as error:
                 self._trial_warner.failed(error)
 
@@ -330,53 +343,45 @@ class AsyncRecommender(AsyncShelves):
     async def _ask_releases(
         self,
         ask: AskUsers,
-        timeout: float | None,
+        timeout: float | Timeout | None,
         user_ids: Iterable[object] = (),
         *,
         strict: bool | None = None,
         repeats: bool = True,
     ) -> list[Page]:
         """See :meth:`Recommender._ask_releases`."""
-        seconds, exact = reserved(self._seconds(timeout)), self._is_strict(strict)
-        release = await self._loaded()
-        trying = self._tried(release)
+        allowed, exact, release = self._time(timeout), self._is_strict(strict), await self._loaded()
+        seconds, trying = allowed.total, self._tried(release)
         if trying is None:
-            return await self._run(self._on_control(ask, user_ids, release, seconds, exact), seconds)
-        pages = await self._run(self._on_trial(trying, ask, user_ids, release, seconds, exact), seconds)
+            return await self._run(self._on_control(ask, user_ids, release, exact), allowed, self._gate)
+        pages = await self._run(self._on_trial(trying, ask, user_ids, release, seconds, exact), allowed, self._gate)
         if repeats and self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
             self._shadows.offer(flow, trying.tally)
         return pages
 
     async def _answer_on_release(
-        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
     ) -> _Result:
         """See :meth:`Recommender._answer_on_release`."""
         asked = on_one_release(
             self._project, await self._loaded(), lambda release: ask(self._context(release)), self._adopt
         )
-        return await self._run(asked, self._seconds(timeout))
+        return await self._run(asked, self._time(timeout), self._gate)
 
-    async def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
-        """Drive a flow to its end, performing each call with the time that is left."""
-        deadline = time.monotonic() + timeout
-        try:
-            call = next(flow)
-            while True:
-                try:
-                    answer = await self._perform(call, time_left(deadline, timeout))
-                except RecsysError as error:
-                    call = flow.throw(error)
-                else:
-                    call = flow.send(answer)
-        except StopIteration as end:
-            result: _Result = end.value
-            return result
+    async def _run(
+        self, flow: Generator[Any, Any, _Result], timeout: float | Timeout, gate: AsyncGate | None = None
+    ) -> _Result:
+        """See :meth:`Recommender._run`."""
+        course = Course(Timeout.of(timeout, self._allowed), None if gate is None else self._adaptive)
+        return await drive_awaiting(flow, course, gate, self._perform)
 
     async def _perform(self, call: object, timeout: float) -> object:
         if self._servers is None:
             # Not made sooner, because both belong to the event loop that runs now.
-            reader = AsyncFeatureReader(self._redis_address, timeout=self._timeout)
-            self._servers = reader, connect_async(self._triton_addresses)
+            options: dict[str, Any] = {"timeout": self._allowed, "limits": self._limits, "retry": self._retry}
+            reader = AsyncFeatureReader(self._redis_address, **options)
+            reader.begin()
+            self._servers = reader, connect_async(self._triton_addresses, **options)
         reader, triton = self._servers
         match call:
             case ReadFeatures():
@@ -396,6 +401,6 @@ class AsyncRecommender(AsyncShelves):
             case GetSettings():
                 return await triton.settings(call.model, call.version, timeout=timeout)
             case Offload():
-                return await asyncio.to_thread(call.work)
+                return await awaited(call, seconds=timeout)
             case _:
                 raise TypeError(f"a flow made a call of unknown kind: {call!r}")

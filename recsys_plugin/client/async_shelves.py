@@ -21,6 +21,7 @@ from recsys_plugin.events.recorder import AsyncEventRecorder
 from recsys_plugin.features.item_stock import stock_commands
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.policy.rules import ShelfRules
+from recsys_plugin.resilience.values import Timeout
 
 __all__ = ["AsyncShelves"]
 
@@ -43,7 +44,7 @@ class AsyncShelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         sponsored: Iterable[object] = (),
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """See :meth:`Recommender.similar_items`."""
@@ -69,7 +70,7 @@ class AsyncShelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.onboard`."""
@@ -95,7 +96,7 @@ class AsyncShelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.cross_sell`."""
@@ -122,7 +123,7 @@ class AsyncShelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """See :meth:`Shelves.cross_category`."""
@@ -142,19 +143,21 @@ class AsyncShelves(ClientBase):
             )
         )[0]
 
-    async def similar_users(self, user_id: object, k: int = 10, *, timeout: float | None = None) -> SimilarUsers:
+    async def similar_users(
+        self, user_id: object, k: int = 10, *, timeout: float | Timeout | None = None
+    ) -> SimilarUsers:
         """See :meth:`Shelves.similar_users`."""
         return await self._answer(lambda context: similar_users(context, self._pseudonyms, user_id, k), timeout)
 
-    async def community(self, user_id: object, *, timeout: float | None = None) -> Community | None:
+    async def community(self, user_id: object, *, timeout: float | Timeout | None = None) -> Community | None:
         """See :meth:`Shelves.community`."""
         return await self._answer(lambda context: community(context, self._pseudonyms, user_id), timeout)
 
-    async def set_stock(self, stock: Mapping[Any, int], *, timeout: float | None = None) -> None:
+    async def set_stock(self, stock: Mapping[Any, int], *, timeout: float | Timeout | None = None) -> None:
         """See :meth:`Shelves.set_stock`."""
         commands = stock_commands(self._project, checked_stock(stock), now=self._clock())
         if commands:
-            await self._run(written(commands), self._seconds(timeout))
+            await self._run(written(commands), self._writing_time(timeout))
 
     async def ads(
         self,
@@ -163,7 +166,7 @@ class AsyncShelves(ClientBase):
         *,
         context: Mapping[str, str] = _NO_CONTEXT,
         exclude: Iterable[object] = (),
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> AdsPage:
         """See :meth:`Shelves.ads`."""
@@ -177,15 +180,15 @@ class AsyncShelves(ClientBase):
         )
         return cast(AdsPage, pages[0])
 
-    async def record_ad_click(self, impression_id: object, *, timeout: float | None = None) -> AdClick:
+    async def record_ad_click(self, impression_id: object, *, timeout: float | Timeout | None = None) -> AdClick:
         """See :meth:`Shelves.record_ad_click`."""
         clicked = checked_id(impression_id, "impression_id")
-        return await self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._seconds(timeout))
+        return await self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._writing_time(timeout))
 
     async def _ask(
         self,
         ask: AskUsers,
-        timeout: float | None,
+        timeout: float | Timeout | None,
         user_ids: Iterable[object] = (),
         *,
         strict: bool | None = None,
@@ -194,18 +197,18 @@ class AsyncShelves(ClientBase):
         """See :meth:`Shelves._ask`."""
         if self._observer is None:
             return await self._ask_releases(ask, timeout, user_ids, strict=strict, repeats=repeats)
-        with Watch(self._observer, self._seconds(timeout)) as watch:
+        with Watch(self._observer, self._time(timeout).total) as watch:
             pages = await self._ask_releases(watch.over(ask), timeout, user_ids, strict=strict, repeats=repeats)
             watch.pages = pages
         return pages
 
     async def _answer(
-        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
     ) -> _Result:
         """See :meth:`Shelves._answer`."""
         if self._observer is None:
             return await self._answer_on_release(ask, timeout)
-        with Watch(self._observer, self._seconds(timeout)) as watch:
+        with Watch(self._observer, self._time(timeout).total) as watch:
             watched = watch.over(lambda context, _: ask(context))
             return await self._answer_on_release(lambda context: watched(context, ()), timeout)
 
@@ -215,7 +218,7 @@ class AsyncShelves(ClientBase):
 
     @abstractmethod
     async def _answer_on_release(
-        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
     ) -> _Result:
         """Answer on the release that serves what has no page."""
 
@@ -223,7 +226,7 @@ class AsyncShelves(ClientBase):
     async def _ask_releases(
         self,
         ask: AskUsers,
-        timeout: float | None,
+        timeout: float | Timeout | None,
         user_ids: Iterable[object] = (),
         *,
         strict: bool | None = None,

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 import uuid
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 from recsys_plugin.ads.serving import KnownCampaigns
 from recsys_plugin.background import Warner
-from recsys_plugin.client.arguments import MOST_USERS, checked_flag, checked_interval, checked_k, checked_timeout
+from recsys_plugin.client.arguments import MOST_USERS, checked_flag, checked_interval, checked_k
 from recsys_plugin.client.context import BEST_FIRST, Exploration, RequestContext, RequestRules
 from recsys_plugin.client.fallback import DEFAULT_CACHE, FallbackCache, Remembered
 from recsys_plugin.client.flows import Flow
@@ -23,7 +23,7 @@ from recsys_plugin.client.release import Release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.snapshots import READY_EVERY, Snapshots
 from recsys_plugin.client.trying import Trying, serve, shadow
-from recsys_plugin.errors import ConfigurationError, DeadlineExceeded, InvalidInput, RecsysError
+from recsys_plugin.errors import ConfigurationError, InvalidInput, RecsysError
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.item_changes import ItemKeys
@@ -39,17 +39,26 @@ from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
 from recsys_plugin.policy.rules import NO_RULES, PageRules
 from recsys_plugin.pseudonyms import KEY_VARIABLE, Pseudonyms
 from recsys_plugin.query.recent import Recent
+from recsys_plugin.resilience.adaptive import AdaptiveShare, LatencyTarget
+from recsys_plugin.resilience.breaker import CircuitBreaker
+from recsys_plugin.resilience.values import Limits, Retry, Timeout
 from recsys_plugin.settings import Settings
 from recsys_plugin.trials.assignment import is_shadowed
 from recsys_plugin.trials.trial import MalformedTrial
 
-__all__ = ["LOADING_TIMEOUT", "AskUsers", "ClientBase", "beside_these", "repeatable", "reserved", "time_left", "under"]
+__all__ = ["LOADING_TIMEOUT", "AskUsers", "ClientBase", "beside_these", "repeatable", "under"]
 
 #: Seconds kept back of a request's time for making its page in process if the servers fail; of little time, a part.
-RESERVE, _MOST_RESERVED = 0.002, 0.25
+_RESERVE, _MOST_RESERVED = 0.002, 0.25
 
 #: Seconds that loading a release may take; it happens at start-up and in ``refresh``, never within a request.
 LOADING_TIMEOUT = 60.0
+#: Seconds that recording and writing may take at least, where the caller does not say: nobody's page waits for it.
+WRITING_TIMEOUT = 0.5
+#: Seconds for what is asked beside the requests, at least.
+_BESIDE_TIMEOUT = 1.0
+
+_USUAL, _LIMITS, _RETRY, _TARGET = Timeout(), Limits(), Retry(), LatencyTarget()
 
 #: A request: makes its flow from a context and the users that it is for, who may be a part of those asked for.
 AskUsers = Callable[[RequestContext, Iterable[object]], Flow]
@@ -61,7 +70,15 @@ class ClientBase(ABC):
     Args:
         redis_url: see :mod:`recsys_plugin.features.connection`.
         triton_url: see :mod:`recsys_plugin.inference.address`; with several servers, calls go to them in turn.
-        timeout: seconds that a call may take, unless it says otherwise.
+        timeout: seconds that a call may take, unless it says otherwise; or a
+            :class:`~recsys_plugin.resilience.values.Timeout`, which also says how much of them reading features may
+            take. It is kept whatever Redis and Triton do. Recording and writing have half a second at least, loading a
+            version a minute.
+        limits: how many requests at once, how many waiting, how many connections. One more is refused with
+            :class:`~recsys_plugin.errors.Overloaded`.
+        retry: how often a call is made anew whose connection broke, and how often a server that is away is looked for.
+        latency_target: which latency ``recommend`` and ``search`` hold by considering fewer candidates while the client
+            is slow, down to a tenth; ``page.candidates`` says how many. ``None`` for always as many as are asked for.
         project: the Feast project.
         refresh_every: seconds between two looks for another version to serve, made beside the requests; ``None`` for
             none, so that only :meth:`refresh` and the disappearance of a version bring another.
@@ -102,7 +119,7 @@ class ClientBase(ABC):
         redis_url: str,
         triton_url: str,
         *,
-        timeout: float = 0.5,
+        timeout: float | Timeout = _USUAL,
         project: str = "recsys",
         refresh_every: float | None = 1.0,
         follow_items: bool = True,
@@ -115,6 +132,9 @@ class ClientBase(ABC):
         impressions: ImpressionLog | None = None,
         exploration: Exploration = BEST_FIRST,
         pseudonym_key: str | None = None,
+        limits: Limits = _LIMITS,
+        retry: Retry = _RETRY,
+        latency_target: LatencyTarget | None = _TARGET,
         observe: Observer | Sequence[Observer] = (),
         strict: bool = False,
         fallback_cache: FallbackCache = DEFAULT_CACHE,
@@ -122,7 +142,11 @@ class ClientBase(ABC):
     ) -> None:
         self._redis_address = RedisAddress.parse(redis_url)
         self._triton_addresses = TritonAddress.parse_several(triton_url)
-        self._timeout = checked_timeout(timeout)
+        self._allowed, self._limits, self._retry = Timeout.of(timeout), limits, retry
+        self._requests = _reserved(self._allowed)
+        self._writing_seconds = max(self._allowed.total, WRITING_TIMEOUT)
+        self._beside_seconds = max(self._allowed.total, _BESIDE_TIMEOUT)
+        self._adaptive = None if latency_target is None else AdaptiveShare(latency_target)
         self._project = project
         self._follow_items = follow_items
         self._item_keys, self._item_plan = ItemKeys(project), ItemPlan(project)
@@ -133,7 +157,7 @@ class ClientBase(ABC):
         self._request_ids = request_ids
         self._recording: dict[str, Any] = {
             "redis_url": redis_url,
-            "timeout": self._timeout,
+            "timeout": self._writing_seconds,
             "project": project,
             "spool": spool,
             "clock": clock,
@@ -189,10 +213,10 @@ class ClientBase(ABC):
             options["observe"] = observer
         return cls(settings.redis_url, settings.triton_url, **options)
 
-    def _context(self, release: Release, seconds: float = math.inf, *, strict: bool = True) -> RequestContext:
-        """What a request is given; one that may take so many seconds and, unless strict, falls back."""
+    def _context(self, release: Release, *, strict: bool = True) -> RequestContext:
+        """What a request is given; one that, unless strict, falls back."""
         logs_pages = self._impressions is not None
-        return RequestContext(
+        context = RequestContext(
             release,
             self._request_ids(),
             self._clock(),
@@ -203,8 +227,9 @@ class ClientBase(ABC):
             self._query_vectors,
             strict,
             self._memory,
-            seconds,
         )
+        context.adaptive = self._adaptive
+        return context
 
     def _logged(self, ask: AskUsers, context: RequestContext, user_ids: Iterable[object]) -> Flow:
         """The flow of a request for some users, whose pages are logged once all of them are made."""
@@ -213,14 +238,12 @@ class ClientBase(ABC):
             self._impressions.offer(context.served)
         return pages
 
-    def _on_control(
-        self, ask: AskUsers, user_ids: Iterable[object], release: Release, seconds: float, strict: bool
-    ) -> Flow:
+    def _on_control(self, ask: AskUsers, user_ids: Iterable[object], release: Release, strict: bool) -> Flow:
         """The request on the release that serves, with the ladder under it."""
         return laddered(
             self._project,
             release,
-            lambda release: self._context(release, seconds, strict=strict),
+            lambda release: self._context(release, strict=strict),
             lambda context: self._logged(ask, context, user_ids),
             self._adopt,
         )
@@ -234,7 +257,7 @@ class ClientBase(ABC):
         """
         users = checked_ids(user_ids, "user_ids", most=MOST_USERS)
         if not users:
-            return self._on_control(ask, users, release, seconds, strict)
+            return self._on_control(ask, users, release, strict)
         return serve(
             trying,
             users,
@@ -269,6 +292,11 @@ class ClientBase(ABC):
     def _recorded(self) -> tuple[Mapping[str, int], bool]:
         """How many events were recorded, by what became of them, and whether any wait on the local disk."""
 
+    @property
+    @abstractmethod
+    def _breakers(self) -> Mapping[str, CircuitBreaker]:
+        """Server → what says whether it is asked at present."""
+
     def _state(self) -> ClientState:
         """How the client stands, for its observer."""
         release, now = self._release, time.monotonic()
@@ -290,6 +318,8 @@ class ClientBase(ABC):
             snapshot_seconds=self._snapshots.age,
             without_models=release is not None and release.is_snapshot,
             remembered_bytes=self._memory.bytes,
+            open_breakers={server: int(breaker.state != "closed") for server, breaker in self._breakers.items()},
+            candidate_share=1.0 if self._adaptive is None else self._adaptive.share,
         )
 
     def _leave(self) -> None:
@@ -318,8 +348,13 @@ class ClientBase(ABC):
     def _adopt(self, release: Release) -> None:
         self._release = release
 
-    def _seconds(self, timeout: float | None) -> float:
-        return self._timeout if timeout is None else checked_timeout(timeout)
+    def _time(self, timeout: float | Timeout | None) -> Timeout:
+        """What servers may take of a request's time."""
+        return self._requests if timeout is None else _reserved(Timeout.of(timeout, self._allowed))
+
+    def _writing_time(self, timeout: float | Timeout | None) -> float:
+        """Seconds that a write may take."""
+        return self._writing_seconds if timeout is None else Timeout.of(timeout).total
 
     def _is_strict(self, strict: bool | None) -> bool:
         return self._strict if strict is None else checked_flag(strict, "strict")
@@ -376,18 +411,6 @@ def under(rules: object, sponsored: Iterable[object], ask: AskUsers) -> AskUsers
     return answer
 
 
-def time_left(deadline: float, allowed: float) -> float:
-    """Seconds until ``deadline``, a moment of ``time.monotonic``.
-
-    Raises:
-        DeadlineExceeded: if there are none; the message says how many were allowed.
-    """
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise DeadlineExceeded(f"the {allowed * 1000:.0f} ms allowed for the call were used up")
-    return left
-
-
-def reserved(seconds: float) -> float:
-    """What servers may take of the seconds that a request may take: the rest is for making a page without them."""
-    return seconds - min(RESERVE, _MOST_RESERVED * seconds)
+def _reserved(allowed: Timeout) -> Timeout:
+    """What servers may take of the time that a request may take: the rest is for making a page without them."""
+    return replace(allowed, total=allowed.total - min(_RESERVE, _MOST_RESERVED * allowed.total))

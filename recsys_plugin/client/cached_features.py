@@ -7,14 +7,11 @@ from typing import Any
 
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.fallback import Fallback
-from recsys_plugin.client.limited import Limited
 from recsys_plugin.errors import FeatureContractError, RecsysError, ServiceUnavailable
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures, ReadPlan, Reply
 
-__all__ = ["FEATURES_TIME", "read_or_recall", "recall"]
+__all__ = ["read_or_recall", "recall"]
 
-#: Share of the time allowed for a request that reading features may take; what is left is for the models.
-FEATURES_TIME = 0.5
 #: What a value takes beside its bytes.
 _OVERHEAD = 41
 _KEPT = "features"
@@ -24,14 +21,14 @@ _Decoded = tuple[FeatureTensors, tuple[FeatureReport, ...]]
 
 def read_or_recall(
     context: RequestContext, plan: ReadPlan, user_ids: Sequence[str], call: ReadFeatures
-) -> Generator[Limited, Any, _Decoded]:
+) -> Generator[ReadFeatures, Any, _Decoded]:
     """Some users' features, as tensors: as they are now, or else as :func:`recall` has them.
 
     What could be read is kept for the next time. Whoever's features cannot be understood is recalled alone.
     """
     replies: Sequence[Reply] | None = None
     try:
-        replies = yield Limited(call, context.allowed * FEATURES_TIME)
+        replies = yield call
         decoded = _decode(context, plan, user_ids, replies)
     except (ServiceUnavailable, FeatureContractError) as error:
         return recall(context, plan, user_ids, error, replies)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from recsys_plugin.client.fallback import FULL, Fallback, FallbackCache, Remembered
 from recsys_plugin.client.release import Release
 from recsys_plugin.client.results import RulesReport, Timings
-from recsys_plugin.errors import InvalidInput, RecsysError
+from recsys_plugin.errors import InvalidInput, RecsysError, ReleaseChanged, ServiceUnavailable
 from recsys_plugin.features.plan import FeatureTensors
 from recsys_plugin.identifiers import checked_ids
 from recsys_plugin.impressions.document import Candidates, ServedPage
@@ -23,6 +22,7 @@ from recsys_plugin.observability.trace import Trace
 from recsys_plugin.policy.exploration import ExplorationPolicy, NoExploration
 from recsys_plugin.policy.rules import NO_RULES, PageRules, ShelfRules
 from recsys_plugin.query.recent import Recent
+from recsys_plugin.resilience.adaptive import AdaptiveShare
 
 __all__ = ["BEST_FIRST", "Exploration", "RequestContext", "RequestRules"]
 
@@ -111,8 +111,6 @@ class RequestContext:
     """Whether what fails is raised, and nothing stands in for it."""
     memory: Remembered = field(default_factory=lambda: Remembered(FallbackCache(0)))
     """What is kept for when a server fails; its moments are of the timer."""
-    allowed: float = math.inf
-    """Seconds for the whole request."""
     asked: RequestRules | None = field(init=False, default=None)
     """The caller's."""
     served: list[ServedPage] = field(init=False, default_factory=list)
@@ -127,12 +125,16 @@ class RequestContext:
     """The rules of the page under way."""
     trace: Trace | None = field(init=False, default=None)
     """If the request is traced."""
-    considered: int = field(init=False, default=0)
-    """How many candidates the model was asked to look at."""
+    adaptive: AdaptiveShare | None = field(init=False, default=None)
+    """Says which share of the candidates to consider at present; ``None`` for all."""
+    considered: int | None = field(init=False, default=None)
+    """How many candidates the first stage is asked for."""
     failure: RecsysError | None = field(init=False, default=None)
     """Why the servers are not asked any more: what is left is to be made in process."""
     fallbacks: dict[str | None, Fallback] = field(init=False, default_factory=dict)
     """User → the level of his page, where it is not the full one."""
+    missed: list[str] = field(init=False, default_factory=list)
+    """What could not be had for the page under way, though it is on the full level without it."""
     chosen: tuple[NDArray[np.int64], NDArray[np.float32]] | None = field(init=False, default=None)
     """Rows and scores of the page under way."""
     started: float = field(init=False)
@@ -145,15 +147,33 @@ class RequestContext:
     def __post_init__(self) -> None:
         self.started = self._last = self.timer()
 
+    def to_consider(self, candidates: int) -> int:
+        """How many candidates to consider of as many as were asked for: fewer while the client is slow."""
+        return candidates if self.adaptive is None else self.adaptive.of(candidates)
+
     def descend(self, failure: RecsysError) -> None:
         """From here on no server is asked; pages that were made are made again."""
         self.failure = failure
         self.served.clear()
+        self.missed.clear()
         self.candidates = self.applied = self.chosen = None
+
+    def miss(self, what: str, error: ServiceUnavailable) -> None:
+        """Go on without something for which a server failed.
+
+        Raises:
+            ServiceUnavailable: the error, if the request is strict, or a version came up that can be asked instead.
+        """
+        if self.strict or isinstance(error, ReleaseChanged):
+            raise error
+        self.missed.append(f"without {what}: {error}")
 
     def fallback_of(self, user_id: str | None) -> Fallback:
         """The level of a user's page."""
-        return self.fallbacks.get(user_id, FULL)
+        level = self.fallbacks.get(user_id, FULL)
+        if not self.missed:
+            return level
+        return replace(level, reason="; ".join(filter(None, (level.reason, *self.missed))))
 
     def end_of(self, stage: str) -> None:
         """Book the time since the previous stage ended."""

@@ -13,7 +13,7 @@ from recsys_plugin.client.explanation import Contribution, Explanation, Reason, 
 from recsys_plugin.client.own_acts import OwnActs, own_acts
 from recsys_plugin.client.release import PersonalModel, Release
 from recsys_plugin.client.results import RankedItems, ScoredItem
-from recsys_plugin.errors import InferenceUnavailable
+from recsys_plugin.errors import InferenceUnavailable, ServiceUnavailable
 from recsys_plugin.features.plan import FeatureTensors
 from recsys_plugin.inference.calls import Infer, OutputSpec
 from recsys_plugin.inference.explanation import FEATURE_GROUPS, FIGURES, MOST_EXPLAINED, REASON_ROWS
@@ -40,9 +40,21 @@ def explained(
     Args:
         tensors: the features that the items were ranked with. line: the user's.
 
+    If they cannot be had, the items come without them, and the page says why.
+
     Raises:
-        InferenceUnavailable: if the served version has no model that explains.
+        InferenceUnavailable: in a strict context, if the served version has no model that explains, or Triton fails.
     """
+    try:
+        return (yield from _explained(context, tensors, line, items))
+    except ServiceUnavailable as error:
+        context.miss("explanations", error)
+        return items
+
+
+def _explained(
+    context: RequestContext, tensors: FeatureTensors, line: int, items: RankedItems
+) -> Generator[Infer, Any, RankedItems]:
     release = context.release
     model = release.models.get("explain")
     if model is None:

@@ -22,7 +22,6 @@ from recsys_plugin.client.arguments import (
 from recsys_plugin.client.cached_features import read_or_recall
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.explaining import explained
-from recsys_plugin.client.limited import Limited
 from recsys_plugin.client.pages import SCORES, line_of, page, page_items
 from recsys_plugin.client.release import PersonalModel, Release
 from recsys_plugin.client.results import Page, RankedItems
@@ -60,7 +59,7 @@ __all__ = [
 _TOKENS = {"input_ids": OutputSpec("INT64", (1, -1)), "attention_mask": OutputSpec("INT64", (1, -1))}
 
 #: A request: yields calls, is sent their answers, returns pages.
-Flow = Generator[ReadFeatures | Limited | Infer, Any, list[Page]]
+Flow = Generator[ReadFeatures | Infer, Any, list[Page]]
 
 
 def recommend(
@@ -77,7 +76,8 @@ def recommend(
     wanted, excluded = checked_k(k), known_rows(context.release, exclude)
     exploration = context.exploration
     pool = max(wanted, exploration.pool) if exploration.explores else wanted
-    count = candidate_count(context.release, pool, checked_candidates(candidates))
+    count = candidate_count(context.release, pool, context.to_consider(checked_candidates(candidates)))
+    context.considered = count
     policy = shelf_policy(context, "recommend")
     if policy is not None:
         pool = policy.results(pool, count)
@@ -233,7 +233,7 @@ def encode_text(
 
 def read_features(
     context: RequestContext, model: PersonalModel, user_ids: Sequence[str]
-) -> Generator[ReadFeatures | Limited, Any, tuple[FeatureTensors, tuple[FeatureReport, ...]]]:
+) -> Generator[ReadFeatures, Any, tuple[FeatureTensors, tuple[FeatureReport, ...]]]:
     """One round trip to Redis for all users, decoded into the model's tensors."""
     plan = model.plan
     call = ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
@@ -255,8 +255,6 @@ def infer(
     """Call a model of this release, and make sure that each of its steps was of this release too."""
     release = context.release
     users = len(next(iter(inputs.values())))
-    if "counts" in inputs:
-        context.considered = int(inputs["counts"][0, 0])
     told = {name: OutputSpec("INT64", (users, 1)) for name in release.step_versions.get(model, ())}
     traceparent = None if context.trace is None else context.trace.call(model)
     try:

@@ -55,7 +55,7 @@ class InProcess:
         self.candidates = max(self.wanted, self.candidates)
         self.policy = shelf_policy(self.context, self.shelf) if self.shelf != "ads" else None
         if self.policy is not None and self.policy.rules.diversity is not None:
-            self.policy = replace(self.policy, rules=replace(self.policy.rules, diversity=None))
+            self.policy = self.policy.without_diversity()
             self.context.policies[self.shelf] = self.policy
             self._without_vectors = True
 

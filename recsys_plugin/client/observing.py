@@ -90,7 +90,7 @@ class Watch:
             trace=self._trace,
         )
         if context is not None:
-            finished.request_id, finished.candidates = context.request_id, context.considered
+            finished.request_id, finished.candidates = context.request_id, context.considered or 0
             finished.stages, finished.version = context.stages, context.release.version
             finished.catalogue_version = context.release.catalogue.version
         if error is not None and isinstance(self._users, list | tuple):

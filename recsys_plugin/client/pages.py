@@ -137,7 +137,8 @@ def page(
         context.served.append(_served(context, user_id, served_by, context.candidates))
         context.candidates = None
     rules, context.applied = context.applied, None
-    fallback = context.fallbacks.get(user_id, FULL)
+    fallback = context.fallback_of(user_id)
+    context.missed.clear()
     if fallback is FULL and user_id is not None and served_by.model in REMEMBERED:
         remember_page(context, served_by.model, user_id)
     return Page(
@@ -149,6 +150,7 @@ def page(
         context.timings(),
         unknown_items,
         rules,
+        candidates=context.considered,
         fallback=fallback,
     )
 

@@ -16,11 +16,13 @@ from typing import Any, Self, TypeVar
 from recsys_plugin.background import Watcher
 from recsys_plugin.client import flows, ladder
 from recsys_plugin.client.arrivals import TakeUp, take_up, take_up_everything
-from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, beside_these, repeatable, reserved, time_left, under
+from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, beside_these, repeatable, under
 from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.course import Course
+from recsys_plugin.client.driving import drive
 from recsys_plugin.client.following import follow_rules, written
 from recsys_plugin.client.limited import Limited
-from recsys_plugin.client.offload import Offload
+from recsys_plugin.client.offload import Offload, offloaded
 from recsys_plugin.client.release import Release, load_release, loaded, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.shadowing import ShadowThread
@@ -39,6 +41,9 @@ from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.replicas import connect
 from recsys_plugin.policy.rules import ShelfRules
+from recsys_plugin.resilience.breaker import CircuitBreaker
+from recsys_plugin.resilience.gate import Gate
+from recsys_plugin.resilience.values import Timeout
 from recsys_plugin.trials.trial import SHADOW
 
 __all__ = ["Recommender"]
@@ -61,8 +66,11 @@ class Recommender(Shelves):
         self._loading = threading.Lock()
         self._watchers: list[Watcher] = []
         self._shadows: ShadowThread | None = None
-        self._reader = FeatureReader(self._redis_address, timeout=self._timeout)
-        self._triton = connect(self._triton_addresses)
+        self._gate = Gate(self._limits)
+        options: dict[str, Any] = {"timeout": self._allowed, "limits": self._limits, "retry": self._retry}
+        self._reader = FeatureReader(self._redis_address, **options)
+        self._reader.begin()
+        self._triton = connect(self._triton_addresses, **options)
         self._recorder = EventRecorder(**self._recording)
         try:
             self._release, self._rules = self._run(self._snapshots.opened(), LOADING_TIMEOUT)
@@ -88,7 +96,7 @@ class Recommender(Shelves):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         explain: bool = False,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """The k items that this user is most likely to want.
@@ -130,7 +138,7 @@ class Recommender(Shelves):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         explain: bool = False,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> list[Page]:
         """:meth:`recommend` for several users at once: a page for each, in order.
@@ -158,7 +166,7 @@ class Recommender(Shelves):
         *,
         rules: ShelfRules | Mapping[str, Any] | None = None,
         explain: bool = False,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """The given items, at most 10,000, best first for this user.
@@ -188,7 +196,7 @@ class Recommender(Shelves):
         candidates: int = 500,
         understand: bool = True,
         explain: bool = False,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """Items that fit a query in natural language, with a touch of the user's taste; ``None`` is nobody.
@@ -270,6 +278,10 @@ class Recommender(Shelves):
         self._triton.close()
         self._leave()
 
+    @property
+    def _breakers(self) -> Mapping[str, CircuitBreaker]:
+        return {str(self._redis_address): self._reader.breaker, **self._triton.breakers}
+
     def __enter__(self) -> Self:
         """The client itself."""
         return self
@@ -280,7 +292,7 @@ class Recommender(Shelves):
         self.close()
 
     def _listen(self) -> ItemChanges:
-        return ItemChanges(self._redis_address, self._item_keys, timeout=self._timeout)
+        return ItemChanges(self._redis_address, self._item_keys, timeout=self._beside_seconds)
 
     def _take_up_arrived(self, keys: list[bytes]) -> None:
         self._take_up(take_up_everything, keys)
@@ -327,7 +339,7 @@ class Recommender(Shelves):
         trying, self._trying = self._trying, None
         if trying is not None and (commands := trying.tally.drain()):
             try:
-                self._run(written(commands), self._timeout)
+                self._run(written(commands), self._writing_seconds)
             except RecsysError as error:
                 self._trial_warner.failed(error)
 
@@ -337,7 +349,7 @@ class Recommender(Shelves):
     def _ask_releases(
         self,
         ask: AskUsers,
-        timeout: float | None,
+        timeout: float | Timeout | None,
         user_ids: Iterable[object] = (),
         *,
         strict: bool | None = None,
@@ -347,37 +359,26 @@ class Recommender(Shelves):
 
         ``repeats``: whether it may be asked once more, of a candidate that nobody sees the pages of.
         """
-        seconds, exact, release = reserved(self._seconds(timeout)), self._is_strict(strict), self._release
-        trying = self._tried(release)
+        allowed, exact, release = self._time(timeout), self._is_strict(strict), self._release
+        seconds, trying = allowed.total, self._tried(release)
         if trying is None:
-            return self._run(self._on_control(ask, user_ids, release, seconds, exact), seconds)
-        pages = self._run(self._on_trial(trying, ask, user_ids, release, seconds, exact), seconds)
+            return self._run(self._on_control(ask, user_ids, release, exact), allowed, self._gate)
+        pages = self._run(self._on_trial(trying, ask, user_ids, release, seconds, exact), allowed, self._gate)
         if repeats and self._shadows is not None and (flow := self._in_shadow(trying, ask, pages, seconds)) is not None:
             self._shadows.offer(flow, trying.tally)
         return pages
 
     def _answer_on_release(
-        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
     ) -> _Result:
         """Answer on the release that serves, trial or not, what has no page."""
         asked = on_one_release(self._project, self._release, lambda release: ask(self._context(release)), self._adopt)
-        return self._run(asked, self._seconds(timeout))
+        return self._run(asked, self._time(timeout), self._gate)
 
-    def _run(self, flow: Generator[Any, Any, _Result], timeout: float) -> _Result:
-        """Drive a flow to its end, performing each call with the time that is left."""
-        deadline = time.monotonic() + timeout
-        try:
-            call = next(flow)
-            while True:
-                try:
-                    answer = self._perform(call, time_left(deadline, timeout))
-                except RecsysError as error:
-                    call = flow.throw(error)
-                else:
-                    call = flow.send(answer)
-        except StopIteration as end:
-            result: _Result = end.value
-            return result
+    def _run(self, flow: Generator[Any, Any, _Result], timeout: float | Timeout, gate: Gate | None = None) -> _Result:
+        """What a flow comes to within its time; ``gate`` is for requests."""
+        course = Course(Timeout.of(timeout, self._allowed), None if gate is None else self._adaptive)
+        return drive(flow, course, gate, self._perform)
 
     def _perform(self, call: object, timeout: float) -> object:
         match call:
@@ -398,6 +399,6 @@ class Recommender(Shelves):
             case GetSettings():
                 return self._triton.settings(call.model, call.version, timeout=timeout)
             case Offload():
-                return call.work()
+                return offloaded(call, seconds=timeout)
             case _:
                 raise TypeError(f"a flow made a call of unknown kind: {call!r}")

@@ -165,6 +165,9 @@ class Page:
     """What was understood of a query; ``None`` where there was none to understand."""
     relaxed: tuple[str, ...] = ()
     """Filters of the query that would have left nothing, and were given up: ``category``, ``brand``, ``price``."""
+    candidates: int | None = None
+    """How many candidates ``recommend`` or ``search`` considered: as many as were asked for, or fewer while the client
+    is slow, see :class:`~recsys_plugin.resilience.adaptive.LatencyTarget`; ``None`` for other pages."""
     fallback: Fallback = FULL
     """The level of the ladder that it was made on, and why not on a better one."""
 

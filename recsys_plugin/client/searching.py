@@ -58,7 +58,8 @@ def search(
     """Items that fit the query by words and meaning, within its filters, with a touch of the user's taste."""
     user = None if user_id is None else checked_id(user_id, "user_id")
     text, wanted, excluded = checked_query(query), checked_k(k), known_rows(context.release, exclude)
-    count = candidate_count(context.release, wanted, checked_candidates(candidates))
+    count = candidate_count(context.release, wanted, context.to_consider(checked_candidates(candidates)))
+    context.considered = count
     if wanted == 0:
         nothing = page(context, "search", user, RankedItems(), None)
         return [told(nothing, plan_of(context, text, excluded, None) if understand else None)]

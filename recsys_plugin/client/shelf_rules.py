@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.item_columns import barred_names, every_item
 from recsys_plugin.client.own_acts import RECENT_MOMENTS, RECENT_ROWS, RECENT_TYPES
+from recsys_plugin.errors import ServiceUnavailable
 from recsys_plugin.events.event import EVENT_TYPE_CODES
 from recsys_plugin.inference.calls import Infer
 from recsys_plugin.inference.tensors import Array
@@ -40,6 +41,10 @@ class ShelfPolicy:
     rules: ShelfRules
     sponsored: tuple[str, ...]
     """Item ids for the reserved positions, best first."""
+
+    def without_diversity(self) -> ShelfPolicy:
+        """The other rules: without the vectors of items nobody can tell which are alike."""
+        return replace(self, rules=replace(self.rules, diversity=None))
 
     @property
     def moment(self) -> float:
@@ -157,7 +162,7 @@ def fetch_vectors(
         rows: ``[B, n]``, below 0 where there are fewer. scores: ``[B, n]``, by which they are good.
 
     Raises:
-        InferenceUnavailable: if Triton fails.
+        InferenceUnavailable: strict, if Triton fails; otherwise the page says that the rule does not hold.
     """
     policy = shelf_policy(context, shelf)
     if policy is None or policy.rules.diversity is None or policy.rules.diversity.strength == 0:
@@ -166,5 +171,9 @@ def fetch_vectors(
     if rows.shape[1] > wanted:
         best = np.argpartition(np.where(rows >= 0, -scores, np.inf), wanted - 1, axis=1)[:, :wanted]
         rows = np.take_along_axis(rows, best, axis=1)
-    yield from context.release.catalogue.vectors.fetch(context.release.version, rows.reshape(-1))
+    try:
+        yield from context.release.catalogue.vectors.fetch(context.release.version, rows.reshape(-1))
+    except ServiceUnavailable as error:
+        context.miss("diversity", error)
+        context.policies[shelf] = policy.without_diversity()
     context.end_of("inference")

@@ -21,6 +21,7 @@ from recsys_plugin.events.recorder import EventRecorder
 from recsys_plugin.features.item_stock import stock_commands
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.policy.rules import ShelfRules
+from recsys_plugin.resilience.values import Timeout
 
 __all__ = ["Shelves"]
 
@@ -43,7 +44,7 @@ class Shelves(ClientBase):
         rules: ShelfRules | Mapping[str, Any] | None = None,
         sponsored: Iterable[object] = (),
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """The items nearest to one item, which is not among them.
@@ -73,7 +74,7 @@ class Shelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """Recommendations for somebody of whom a few chosen items are known: a new visitor who said what he likes.
@@ -111,7 +112,7 @@ class Shelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """The items that go with a basket: bought together with its items, whereas :meth:`similar_items` are like them.
@@ -151,7 +152,7 @@ class Shelves(ClientBase):
         beside: Iterable[Page] = (),
         rules: ShelfRules | Mapping[str, Any] | None = None,
         candidates: int = 500,
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """Recommended items of categories that are new to the user, at most ``per_category`` of each.
@@ -175,7 +176,7 @@ class Shelves(ClientBase):
             strict=strict,
         )[0]
 
-    def similar_users(self, user_id: object, k: int = 10, *, timeout: float | None = None) -> SimilarUsers:
+    def similar_users(self, user_id: object, k: int = 10, *, timeout: float | Timeout | None = None) -> SimilarUsers:
         """The users nearest to one in the space of users and items, nearest first, as pseudonyms.
 
         They are the users of the last export; whoever opted out, then or since, is not among them. For a user who
@@ -193,7 +194,7 @@ class Shelves(ClientBase):
         """
         return self._answer(lambda context: similar_users(context, self._pseudonyms, user_id, k), timeout)
 
-    def community(self, user_id: object, *, timeout: float | None = None) -> Community | None:
+    def community(self, user_id: object, *, timeout: float | Timeout | None = None) -> Community | None:
         """The community of a user: its size at the export, and what its members buy more than others.
 
         ``None`` for a user who opted out, for one that the store has never heard of, and where the shop has fewer users
@@ -201,7 +202,7 @@ class Shelves(ClientBase):
         """
         return self._answer(lambda context: community(context, self._pseudonyms, user_id), timeout)
 
-    def set_stock(self, stock: Mapping[Any, int], *, timeout: float | None = None) -> None:
+    def set_stock(self, stock: Mapping[Any, int], *, timeout: float | Timeout | None = None) -> None:
         """Tell the feature store how many of some items can be sold now: what is at 0 leaves the pages of all clients.
 
         Args:
@@ -213,7 +214,7 @@ class Shelves(ClientBase):
         """
         commands = stock_commands(self._project, checked_stock(stock), now=self._clock())
         if commands:
-            self._run(written(commands), self._seconds(timeout))
+            self._run(written(commands), self._writing_time(timeout))
 
     def ads(
         self,
@@ -222,7 +223,7 @@ class Shelves(ClientBase):
         *,
         context: Mapping[str, str] = _NO_CONTEXT,
         exclude: Iterable[object] = (),
-        timeout: float | None = None,
+        timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> AdsPage:
         """Up to so many ads for a user: an auction between the campaigns that may be shown to him now.
@@ -252,7 +253,7 @@ class Shelves(ClientBase):
         )
         return cast(AdsPage, pages[0])
 
-    def record_ad_click(self, impression_id: object, *, timeout: float | None = None) -> AdClick:
+    def record_ad_click(self, impression_id: object, *, timeout: float | Timeout | None = None) -> AdClick:
         """Charge a click on an ad: once, however often it is told, and never more than is left of the budget.
 
         That is all it does: what the user's click says about his taste goes to :meth:`Recommender.record`, as with
@@ -266,12 +267,12 @@ class Shelves(ClientBase):
             StoreUnavailable, DeadlineExceeded: if Redis does not answer; calling again is safe.
         """
         clicked = checked_id(impression_id, "impression_id")
-        return self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._seconds(timeout))
+        return self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._writing_time(timeout))
 
     def _ask(
         self,
         ask: AskUsers,
-        timeout: float | None,
+        timeout: float | Timeout | None,
         user_ids: Iterable[object] = (),
         *,
         strict: bool | None = None,
@@ -280,16 +281,18 @@ class Shelves(ClientBase):
         """Answer a request, and tell the observer of it."""
         if self._observer is None:
             return self._ask_releases(ask, timeout, user_ids, strict=strict, repeats=repeats)
-        with Watch(self._observer, self._seconds(timeout)) as watch:
+        with Watch(self._observer, self._time(timeout).total) as watch:
             pages = self._ask_releases(watch.over(ask), timeout, user_ids, strict=strict, repeats=repeats)
             watch.pages = pages
         return pages
 
-    def _answer(self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None) -> _Result:
+    def _answer(
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
+    ) -> _Result:
         """Answer what has no page, and tell the observer of it."""
         if self._observer is None:
             return self._answer_on_release(ask, timeout)
-        with Watch(self._observer, self._seconds(timeout)) as watch:
+        with Watch(self._observer, self._time(timeout).total) as watch:
             watched = watch.over(lambda context, _: ask(context))
             return self._answer_on_release(lambda context: watched(context, ()), timeout)
 
@@ -299,7 +302,7 @@ class Shelves(ClientBase):
 
     @abstractmethod
     def _answer_on_release(
-        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | None
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
     ) -> _Result:
         """Answer on the release that serves what has no page."""
 
@@ -307,7 +310,7 @@ class Shelves(ClientBase):
     def _ask_releases(
         self,
         ask: AskUsers,
-        timeout: float | None,
+        timeout: float | Timeout | None,
         user_ids: Iterable[object] = (),
         *,
         strict: bool | None = None,

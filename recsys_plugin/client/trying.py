@@ -12,7 +12,7 @@ from recsys_plugin.client.release import Release, load_version
 from recsys_plugin.client.results import Page
 from recsys_plugin.errors import InvalidInput, RecsysError
 from recsys_plugin.features.commands import Commands
-from recsys_plugin.features.reader import promotion_key
+from recsys_plugin.features.requests import promotion_key
 from recsys_plugin.trials.assignment import arm_of
 from recsys_plugin.trials.shadow import kendall_tau, overlap
 from recsys_plugin.trials.store import look_after, read_trial

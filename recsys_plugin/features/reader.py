@@ -3,65 +3,95 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
-from recsys_plugin.errors import StoreUnavailable
-from recsys_plugin.features.connection import RedisAddress, named_errors, too_slow
+from recsys_plugin.features.cluster_calls import AsyncClusterCalls, ClusterCalls
+from recsys_plugin.features.connection import RedisAddress, named_errors
+from recsys_plugin.features.connection_set import AsyncConnectionSet, ConnectionSet
 from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema, Reply
+from recsys_plugin.features.requests import (
+    DEFAULT_RETRY,
+    ONE_CALLER,
+    PING,
+    check_seconds,
+    in_clients_form,
+    own_timeout,
+    packed_reads,
+    parsed_promotion,
+    parsed_schema,
+    patience,
+    promotion_key,
+    schema_key,
+)
+from recsys_plugin.features.wire import AsyncWire, Wire
+from recsys_plugin.resilience.breaker import CircuitBreaker
+from recsys_plugin.resilience.values import Limits, Retry, Timeout
 
-if TYPE_CHECKING:
-    import redis
+__all__ = ["AsyncFeatureReader", "FeatureReader", "sentinels"]
 
-__all__ = ["AsyncFeatureReader", "FeatureReader", "promotion_key", "schema_key", "sentinels"]
-
-#: Up to so many replies, the time is looked at before each.
-_USERS_AT_MOST = 64
-
-
-def schema_key(project: str) -> str:
-    """The Redis key under which ``recsys apply`` writes the feature types of a Feast project, as JSON."""
-    return f"recsys:schema:{project}"
-
-
-def promotion_key(project: str) -> str:
-    """The Redis key that holds the promoted model version; without it the newest version serves."""
-    return f"recsys:promoted:{project}"
+_Answer = TypeVar("_Answer")
 
 
 class FeatureReader:
     """Reads feature hashes from Redis; safe to share between threads.
 
+    No call outlives its time, whatever the server does: requests never connect, look names up or log in, see
+    :mod:`recsys_plugin.features.connection_set`. A server that is known to be away is not asked.
+
     Args:
         address: where Redis is.
-        timeout: seconds for making a connection, and the most that any call may take.
+        timeout: what a call takes as a rule, by which is judged whether a server that is asked whether it is back is
+            quick enough; and the seconds for making a connection (as seconds: one, or as many if more).
+        limits, retry: see there.
     """
 
-    def __init__(self, address: RedisAddress, *, timeout: float) -> None:
-        self._address = address
-        with named_errors(address, timeout):
-            self._client: Any = address.connect(timeout)
+    def __init__(
+        self,
+        address: RedisAddress,
+        *,
+        timeout: float | Timeout,
+        limits: Limits = ONE_CALLER,
+        retry: Retry = DEFAULT_RETRY,
+    ) -> None:
+        self._address, self._retry = address, retry
+        allowed = own_timeout(timeout)
+        self._patience = patience(allowed.features_seconds)
+        self._check_seconds = check_seconds(allowed.features_seconds)
+        cluster = address.kind == "redis_cluster"
+        with named_errors(address, allowed.connect):
+            self._client: Any = address.connect(allowed.total if cluster else allowed.connect)
+        self._cluster = ClusterCalls(address, retry, self._patience) if cluster else None
+        self._connections = ConnectionSet(repr(address), self._connected, self._check, limits, retry)
+
+    @property
+    def breaker(self) -> CircuitBreaker:
+        """Whether Redis is known to be away."""
+        return self._connections.breaker if self._cluster is None else self._cluster.breaker
+
+    def begin(self) -> None:
+        """Make the first connections, beside what the caller does meanwhile."""
+        if self._cluster is None:
+            self._connections.begin()
 
     def read(self, read: ReadFeatures, *, timeout: float) -> list[Reply]:
         """The values of the fields in each key's hash; ``None`` for a field that is not there.
 
         Raises:
-            DeadlineExceeded: if Redis takes longer than ``timeout`` seconds. (In a cluster the reader's own
-                timeout counts when it is longer.)
+            DeadlineExceeded: if Redis takes longer than ``timeout`` seconds.
             StoreUnavailable: if Redis cannot be reached or refuses.
+            Overloaded: if no connection became free in time.
         """
-        with named_errors(self._address, timeout):
-            if self._address.kind != "redis_cluster":
-                return self._read_one_server(read, timeout)
-            pipeline = self._client.pipeline(transaction=False)
-            for key in read.keys:
-                pipeline.hmget(key, read.fields)
-            replies: list[Reply] = pipeline.execute()
-            return replies
+        if self._cluster is not None:
+            return self._cluster.perform(lambda: self._read_cluster(read), timeout)
+        packed, count = packed_reads(read), len(read.keys)
+
+        def ask(wire: Wire, deadline: float) -> list[Reply]:
+            wire.send(packed, deadline)
+            return [wire.read(deadline) for _ in range(count)]
+
+        return self._ask(ask, timeout)
 
     def read_schema(self, read: ReadSchema, *, timeout: float) -> dict[str, str] | None:
         """The feature types that ``recsys apply`` recorded: reference → type name; ``None`` if it never ran.
@@ -70,9 +100,7 @@ class FeatureReader:
             StoreUnavailable: if Redis cannot be reached or the record is malformed.
             DeadlineExceeded: if Redis takes too long.
         """
-        with named_errors(self._address, timeout):
-            text = self._client.get(schema_key(read.project))
-        return _parsed_schema(text, read.project)
+        return parsed_schema(self._get(schema_key(read.project), timeout), read.project)
 
     def read_promotion(self, read: ReadPromotion, *, timeout: float) -> int | None:
         """The promoted model version, if one is.
@@ -81,9 +109,7 @@ class FeatureReader:
             StoreUnavailable: if Redis cannot be reached or the record is malformed.
             DeadlineExceeded: if Redis takes too long.
         """
-        with named_errors(self._address, timeout):
-            text = self._client.get(promotion_key(read.project))
-        return _parsed_promotion(text, read.project)
+        return parsed_promotion(self._get(promotion_key(read.project), timeout), read.project)
 
     def execute(self, commands: Iterable[Sequence[Any]], *, timeout: float) -> list[Any]:
         """Send any commands in one round trip; their replies, in order.
@@ -92,133 +118,248 @@ class FeatureReader:
             StoreUnavailable: if Redis cannot be reached or refuses one; the others may have been carried out.
             DeadlineExceeded: if Redis takes too long.
         """
-        with named_errors(self._address, timeout):
-            sent = list(commands)
-            if self._address.kind != "redis_cluster":
-                return self._execute_on_one_server(sent, timeout)
-            if len(sent) == 1:  # a cluster takes scripts in this way only
-                return [self._client.execute_command(*sent[0])]
-            pipeline = self._client.pipeline(transaction=False)
-            for command in sent:
-                pipeline.execute_command(*command)
-            replies: list[Any] = pipeline.execute()
-            return replies
+        sent = list(commands)
+        if self._cluster is not None:
+            return self._cluster.perform(lambda: self._execute_cluster(sent), timeout)
+
+        def ask(wire: Wire, deadline: float) -> list[Any]:
+            wire.send(wire.packed(sent), deadline)
+            return [in_clients_form(self._client, command[0], wire.read(deadline)) for command in sent]
+
+        return self._ask(ask, timeout, repeats=False)
 
     def close(self) -> None:
         """Close every connection."""
+        self._connections.close()
+        if self._cluster is not None:
+            self._cluster.close()
         self._client.close()
         for sentinel in sentinels(self._address, self._client):
             sentinel.close()
 
-    def _read_one_server(self, read: ReadFeatures, timeout: float) -> list[Reply]:
-        """All commands in one buffer, all replies awaited with one deadline.
+    def _get(self, key: str, timeout: float) -> bytes | None:
+        if self._cluster is not None:
+            text: bytes | None = self._cluster.perform(lambda: self._client.get(key), timeout)
+            return text
 
-        redis-py's pipelines know only the timeout fixed when the connection was made, so a call with less
-        time would outstay it.
-        """
+        def ask(wire: Wire, deadline: float) -> bytes | None:
+            wire.send(wire.packed([("GET", key)]), deadline)
+            answer: bytes | None = wire.read(deadline)
+            return answer
+
+        return self._ask(ask, timeout)
+
+    def _ask(self, ask: Callable[[Wire, float], _Answer], timeout: float, *, repeats: bool = True) -> _Answer:
+        """Ask over a connection; once more if it breaks, in the time that is left, and if that does no harm."""
+        import redis
+
         deadline = time.monotonic() + timeout
-        with self._connection() as connection:
-            connection.send_packed_command([_packed(read)])
-            replies: list[Reply] = []
-            # Looking at the time costs as much as a reply; of very many replies, one look in so many will do.
-            step = 1 if len(read.keys) <= _USERS_AT_MOST else _USERS_AT_MOST
-            for number in range(len(read.keys)):
-                if number % step == 0:
-                    self._await_reply(connection, deadline, timeout)
-                replies.append(connection.read_response())
-            return replies
+        attempts = self._retry.attempts if repeats else 0
+        with named_errors(self._address, timeout):
+            while True:
+                wire = self._connections.take(deadline)
+                try:
+                    answer = ask(wire, deadline)
+                except redis.ResponseError as error:
+                    self._connections.give_up(wire, None, counts=False)
+                    if isinstance(error, redis.ReadOnlyError):
+                        self._connections.start_anew()  # this was the master, and is one no more
+                    raise
+                except TimeoutError as error:
+                    self._connections.give_up(wire, error, counts=timeout >= self._patience)
+                    raise
+                except (redis.RedisError, OSError) as error:
+                    self._connections.give_up(wire, error, counts=not attempts)
+                    if not attempts:
+                        raise
+                    attempts -= 1
+                except BaseException as error:
+                    self._connections.give_up(wire, error, counts=False)
+                    raise
+                else:
+                    self._connections.give_back(wire)
+                    return answer
 
-    def _execute_on_one_server(self, commands: Sequence[Sequence[Any]], timeout: float) -> list[Any]:
-        """The same for any commands, their replies in redis-py's form."""
-        deadline = time.monotonic() + timeout
-        with self._connection() as connection:
-            connection.send_packed_command(connection.pack_commands(commands))
-            replies: list[Any] = []
-            for command in commands:
-                self._await_reply(connection, deadline, timeout)
-                replies.append(self._client.parse_response(connection, command[0]))
-            return replies
-
-    def _await_reply(self, connection: Any, deadline: float, timeout: float) -> None:
-        if not connection.can_read(max(0.0, deadline - time.monotonic())):
-            raise too_slow(self._address, timeout)
-
-    @contextmanager
-    def _connection(self) -> Iterator[Any]:
-        """A connection of the pool; closed if not all of its replies were read, lest the next take them for theirs."""
-        pool: redis.ConnectionPool = self._client.connection_pool
-        connection = pool.get_connection()
+    def _connected(self, until: float) -> Wire:
+        pool = self._client.connection_pool
+        connection = pool.connection_class(**pool.connection_kwargs)
         try:
-            yield connection
+            connection.connect()
+            return Wire(connection, until)
         except BaseException:
             connection.disconnect()
             raise
-        finally:
-            pool.release(connection)
 
+    def _check(self, wire: Wire) -> None:
+        deadline = time.monotonic() + self._check_seconds
+        wire.send(PING, deadline)
+        wire.read(deadline)
 
-@lru_cache(maxsize=64)
-def _around_the_key(fields: tuple[bytes, ...]) -> tuple[bytes, bytes]:
-    """What comes before and after the key in the wire form of an HMGET: the same for every key of a plan."""
-    before = b"*%d\r\n$5\r\nHMGET\r\n$" % (2 + len(fields))
-    return before, b"\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(field), field) for field in fields)
+    def _read_cluster(self, read: ReadFeatures) -> list[Reply]:
+        pipeline = self._client.pipeline(transaction=False)
+        for key in read.keys:
+            pipeline.hmget(key, read.fields)
+        replies: list[Reply] = pipeline.execute()
+        return replies
 
-
-def _packed(read: ReadFeatures) -> bytes:
-    """All commands as Redis's protocol has them (RESP); redis-py's own packing handles every field of every key."""
-    before, after = _around_the_key(tuple(read.fields))
-    return b"".join([b"%b%d\r\n%b%b" % (before, len(key), key, after) for key in read.keys])
+    def _execute_cluster(self, sent: list[Sequence[Any]]) -> list[Any]:
+        if len(sent) == 1:  # a cluster takes scripts in this way only
+            return [self._client.execute_command(*sent[0])]
+        pipeline = self._client.pipeline(transaction=False)
+        for command in sent:
+            pipeline.execute_command(*command)
+        replies: list[Any] = pipeline.execute()
+        return replies
 
 
 class AsyncFeatureReader:
     """The same for asyncio; belongs to the event loop that first reads with it."""
 
-    def __init__(self, address: RedisAddress, *, timeout: float) -> None:
-        self._address = address
-        self._client: Any = address.connect_async(timeout)
+    def __init__(
+        self,
+        address: RedisAddress,
+        *,
+        timeout: float | Timeout,
+        limits: Limits = ONE_CALLER,
+        retry: Retry = DEFAULT_RETRY,
+    ) -> None:
+        self._address, self._retry = address, retry
+        allowed = own_timeout(timeout)
+        self._patience = patience(allowed.features_seconds)
+        self._check_seconds = check_seconds(allowed.features_seconds)
+        self._connect_seconds = allowed.connect
+        cluster = address.kind == "redis_cluster"
+        self._client: Any = address.connect_async(allowed.total if cluster else allowed.connect)
+        self._cluster = AsyncClusterCalls(address, retry, self._patience) if cluster else None
+        self._connections = AsyncConnectionSet(repr(address), self._connected, self._check, limits, retry)
+
+    @property
+    def breaker(self) -> CircuitBreaker:
+        """See :attr:`FeatureReader.breaker`."""
+        return self._connections.breaker if self._cluster is None else self._cluster.breaker
+
+    def begin(self) -> None:
+        """See :meth:`FeatureReader.begin`."""
+        if self._cluster is None:
+            self._connections.begin()
 
     async def read(self, read: ReadFeatures, *, timeout: float) -> list[Reply]:
-        """See :meth:`FeatureReader.read`; here the timeout holds for a cluster too."""
-        with named_errors(self._address, timeout):
-            async with asyncio.timeout(timeout):
-                pipeline = self._client.pipeline(transaction=False)
-                for key in read.keys:
-                    pipeline.hmget(key, read.fields)
-                replies: list[Reply] = await pipeline.execute()
-                return replies
+        """See :meth:`FeatureReader.read`."""
+        if self._cluster is not None:
+            return await self._cluster.perform(lambda: self._read_cluster(read), timeout)
+        packed, count = packed_reads(read), len(read.keys)
+
+        async def ask(wire: AsyncWire) -> list[Reply]:
+            await wire.send(packed)
+            return [await wire.read() for _ in range(count)]
+
+        return await self._ask(ask, timeout)
 
     async def read_schema(self, read: ReadSchema, *, timeout: float) -> dict[str, str] | None:
         """See :meth:`FeatureReader.read_schema`."""
-        with named_errors(self._address, timeout):
-            async with asyncio.timeout(timeout):
-                text = await self._client.get(schema_key(read.project))
-        return _parsed_schema(text, read.project)
+        return parsed_schema(await self._get(schema_key(read.project), timeout), read.project)
 
     async def read_promotion(self, read: ReadPromotion, *, timeout: float) -> int | None:
         """See :meth:`FeatureReader.read_promotion`."""
-        with named_errors(self._address, timeout):
-            async with asyncio.timeout(timeout):
-                text = await self._client.get(promotion_key(read.project))
-        return _parsed_promotion(text, read.project)
+        return parsed_promotion(await self._get(promotion_key(read.project), timeout), read.project)
 
     async def execute(self, commands: Iterable[Sequence[Any]], *, timeout: float) -> list[Any]:
         """See :meth:`FeatureReader.execute`."""
-        with named_errors(self._address, timeout):
-            async with asyncio.timeout(timeout):
-                sent = list(commands)
-                if len(sent) == 1:
-                    return [await self._client.execute_command(*sent[0])]
-                pipeline = self._client.pipeline(transaction=False)
-                for command in sent:
-                    pipeline.execute_command(*command)
-                replies: list[Any] = await pipeline.execute()
-                return replies
+        sent = list(commands)
+        if self._cluster is not None:
+            return await self._cluster.perform(lambda: self._execute_cluster(sent), timeout)
+
+        async def ask(wire: AsyncWire) -> list[Any]:
+            await wire.send(wire.packed(sent))
+            return [in_clients_form(self._client, command[0], await wire.read()) for command in sent]
+
+        return await self._ask(ask, timeout, repeats=False)
 
     async def close(self) -> None:
         """Close every connection."""
+        await self._connections.close()
         await self._client.aclose()
         for sentinel in sentinels(self._address, self._client):
             await sentinel.aclose()
+
+    async def _get(self, key: str, timeout: float) -> bytes | None:
+        if self._cluster is not None:
+            text: bytes | None = await self._cluster.perform(lambda: self._client.get(key), timeout)
+            return text
+
+        async def ask(wire: AsyncWire) -> bytes | None:
+            await wire.send(wire.packed([("GET", key)]))
+            answer: bytes | None = await wire.read()
+            return answer
+
+        return await self._ask(ask, timeout)
+
+    async def _ask(
+        self, ask: Callable[[AsyncWire], Awaitable[_Answer]], timeout: float, *, repeats: bool = True
+    ) -> _Answer:
+        """See :meth:`FeatureReader._ask`."""
+        import redis
+
+        deadline = time.monotonic() + timeout
+        attempts = self._retry.attempts if repeats else 0
+        with named_errors(self._address, timeout):
+            while True:
+                wire = await self._connections.take(deadline)
+                try:
+                    async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                        answer = await ask(wire)
+                except redis.ResponseError as error:
+                    await self._connections.give_up(wire, None, counts=False)
+                    if isinstance(error, redis.ReadOnlyError):
+                        await self._connections.start_anew()  # this was the master, and is one no more
+                    raise
+                except TimeoutError as error:
+                    await self._connections.give_up(wire, error, counts=timeout >= self._patience)
+                    raise
+                except (redis.RedisError, OSError) as error:
+                    await self._connections.give_up(wire, error, counts=not attempts)
+                    if not attempts:
+                        raise
+                    attempts -= 1
+                except BaseException as error:
+                    await self._connections.give_up(wire, error, counts=False)
+                    raise
+                else:
+                    await self._connections.give_back(wire)
+                    return answer
+
+    async def _connected(self, until: float) -> AsyncWire:
+        pool = self._client.connection_pool
+        connection = pool.connection_class(**pool.connection_kwargs)
+        try:
+            # However many steps there are, looking the name up among them.
+            async with asyncio.timeout(self._connect_seconds):
+                await connection.connect()
+            return AsyncWire(connection, until)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+
+    async def _check(self, wire: AsyncWire) -> None:
+        async with asyncio.timeout(self._check_seconds):
+            await wire.send(PING)
+            await wire.read()
+
+    async def _read_cluster(self, read: ReadFeatures) -> list[Reply]:
+        pipeline = self._client.pipeline(transaction=False)
+        for key in read.keys:
+            pipeline.hmget(key, read.fields)
+        replies: list[Reply] = await pipeline.execute()
+        return replies
+
+    async def _execute_cluster(self, sent: list[Sequence[Any]]) -> list[Any]:
+        if len(sent) == 1:
+            return [await self._client.execute_command(*sent[0])]
+        pipeline = self._client.pipeline(transaction=False)
+        for command in sent:
+            pipeline.execute_command(*command)
+        replies: list[Any] = await pipeline.execute()
+        return replies
 
 
 def sentinels(address: RedisAddress, client: Any) -> list[Any]:
@@ -227,29 +368,3 @@ def sentinels(address: RedisAddress, client: Any) -> list[Any]:
         return []
     sentinels: list[Any] = client.connection_pool.sentinel_manager.sentinels
     return sentinels
-
-
-def _parsed_promotion(text: bytes | None, project: str) -> int | None:
-    if text is None:
-        return None
-    if not text.isdigit():
-        raise StoreUnavailable(
-            f"Redis key {promotion_key(project)} is {text!r}, not a version. Run `recsys models promote` again."
-        )
-    return int(text)
-
-
-def _parsed_schema(text: bytes | None, project: str) -> dict[str, str] | None:
-    if text is None:
-        return None
-    try:
-        schema = json.loads(text)
-    except ValueError as error:
-        raise StoreUnavailable(
-            f"Redis key {schema_key(project)} is not JSON: {error}. Run `recsys apply` again."
-        ) from error
-    if not isinstance(schema, dict) or not all(isinstance(name, str) for name in schema.values()):
-        raise StoreUnavailable(
-            f"Redis key {schema_key(project)} is not a JSON object of type names. Run `recsys apply` again."
-        )
-    return schema

@@ -2,7 +2,8 @@
 
 An event that names the request belongs to the item on that request's page. An event that does not belongs to the last
 page on which the same user saw the same item, if that was within the attribution window (last touch). Every item of
-every page is one row, and an event counts for one row at most.
+every page is one row, and an event counts for one row at most. Pages that were made while a server failed have no rows,
+since what came of them says nothing of the models; events still belong to them.
 """
 
 from __future__ import annotations
@@ -47,13 +48,16 @@ _NOTE = b"recsys.join"
 Progress = Callable[[str, int, int], None]
 
 _SQL = """
-WITH pages AS (
-    SELECT * FROM read_parquet($pages)
+WITH archived AS (
+    SELECT * FROM read_parquet($pages, union_by_name = true)
+    UNION ALL BY NAME SELECT NULL::VARCHAR AS fallback WHERE false
+), pages AS (
+    SELECT * FROM archived
     QUALIFY row_number() OVER (PARTITION BY request_id, user_id, model ORDER BY entry) = 1
 ), shown AS (
     SELECT request_id, user_id, model, version AS model_version, contract, policy, propensity_kind, served_at,
         unnest(items) AS item_id, unnest(range(1, len(items) + 1)) AS position, unnest(scores) AS score,
-        unnest(propensities) AS propensity
+        unnest(propensities) AS propensity, coalesce(fallback, 'full') AS fallback
     FROM pages
 ), acts AS (
     SELECT event_id, user_id, item_id, event_type, timestamp, request_id FROM read_parquet($events)
@@ -88,7 +92,7 @@ SELECT s.request_id, s.user_id, s.item_id, s.position, s.propensity, s.propensit
     clicked_at, carted_at, purchased_at
 FROM shown s LEFT JOIN outcomes o ON s.request_id = o.request_id AND s.user_id IS NOT DISTINCT FROM o.user_id
     AND s.model = o.model AND s.position = o.position
-WHERE s.served_at >= $first AND s.served_at < $next
+WHERE s.served_at >= $first AND s.served_at < $next AND s.fallback = 'full'
 ORDER BY s.served_at, s.request_id, s.user_id NULLS LAST, s.model, s.position
 """
 

@@ -33,6 +33,7 @@ IMPRESSIONS = pa.schema(
         ("candidates", pa.list_(pa.string())),
         ("candidate_scores", pa.list_(pa.float64())),
         ("features", pa.string()),
+        ("fallback", pa.string()),
     ]
 )
 

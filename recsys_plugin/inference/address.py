@@ -32,8 +32,10 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # Retries are the caller's decision, and a server that comes back must be found again within a second.
     ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # Also how long an attempt to connect may take.
+    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     # A proxy for the web is not the way to a server inside the house.
     ("grpc.enable_http_proxy", 0),
     # Channels of one process to one address would share a connection, and with it each other's failures.

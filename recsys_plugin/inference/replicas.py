@@ -1,4 +1,4 @@
-"""Several Tritons that serve the same models: calls go to them in turn, and around those that are down.
+"""Several Tritons that serve the same models: calls go to them in turn, and around those that are down or slow.
 
 gRPC's own ``round_robin`` policy takes IP addresses only, and knows neither which server has the version that a call
 was made for nor what to do with a call whose server has just gone.
@@ -7,217 +7,117 @@ was made for nor what to do with a call whose server has just gone.
 from __future__ import annotations
 
 import asyncio
-import itertools
-import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from queue import Empty, SimpleQueue
 
-from recsys_plugin.errors import DeadlineExceeded, ReleaseChanged, ServiceUnavailable
+from recsys_plugin.errors import DeadlineExceeded, ServiceUnavailable
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.calls import Infer, ModelSettings
 from recsys_plugin.inference.tensors import Array
-from recsys_plugin.inference.triton import AsyncTritonClient, TritonClient, TritonUnreachable
+from recsys_plugin.inference.triton import AsyncTritonClient, Pending, TritonClient
+from recsys_plugin.inference.turns import LOOK, Attempts, Found, Turns
+from recsys_plugin.resilience.breaker import CircuitBreaker
+from recsys_plugin.resilience.hedging import Hedges, Hedging
+from recsys_plugin.resilience.values import Limits, Retry, Timeout
 
-__all__ = ["AsyncReplicas", "Replicas", "Turns", "common_versions", "connect", "connect_async"]
+__all__ = ["AsyncReplicas", "Replicas", "connect", "connect_async"]
 
-_Answer = TypeVar("_Answer")
-
-#: What a call asks for: model and version.
-_Wanted = tuple[str, int]
-
-#: Seconds from one question to a server that was away, whether it is back, to the next.
-_ASK_AGAIN = 0.1
-#: Seconds for which a server is taken at its word that it lacks a version.
-_LACKS = 1.0
-#: Seconds for a server to say which versions it has, or that it is back; others are asked meanwhile or after it.
-_LOOK = 1.0
-
-
-class Turns:
-    """Whose turn it is among some servers; safe to share between threads.
-
-    A server that could not be reached, or let a deadline pass, is away until it says that it is ready. A server that
-    lacks a version is not asked for it for a second. Both come last: where no other is left, they are tried.
-
-    Args:
-        count: how many servers there are.
-        clock: seconds that only run forward.
-    """
-
-    def __init__(self, count: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._servers = range(count)
-        self._clock = clock
-        self._turn = itertools.count()
-        self._lock = threading.Lock()
-        #: Server → when to ask next whether it is back.
-        self._away: dict[int, float] = {}
-        #: Server and what it lacks → until when.
-        self._lacking: dict[tuple[int, _Wanted], float] = {}
-
-    def order(self, wanted: _Wanted | None = None) -> list[int]:
-        """The servers in the order in which to try them for one call."""
-        turn, now = next(self._turn), self._clock()
-        with self._lock:
-            first = [server for server in self._servers if server not in self._away]
-            if wanted is not None and self._lacking:
-                self._lacking = {key: until for key, until in self._lacking.items() if until > now}
-                first = [server for server in first if (server, wanted) not in self._lacking]
-        start = turn % len(first) if first else 0
-        return [*first[start:], *first[:start], *(server for server in self._servers if server not in first)]
-
-    def reachable(self) -> list[int]:
-        """The servers that are not away; all if every one is."""
-        with self._lock:
-            return [server for server in self._servers if server not in self._away] or list(self._servers)
-
-    def to_ask(self) -> list[int]:
-        """The servers to ask now whether they are back; each is named again only after a pause."""
-        if not self._away:
-            return []
-        now = self._clock()
-        with self._lock:
-            due = [server for server, moment in self._away.items() if moment <= now]
-            self._away.update(dict.fromkeys(due, now + _LOOK + _ASK_AGAIN))
-        return due
-
-    def went(self, server: int) -> None:
-        """A server is away."""
-        with self._lock:
-            self._away[server] = self._clock() + _ASK_AGAIN
-
-    def came(self, server: int) -> None:
-        """A server answers."""
-        if server in self._away:
-            with self._lock:
-                self._away.pop(server, None)
-
-    def says(self, server: int, ready: bool) -> None:
-        """A server that was asked is ready, or is not or cannot be reached."""
-        if ready:
-            self.came(server)
-        else:
-            self.went(server)
-
-    def lacks(self, server: int, wanted: _Wanted) -> None:
-        """A server does not have what was wanted."""
-        with self._lock:
-            self._lacking[server, wanted] = self._clock() + _LACKS
-
-
-class _Attempts:
-    """One call's way through the servers within its time: iterate, and say of each server how it went."""
-
-    def __init__(self, turns: Turns, wanted: _Wanted, timeout: float) -> None:
-        self._turns = turns
-        self._wanted = wanted
-        self._deadline = time.monotonic() + timeout
-        self._error: ServiceUnavailable | None = None
-
-    def __iter__(self) -> Iterator[tuple[int, float]]:
-        """Each server to try, and the seconds that are left."""
-        for server in self._turns.order(self._wanted):
-            yield server, self._deadline - time.monotonic()
-
-    def error(self) -> ServiceUnavailable:
-        """Why none of them answered: that the version is gone, if one said so."""
-        assert self._error is not None
-        return self._error
-
-    def worked(self, server: int) -> None:
-        """The server answered."""
-        self._turns.came(server)
-
-    def failed(self, server: int, error: ServiceUnavailable) -> None:
-        """Go on to the next server, or raise the error if that would not help."""
-        if isinstance(error, ReleaseChanged):
-            self._turns.lacks(server, self._wanted)
-            self._error = error
-        elif isinstance(error, TritonUnreachable):
-            self._turns.went(server)
-            self._error = self._error or error
-        elif isinstance(error, DeadlineExceeded):
-            self._turns.went(server)
-            raise error
-        else:
-            raise error
-
-
-class _Found:
-    """Which versions of a model the servers have, as they are asked one after the other."""
-
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
-        self._found: list[tuple[int, ...]] = []
-        self._error: ServiceUnavailable | None = None
-
-    def has(self, server: int, versions: tuple[int, ...]) -> None:
-        """What a server says that it has."""
-        self._turns.came(server)
-        self._found.append(versions)
-
-    def failed(self, server: int, error: ServiceUnavailable) -> None:
-        """A server that does not know the model has no say in its versions, and neither has one that is away."""
-        if not isinstance(error, ReleaseChanged):
-            self._turns.went(server)
-        self._error = self._error or error
-
-    def versions(self) -> tuple[int, ...]:
-        """See :func:`common_versions`; the first error if no server said anything."""
-        if not self._found and self._error is not None:
-            raise self._error
-        return common_versions(self._found)
-
-
-def common_versions(found: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The versions that every server has, ascending; where there is none, those that any has."""
-    each = [set(versions) for versions in found]
-    return tuple(sorted(set.intersection(*each) or set.union(*each)))
+_USUAL, _LIMITS, _RETRY, _HEDGING = Timeout(), Limits(), Retry(), Hedging()
 
 
 class Replicas:
     """Several Tritons, with the methods of :class:`~recsys_plugin.inference.triton.TritonClient`.
 
     Calls go to them in turn. One that cannot be reached is left out from that moment on and the call goes to the next
-    one within the same time; it is taken back once it says that it is ready. One that stops in the midst of an answer
-    lets that call's deadline pass and is then left out likewise. A call made for a version goes to those that have it.
+    one within the same time; it is taken back once it says that it is ready. A model call that takes unusually long is
+    made once more, of the next server, and the quicker answer counts; a server that is too slow several times in a row
+    is left out likewise. A call made for a version goes to those that have it.
+
+    Args:
+        addresses: two or more.
+        timeout, limits, retry: see :class:`~recsys_plugin.inference.triton.TritonClient`.
+        hedging: when a call is made once more, and how often at most.
     """
 
-    def __init__(self, addresses: Sequence[TritonAddress]) -> None:
-        self._clients = [TritonClient(address) for address in addresses]
+    def __init__(
+        self,
+        addresses: Sequence[TritonAddress],
+        *,
+        timeout: Timeout = _USUAL,
+        limits: Limits = _LIMITS,
+        retry: Retry = _RETRY,
+        hedging: Hedging = _HEDGING,
+    ) -> None:
+        once = replace(retry, attempts=0)  # the next server is the next attempt
+        self._clients = [TritonClient(address, timeout=timeout, limits=limits, retry=once) for address in addresses]
         self._turns = Turns(len(addresses))
+        self.hedges = Hedges(hedging)
+
+    @property
+    def breakers(self) -> dict[str, CircuitBreaker]:
+        """Server → its breaker."""
+        return {server: breaker for client in self._clients for server, breaker in client.breakers.items()}
 
     def infer(self, call: Infer, *, timeout: float) -> dict[str, Array]:
         """See :meth:`TritonClient.infer`."""
-        return self._ask((call.model, call.version), timeout, lambda client, left: client.infer(call, timeout=left))
+        self._look_for_those_away()
+        began = time.monotonic()
+        attempts = Attempts(self._turns, (call.model, call.version), timeout)
+        servers, ends = iter(attempts), SimpleQueue[int]()
+        pending: dict[int, Pending] = {}
+        may_hedge, delay = True, self.hedges.delay(timeout)
+        self._begin_next(call, attempts, servers, pending, ends)
+        try:
+            while pending:
+                left = began + timeout - time.monotonic()
+                try:
+                    server = ends.get(timeout=max(0.0, began + delay - time.monotonic() if may_hedge else left))
+                except Empty:
+                    if not may_hedge:
+                        raise self._too_late(call, timeout) from None  # gRPC will say so in a moment
+                    may_hedge = False
+                    if self.hedges.allows():
+                        self._begin_next(call, attempts, servers, pending, ends)
+                    continue
+                asked = pending.pop(server)
+                try:
+                    answer = asked.result()
+                except ServiceUnavailable as error:
+                    attempts.failed(server, error)
+                    if not pending:
+                        self._begin_next(call, attempts, servers, pending, ends)
+                else:
+                    attempts.worked(server)
+                    self.hedges.observe(time.monotonic() - began)
+                    return answer
+        finally:
+            for server, asked in pending.items():
+                asked.abandon()
+                if self._clients[server].breaker.state != "closed":
+                    self._turns.went(server)
+        raise attempts.error()
 
     def versions(self, model: str, *, timeout: float) -> tuple[int, ...]:
         """The versions of a model that are ready on every server that answers, see :func:`common_versions`."""
         self._look_for_those_away()
-        found = _Found(self._turns)
+        found = Found(self._turns)
         for server in self._turns.reachable():
             try:
-                found.has(server, self._clients[server].versions(model, timeout=min(timeout, _LOOK)))
+                found.has(server, self._clients[server].versions(model, timeout=min(timeout, LOOK)))
             except ServiceUnavailable as error:
                 found.failed(server, error)
         return found.versions()
 
     def settings(self, model: str, version: int, *, timeout: float) -> ModelSettings:
         """See :meth:`TritonClient.settings`."""
-        return self._ask((model, version), timeout, lambda client, left: client.settings(model, version, timeout=left))
-
-    def close(self) -> None:
-        """Close the connections."""
-        for client in self._clients:
-            client.close()
-
-    def _ask(self, wanted: _Wanted, timeout: float, ask: Callable[[TritonClient, float], _Answer]) -> _Answer:
         self._look_for_those_away()
-        attempts = _Attempts(self._turns, wanted, timeout)
+        attempts = Attempts(self._turns, (model, version), timeout)
         for server, left in attempts:
             try:
-                answer = ask(self._clients[server], left)
+                answer = self._clients[server].settings(model, version, timeout=left)
             except ServiceUnavailable as error:
                 attempts.failed(server, error)
             else:
@@ -225,41 +125,127 @@ class Replicas:
                 return answer
         raise attempts.error()
 
+    def close(self) -> None:
+        """Close the connections."""
+        for client in self._clients:
+            client.close()
+
+    def _begin_next(
+        self,
+        call: Infer,
+        attempts: Attempts,
+        servers: Iterator[tuple[int, float]],
+        pending: dict[int, Pending],
+        ends: SimpleQueue[int],
+    ) -> None:
+        """Ask the next server that can be asked, if there is one; ``ends`` is told when it is done."""
+        for server, left in servers:
+            try:
+                asked = self._clients[server].begin(call, timeout=left)
+            except ServiceUnavailable as error:
+                attempts.failed(server, error)
+            else:
+                pending[server] = asked
+                asked.future.add_done_callback(lambda _, server=server: ends.put(server))
+                return
+
+    def _too_late(self, call: Infer, timeout: float) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"model {call.model} version {call.version}: no server answered within {timeout * 1000:.0f} ms"
+        )
+
     def _look_for_those_away(self) -> None:
         for server in self._turns.to_ask():
-            self._clients[server].ask_ready(partial(self._turns.says, server), timeout=_LOOK)
+            self._clients[server].ask_ready(partial(self._turns.says, server), timeout=LOOK)
 
 
 class AsyncReplicas:
     """:class:`Replicas` for asyncio; belongs to the event loop it was made in."""
 
-    def __init__(self, addresses: Sequence[TritonAddress]) -> None:
-        self._clients = [AsyncTritonClient(address) for address in addresses]
+    def __init__(
+        self,
+        addresses: Sequence[TritonAddress],
+        *,
+        timeout: Timeout = _USUAL,
+        limits: Limits = _LIMITS,
+        retry: Retry = _RETRY,
+        hedging: Hedging = _HEDGING,
+    ) -> None:
+        once = replace(retry, attempts=0)
+        self._clients = [
+            AsyncTritonClient(address, timeout=timeout, limits=limits, retry=once) for address in addresses
+        ]
         self._turns = Turns(len(addresses))
         self._looking: set[asyncio.Task[None]] = set()
+        self.hedges = Hedges(hedging)
+
+    @property
+    def breakers(self) -> dict[str, CircuitBreaker]:
+        """Server → its breaker."""
+        return {server: breaker for client in self._clients for server, breaker in client.breakers.items()}
 
     async def infer(self, call: Infer, *, timeout: float) -> dict[str, Array]:
-        """See :meth:`TritonClient.infer`."""
-        return await self._ask(
-            (call.model, call.version), timeout, lambda client, left: client.infer(call, timeout=left)
-        )
+        """See :meth:`Replicas.infer`."""
+        self._look_for_those_away()
+        began = time.monotonic()
+        attempts = Attempts(self._turns, (call.model, call.version), timeout)
+        servers = iter(attempts)
+        pending: dict[asyncio.Task[dict[str, Array]], int] = {}
+        may_hedge, delay = True, self.hedges.delay(timeout)
+        self._begin_next(call, servers, pending)
+        try:
+            while pending:
+                wait = max(0.0, began + delay - time.monotonic()) if may_hedge else None
+                done, _ = await asyncio.wait(pending, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    may_hedge = False
+                    if self.hedges.allows():
+                        self._begin_next(call, servers, pending)
+                    continue
+                asked = done.pop()
+                server = pending.pop(asked)
+                try:
+                    answer = asked.result()
+                except ServiceUnavailable as error:
+                    attempts.failed(server, error)
+                    if not pending:
+                        self._begin_next(call, servers, pending)
+                else:
+                    attempts.worked(server)
+                    self.hedges.observe(time.monotonic() - began)
+                    return answer
+        finally:
+            for task, server in pending.items():
+                task.cancel()
+                self._clients[server].abandoned(timeout)
+                if self._clients[server].breaker.state != "closed":
+                    self._turns.went(server)
+        raise attempts.error()
 
     async def versions(self, model: str, *, timeout: float) -> tuple[int, ...]:
         """See :meth:`Replicas.versions`."""
         self._look_for_those_away()
-        found = _Found(self._turns)
+        found = Found(self._turns)
         for server in self._turns.reachable():
             try:
-                found.has(server, await self._clients[server].versions(model, timeout=min(timeout, _LOOK)))
+                found.has(server, await self._clients[server].versions(model, timeout=min(timeout, LOOK)))
             except ServiceUnavailable as error:
                 found.failed(server, error)
         return found.versions()
 
     async def settings(self, model: str, version: int, *, timeout: float) -> ModelSettings:
         """See :meth:`TritonClient.settings`."""
-        return await self._ask(
-            (model, version), timeout, lambda client, left: client.settings(model, version, timeout=left)
-        )
+        self._look_for_those_away()
+        attempts = Attempts(self._turns, (model, version), timeout)
+        for server, left in attempts:
+            try:
+                answer = await self._clients[server].settings(model, version, timeout=left)
+            except ServiceUnavailable as error:
+                attempts.failed(server, error)
+            else:
+                attempts.worked(server)
+                return answer
+        raise attempts.error()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -269,20 +255,16 @@ class AsyncReplicas:
         for client in self._clients:
             await client.close()
 
-    async def _ask(
-        self, wanted: _Wanted, timeout: float, ask: Callable[[AsyncTritonClient, float], Awaitable[_Answer]]
-    ) -> _Answer:
-        self._look_for_those_away()
-        attempts = _Attempts(self._turns, wanted, timeout)
-        for server, left in attempts:
-            try:
-                answer = await ask(self._clients[server], left)
-            except ServiceUnavailable as error:
-                attempts.failed(server, error)
-            else:
-                attempts.worked(server)
-                return answer
-        raise attempts.error()
+    def _begin_next(
+        self,
+        call: Infer,
+        servers: Iterator[tuple[int, float]],
+        pending: dict[asyncio.Task[dict[str, Array]], int],
+    ) -> None:
+        """Ask the next server, if there is one."""
+        for server, left in servers:
+            pending[asyncio.create_task(self._clients[server].infer(call, timeout=left))] = server
+            return
 
     def _look_for_those_away(self) -> None:
         for server in self._turns.to_ask():
@@ -291,14 +273,30 @@ class AsyncReplicas:
             task.add_done_callback(self._looking.discard)
 
     async def _look(self, server: int) -> None:
-        self._turns.says(server, await self._clients[server].is_ready(timeout=_LOOK))
+        self._turns.says(server, await self._clients[server].is_ready(timeout=LOOK))
 
 
-def connect(addresses: Sequence[TritonAddress]) -> TritonClient | Replicas:
+def connect(
+    addresses: Sequence[TritonAddress],
+    *,
+    timeout: Timeout = _USUAL,
+    limits: Limits = _LIMITS,
+    retry: Retry = _RETRY,
+) -> TritonClient | Replicas:
     """A blocking client of one Triton or of several that serve the same."""
-    return TritonClient(addresses[0]) if len(addresses) == 1 else Replicas(addresses)
+    if len(addresses) == 1:
+        return TritonClient(addresses[0], timeout=timeout, limits=limits, retry=retry)
+    return Replicas(addresses, timeout=timeout, limits=limits, retry=retry)
 
 
-def connect_async(addresses: Sequence[TritonAddress]) -> AsyncTritonClient | AsyncReplicas:
+def connect_async(
+    addresses: Sequence[TritonAddress],
+    *,
+    timeout: Timeout = _USUAL,
+    limits: Limits = _LIMITS,
+    retry: Retry = _RETRY,
+) -> AsyncTritonClient | AsyncReplicas:
     """The same for asyncio."""
-    return AsyncTritonClient(addresses[0]) if len(addresses) == 1 else AsyncReplicas(addresses)
+    if len(addresses) == 1:
+        return AsyncTritonClient(addresses[0], timeout=timeout, limits=limits, retry=retry)
+    return AsyncReplicas(addresses, timeout=timeout, limits=limits, retry=retry)

@@ -1,62 +1,99 @@
-"""Triton's gRPC protocol with messages built by hand: no copies through ``InferInput`` objects.
-
-Source: the KServe v2 inference protocol with Triton's extensions, as in tritonclient's own message definitions.
-"""
+"""One Triton through gRPC: every call within its time, and none while the server is known to be away."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
-from recsys_plugin.errors import DeadlineExceeded, InferenceUnavailable, ReleaseChanged
-from recsys_plugin.inference.address import CHANNEL_OPTIONS, TritonAddress
+from recsys_plugin.errors import DeadlineExceeded, InferenceUnavailable, ReleaseChanged, ServiceUnavailable
+from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.calls import Infer, ModelSettings
-from recsys_plugin.inference.tensors import Array, MalformedTensorError, datatype_of, decode_tensor, encode_tensor
+from recsys_plugin.inference.lines import AsyncLines, Line, Lines, TritonUnreachable
+from recsys_plugin.inference.messages import (
+    checked_outputs,
+    headers,
+    infer_message,
+    model_message,
+    settings_of,
+    versions_of,
+)
+from recsys_plugin.inference.tensors import Array
+from recsys_plugin.resilience.breaker import CircuitBreaker
+from recsys_plugin.resilience.values import Limits, Retry, Timeout
 
-__all__ = ["AsyncTritonClient", "TritonClient", "TritonUnreachable"]
+__all__ = ["AsyncTritonClient", "Pending", "TritonClient", "named_error"]
 
+_Answer = TypeVar("_Answer")
 
-class TritonUnreachable(InferenceUnavailable):
-    """Triton cannot be reached, or is shutting down; another server may well answer."""
+_USUAL, _LIMITS, _RETRY = Timeout(), Limits(), Retry()
 
 
 class TritonClient:
     """Calls Triton; safe to share between threads. Each call says how many seconds it may take.
 
+    Args:
+        address: where it is.
+        timeout: what calls take as a rule, see :class:`~recsys_plugin.inference.lines.Lines`.
+        limits: when the channel is replaced.
+        retry: how often a call is made anew whose connection broke, and the pauses until a server that is away is
+            asked again.
+
     Raises, from every call:
         DeadlineExceeded: if the answer did not come in time.
-        InferenceUnavailable: if Triton cannot be reached, refuses, or answers something else than was asked for.
+        InferenceUnavailable: if Triton cannot be reached, refuses, or answers something else than was asked for;
+            :class:`~recsys_plugin.inference.lines.TritonUnreachable` in the first case.
     """
 
-    def __init__(self, address: TritonAddress) -> None:
-        import grpc
-        from tritonclient.grpc import service_pb2_grpc
+    def __init__(
+        self, address: TritonAddress, *, timeout: Timeout = _USUAL, limits: Limits = _LIMITS, retry: Retry = _RETRY
+    ) -> None:
+        self._address, self._attempts = address, retry.attempts
+        self._lines = Lines(address, timeout, limits, retry)
 
-        self._address = address
-        credentials = address.credentials()
-        if credentials is None:
-            self._channel = grpc.insecure_channel(address.target, options=CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.secure_channel(address.target, credentials, options=CHANNEL_OPTIONS)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+    @property
+    def breakers(self) -> dict[str, CircuitBreaker]:
+        """Server → its breaker."""
+        return {str(self._address): self._lines.breaker}
+
+    @property
+    def breaker(self) -> CircuitBreaker:
+        """Whether Triton is known to be away."""
+        return self._lines.breaker
 
     def infer(self, call: Infer, *, timeout: float) -> dict[str, Array]:
         """Call a model; output name → array, each checked against what the call asked for."""
-        with _named_errors(f"model {call.model} version {call.version}", self._address, timeout):
-            reply = self._stub.ModelInfer(_infer_message(call, timeout), timeout=timeout, metadata=_metadata(call))
-        return _checked_outputs(call, reply)
+
+        def ask(line: Line, left: float) -> Any:
+            return line.stub.ModelInfer(infer_message(call, left), timeout=left, metadata=headers(call))
+
+        return checked_outputs(call, self._ask(f"model {call.model} version {call.version}", ask, timeout))
+
+    def begin(self, call: Infer, *, timeout: float) -> Pending:
+        """Call a model without waiting for the answer.
+
+        Raises:
+            TritonUnreachable: if the server is known to be away.
+        """
+        line = self._lines.take(timeout)
+        return Pending(
+            self._lines,
+            call,
+            line.stub.ModelInfer.future(infer_message(call, timeout), timeout=timeout, metadata=headers(call)),
+            timeout,
+        )
 
     def versions(self, model: str, *, timeout: float) -> tuple[int, ...]:
         """The versions of a model that are ready, in ascending order."""
-        with _named_errors(f"model {model}", self._address, timeout):
-            return _versions(self._stub.ModelMetadata(_model_message("ModelMetadata", model), timeout=timeout))
+        message = model_message("ModelMetadata", model)
+        return versions_of(
+            self._ask(f"model {model}", lambda line, left: line.stub.ModelMetadata(message, timeout=left), timeout)
+        )
 
     def settings(self, model: str, version: int, *, timeout: float) -> ModelSettings:
         """A model version's configuration."""
-        with _named_errors(f"model {model} version {version}", self._address, timeout):
-            message = _model_message("ModelConfig", model, version)
-            return _settings(self._stub.ModelConfig(message, timeout=timeout))
+        message, what = model_message("ModelConfig", model, version), f"model {model} version {version}"
+        return settings_of(self._ask(what, lambda line, left: line.stub.ModelConfig(message, timeout=left), timeout))
 
     def ask_ready(self, done: Callable[[bool], None], *, timeout: float) -> None:
         """Ask whether the server and its models are ready, without waiting for it.
@@ -68,47 +105,120 @@ class TritonClient:
         import grpc
         from tritonclient.grpc import service_pb2
 
-        asked = self._stub.ServerReady.future(service_pb2.ServerReadyRequest(), timeout=timeout)
+        try:
+            line = self._lines.take(timeout)
+        except TritonUnreachable:
+            done(False)
+            return
+        asked = line.stub.ServerReady.future(service_pb2.ServerReadyRequest(), timeout=timeout)
         asked.add_done_callback(lambda answer: done(answer.code() is grpc.StatusCode.OK and answer.result().ready))
 
     def close(self) -> None:
         """Close the connection."""
-        self._channel.close()
+        self._lines.close()
+
+    def _ask(self, what: str, ask: Callable[[Line, float], _Answer], timeout: float) -> _Answer:
+        """Ask; once more if the connection breaks, in the time that is left."""
+        import grpc
+
+        deadline, attempts, left = time.monotonic() + timeout, self._attempts, timeout
+        while True:
+            line = self._lines.take(left)
+            try:
+                answer = ask(line, left)
+            except grpc.RpcError as raised:
+                error = named_error(raised, what, self._address, timeout)
+                left = deadline - time.monotonic()
+                if isinstance(error, TritonUnreachable) and attempts and left > 0:
+                    attempts -= 1
+                    continue
+                self._lines.failed(error, timeout)
+                raise error from raised
+            self._lines.worked()
+            return answer
+
+
+class Pending:
+    """A call under way."""
+
+    def __init__(self, lines: Lines, call: Infer, future: Any, timeout: float) -> None:
+        self.future = future
+        self._lines, self._call, self._timeout = lines, call, timeout
+
+    def result(self) -> dict[str, Array]:
+        """The answer of a call that is done.
+
+        Raises:
+            ServiceUnavailable: as :meth:`TritonClient.infer`.
+        """
+        import grpc
+
+        try:
+            reply = self.future.result()
+        except grpc.RpcError as raised:
+            what = f"model {self._call.model} version {self._call.version}"
+            error = named_error(raised, what, self._lines.address, self._timeout)
+            self._lines.failed(error, self._timeout)
+            raise error from raised
+        self._lines.worked()
+        return checked_outputs(self._call, reply)
+
+    def abandon(self) -> None:
+        """Do without the answer; that another server was quicker speaks against this one."""
+        self.future.cancel()
+        error = DeadlineExceeded(f"{self._lines.address} was slower than another server")
+        self._lines.failed(error, self._timeout)
 
 
 class AsyncTritonClient:
     """The same for asyncio; belongs to the event loop it was made in."""
 
-    def __init__(self, address: TritonAddress) -> None:
-        import grpc.aio
-        from tritonclient.grpc import service_pb2_grpc
+    def __init__(
+        self, address: TritonAddress, *, timeout: Timeout = _USUAL, limits: Limits = _LIMITS, retry: Retry = _RETRY
+    ) -> None:
+        self._address, self._attempts = address, retry.attempts
+        self._lines = AsyncLines(address, timeout, limits, retry)
 
-        self._address = address
-        credentials = address.credentials()
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(address.target, options=CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.aio.secure_channel(address.target, credentials, options=CHANNEL_OPTIONS)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+    @property
+    def breakers(self) -> dict[str, CircuitBreaker]:
+        """Server → its breaker."""
+        return {str(self._address): self._lines.breaker}
+
+    @property
+    def breaker(self) -> CircuitBreaker:
+        """See :attr:`TritonClient.breaker`."""
+        return self._lines.breaker
 
     async def infer(self, call: Infer, *, timeout: float) -> dict[str, Array]:
         """See :meth:`TritonClient.infer`."""
-        with _named_errors(f"model {call.model} version {call.version}", self._address, timeout):
-            reply = await self._stub.ModelInfer(
-                _infer_message(call, timeout), timeout=timeout, metadata=_metadata(call)
+
+        def ask(line: Line, left: float) -> Awaitable[Any]:
+            asked: Awaitable[Any] = line.stub.ModelInfer(
+                infer_message(call, left), timeout=left, metadata=headers(call)
             )
-        return _checked_outputs(call, reply)
+            return asked
+
+        return checked_outputs(call, await self._ask(f"model {call.model} version {call.version}", ask, timeout))
+
+    def abandoned(self, timeout: float) -> None:
+        """Another server was quicker than a call that had so many seconds; see :meth:`Pending.abandon`."""
+        self._lines.failed(DeadlineExceeded(f"{self._address} was slower than another server"), timeout)
 
     async def versions(self, model: str, *, timeout: float) -> tuple[int, ...]:
         """See :meth:`TritonClient.versions`."""
-        with _named_errors(f"model {model}", self._address, timeout):
-            return _versions(await self._stub.ModelMetadata(_model_message("ModelMetadata", model), timeout=timeout))
+        message = model_message("ModelMetadata", model)
+        return versions_of(
+            await self._ask(
+                f"model {model}", lambda line, left: line.stub.ModelMetadata(message, timeout=left), timeout
+            )
+        )
 
     async def settings(self, model: str, version: int, *, timeout: float) -> ModelSettings:
         """See :meth:`TritonClient.settings`."""
-        with _named_errors(f"model {model} version {version}", self._address, timeout):
-            message = _model_message("ModelConfig", model, version)
-            return _settings(await self._stub.ModelConfig(message, timeout=timeout))
+        message, what = model_message("ModelConfig", model, version), f"model {model} version {version}"
+        return settings_of(
+            await self._ask(what, lambda line, left: line.stub.ModelConfig(message, timeout=left), timeout)
+        )
 
     async def is_ready(self, *, timeout: float) -> bool:
         """Whether the server and its models are ready; ``False`` if it does not answer in time."""
@@ -116,98 +226,47 @@ class AsyncTritonClient:
         from tritonclient.grpc import service_pb2
 
         try:
-            return bool((await self._stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=timeout)).ready)
-        except grpc.RpcError:
+            line = self._lines.take(timeout)
+            return bool((await line.stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=timeout)).ready)
+        except (grpc.RpcError, TritonUnreachable):
             return False
 
     async def close(self) -> None:
         """Close the connection."""
-        await self._channel.close()
+        await self._lines.close()
+
+    async def _ask(self, what: str, ask: Callable[[Line, float], Awaitable[_Answer]], timeout: float) -> _Answer:
+        """See :meth:`TritonClient._ask`."""
+        import grpc
+
+        deadline, attempts, left = time.monotonic() + timeout, self._attempts, timeout
+        while True:
+            line = self._lines.take(left)
+            try:
+                answer = await ask(line, left)
+            except grpc.RpcError as raised:
+                error = named_error(raised, what, self._address, timeout)
+                left = deadline - time.monotonic()
+                if isinstance(error, TritonUnreachable) and attempts and left > 0:
+                    attempts -= 1
+                    continue
+                self._lines.failed(error, timeout)
+                raise error from raised
+            self._lines.worked()
+            return answer
 
 
-def _infer_message(call: Infer, timeout: float) -> Any:
-    from tritonclient.grpc import service_pb2
-
-    message = service_pb2.ModelInferRequest(model_name=call.model, model_version=str(call.version))
-    # Triton drops a request that has waited in its queue for longer than the caller will.
-    message.parameters["timeout"].int64_param = int(timeout * 1e6)
-    for name, array in call.inputs.items():
-        message.inputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
-        message.raw_input_contents.append(encode_tensor(array))
-    for name in call.outputs:
-        message.outputs.add(name=name)
-    return message
-
-
-def _metadata(call: Infer) -> tuple[tuple[str, str], ...] | None:
-    """The headers of a call."""
-    return None if call.traceparent is None else (("traceparent", call.traceparent),)
-
-
-def _model_message(method: str, model: str, version: int | None = None) -> Any:
-    from tritonclient.grpc import service_pb2
-
-    return getattr(service_pb2, f"{method}Request")(name=model, version="" if version is None else str(version))
-
-
-def _checked_outputs(call: Infer, reply: Any) -> dict[str, Array]:
-    """The arrays of a reply, if it is from the right version and holds all that was asked for."""
-    where = f"model {call.model} version {call.version}"
-    if reply.model_version != str(call.version):
-        raise InferenceUnavailable(f"{where}: the answer came from version {reply.model_version}")
-    if len(reply.outputs) != len(reply.raw_output_contents):
-        raise InferenceUnavailable(
-            f"{where}: {len(reply.outputs)} outputs and {len(reply.raw_output_contents)} contents"
-        )
-    answered = {
-        output.name: (output.datatype, tuple(output.shape), content)
-        for output, content in zip(reply.outputs, reply.raw_output_contents, strict=True)
-    }
-    arrays = {}
-    for name, wanted in call.outputs.items():
-        if name not in answered:
-            raise InferenceUnavailable(f"{where}: output {name} is missing from the answer")
-        datatype, shape, content = answered[name]
-        fits = len(shape) == len(wanted.shape) and all(
-            want in (-1, got) for want, got in zip(wanted.shape, shape, strict=True)
-        )
-        if datatype != wanted.datatype or not fits:
-            raise InferenceUnavailable(
-                f"{where}: output {name} is {datatype} {list(shape)}, expected {wanted.datatype} {list(wanted.shape)}"
-            )
-        try:
-            arrays[name] = decode_tensor(datatype, shape, content)
-        except MalformedTensorError as error:
-            raise InferenceUnavailable(f"{where}: output {name}: {error}") from error
-    return arrays
-
-
-def _versions(reply: Any) -> tuple[int, ...]:
-    return tuple(sorted(int(version) for version in reply.versions))
-
-
-def _settings(reply: Any) -> ModelSettings:
-    parameters = {name: parameter.string_value for name, parameter in reply.config.parameters.items()}
-    outputs = tuple(output.name for output in reply.config.output)
-    inputs = tuple(value.name for value in reply.config.input)
-    return ModelSettings(reply.config.max_batch_size, parameters, outputs, inputs)
-
-
-@contextmanager
-def _named_errors(what: str, address: TritonAddress, timeout: float) -> Iterator[None]:
-    """Turn gRPC's errors into this package's, naming the model and the server."""
+def named_error(error: Any, what: str, address: TritonAddress, timeout: float) -> ServiceUnavailable:
+    """This package's error for one of gRPC's, naming the model and the server."""
     import grpc
 
-    try:
-        yield
-    except grpc.RpcError as error:
-        code = error.code()
-        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-            raise DeadlineExceeded(f"{what} at {address} did not answer within {timeout * 1000:.0f} ms") from error
-        message = f"{what} at {address}: {code.name}: {error.details()}"
-        # Triton's words for a version that it no longer serves, or is just taking down.
-        if code == grpc.StatusCode.NOT_FOUND or "not at ready state" in (error.details() or ""):
-            raise ReleaseChanged(message) from error
-        if code == grpc.StatusCode.UNAVAILABLE:
-            raise TritonUnreachable(f"{message}. Is Triton running? `recsys up` starts the embedded one") from error
-        raise InferenceUnavailable(message) from error
+    code = error.code()
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceeded(f"{what} at {address} did not answer within {timeout * 1000:.0f} ms")
+    message = f"{what} at {address}: {code.name}: {error.details()}"
+    # Triton's words for a version that it no longer serves, or is just taking down.
+    if code == grpc.StatusCode.NOT_FOUND or "not at ready state" in (error.details() or ""):
+        return ReleaseChanged(message)
+    if code == grpc.StatusCode.UNAVAILABLE:
+        return TritonUnreachable(f"{message}. Is Triton running? `recsys up` starts the embedded one")
+    return InferenceUnavailable(message)

@@ -23,6 +23,8 @@
 ``recsys_spooling``                        clients with events on the local disk
 ``recsys_impressions_total``               pages logged, by ``outcome``: ``written``, ``dropped``
 ``recsys_impressions_waiting``             pages that wait to be written
+``recsys_breaker_open``                    by ``server``: clients that do not ask it at present, as it was away
+``recsys_candidate_share``                 share of the candidates asked for that is considered, less under load
 ``recsys_clients_without_models``          clients that were opened from a snapshot and wait for their servers
 ``recsys_remembered_bytes``                recent answers kept for when a server fails
 ``recsys_snapshot_age_seconds``            since the snapshot file was written
@@ -187,6 +189,13 @@ def _client_families(gone: ClientState, states: list[ClientState]) -> Iterator[A
     yield gauge("recsys_clients_without_models", "Clients opened from a snapshot.", [], [((), waiting_for_models)])
     remembered = sum(state.remembered_bytes for state in states)
     yield gauge("recsys_remembered_bytes", "Recent answers kept for when a server fails.", [], [((), remembered)])
+    servers: Counter[str] = Counter()
+    for state in states:
+        servers.update(state.open_breakers)
+    yield gauge("recsys_breaker_open", "Clients that do not ask a server at present.", ["server"], keyed(servers))
+    if states:
+        share = min(state.candidate_share for state in states)
+        yield gauge("recsys_candidate_share", "Share of the candidates that is considered.", [], [((), share)])
     snapshots = [state.snapshot_seconds for state in states if state.snapshot_seconds is not None]
     if snapshots:
         yield gauge("recsys_snapshot_age_seconds", "Since the snapshot was written.", [], {(): min(snapshots)})

@@ -116,6 +116,8 @@ class ClientState:
     """What it keeps of recent answers for when a server fails."""
     open_breakers: Mapping[str, int] = field(default_factory=dict)
     """Server → 1 if calls to it are refused at present, else 0."""
+    candidate_share: float = 1.0
+    """The share of the candidates asked for that it considers at present."""
 
 
 class Observer:

@@ -12,7 +12,7 @@ __all__ = ["served_log"]
 
 _SQL = """
 WITH pages AS (
-    SELECT * FROM read_parquet($pages) WHERE candidates IS NOT NULL AND model = $model
+    SELECT * FROM read_parquet($pages, union_by_name = true) WHERE candidates IS NOT NULL AND model = $model
     QUALIFY row_number() OVER (PARTITION BY request_id, user_id ORDER BY entry) = 1
 ), candidates AS (
     SELECT request_id, user_id, policy, unnest(candidates) AS item_id, unnest(candidate_scores) AS score FROM pages

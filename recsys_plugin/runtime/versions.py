@@ -16,7 +16,7 @@ from typing import Any
 from recsys_plugin.errors import ConfigurationError, StoreUnavailable
 from recsys_plugin.export.install import exported_versions, promotion_path
 from recsys_plugin.features.connection import RedisAddress
-from recsys_plugin.features.reader import promotion_key
+from recsys_plugin.features.requests import promotion_key
 from recsys_plugin.inference.models import SERVED_MODELS
 from recsys_plugin.pipeline.workspace import atomic_text
 from recsys_plugin.runtime.known_answers import check_known_answers, load_known_answers

@@ -12,7 +12,7 @@ from typing import Any
 from recsys_plugin.errors import ConfigurationError, InvalidInput, ServiceUnavailable
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.command_runner import CommandRunner
-from recsys_plugin.features.reader import promotion_key
+from recsys_plugin.features.requests import promotion_key
 from recsys_plugin.trials.store import change_trial, look_after, read_all_counts, read_trial
 from recsys_plugin.trials.tally import ArmCounts
 from recsys_plugin.trials.trial import CANARY, DEFAULT_THRESHOLDS, Phase, Thresholds, Trial

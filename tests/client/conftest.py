@@ -18,7 +18,7 @@ from tiny_shop import NOW, SCHEMA, TinyShop
 from recsys_plugin import Recommender
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.plan import ReadPlan
-from recsys_plugin.features.reader import schema_key
+from recsys_plugin.features.requests import schema_key
 from recsys_plugin.runtime.redis_server import EmbeddedRedis
 from recsys_plugin.runtime.triton_server import EmbeddedTriton
 from recsys_plugin.settings import Settings

@@ -114,7 +114,7 @@ def test_every_shelf_answers_without_triton(away: Recommender) -> None:
     assert found.item_ids[0] == "pot"
     assert "mug" not in found.item_ids
     assert found.intent is not None
-    assert away.search(None, "tea under 3", 4).item_ids == ("tea",)
+    assert away.search(None, "tea under 3", 4).item_ids == ("tea", "cup")
     assert away.similar_items("mug", 2).fallback.level == "retrieval"
     near = away.similar_items("cup", 3)
     assert (near.fallback.level, set(near.item_ids)) == ("popularity", {"pot", "mug"})
@@ -172,7 +172,9 @@ async def test_awaiting_clients_fall_back_too(module_shop: TinyShop, redis: Kill
             await client.recommend("mug-lover", 3, strict=True)
         module_shop.start_triton()
         redis.start()
-        assert (await client.recommend("mug-lover", 3)).fallback.level == "full"
+        deadline = time.monotonic() + 10
+        while (await client.recommend("mug-lover", 3)).fallback.level != "full":
+            assert time.monotonic() < deadline
 
 
 def test_a_page_comes_in_time_however_slow_triton_is(disposable_shop: TinyShop) -> None:

@@ -247,9 +247,9 @@ async def test_async_client_loads_at_its_first_call_and_again_after_close(tiny: 
 
 def test_a_model_that_answers_nonsense_never_makes_a_page(recommender: Recommender) -> None:
     with pytest.raises(InferenceUnavailable, match="model recommend answered NaN"):
-        recommender.recommend("broken")
+        recommender.recommend("broken", strict=True)
     with pytest.raises(InferenceUnavailable, match=r"model recommend answered row 10. of a catalogue of 6"):
-        recommender.recommend("far")
+        recommender.recommend("far", strict=True)
 
 
 def test_request_ids_and_clock_are_passed_in(tiny: TinyShop) -> None:
@@ -299,7 +299,7 @@ def test_servers_that_are_away(tiny: TinyShop, free_port: int) -> None:
 
 def test_a_call_without_enough_time(recommender: Recommender) -> None:
     with pytest.raises(DeadlineExceeded):
-        recommender.recommend("mug-lover", timeout=1e-6)
+        recommender.recommend("mug-lover", timeout=1e-6, strict=True)
 
 
 def test_serving_needs_none_of_the_pipelines_packages(tiny: TinyShop) -> None:

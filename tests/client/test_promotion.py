@@ -12,7 +12,7 @@ from waiting import holds_within
 
 from recsys_plugin import AsyncRecommender, Recommender
 from recsys_plugin.features.connection import RedisAddress
-from recsys_plugin.features.reader import promotion_key
+from recsys_plugin.features.requests import promotion_key
 
 KEY = promotion_key("recsys")
 

@@ -57,7 +57,7 @@ def test_pages_are_logged_as_served(tiny: TinyShop, redis: Any) -> None:
         pages += [recommender.similar_items("mug", 2)]
         recommender.recommend("mug-lover", 0)  # an empty page is no impression
         with pytest.raises(InferenceUnavailable, match=r"(?i)broken|nan"):
-            recommender.recommend("broken")  # and what was not served is none
+            recommender.recommend("broken", strict=True)  # and what was not served is none
     found = logged(redis)
     assert len(found) == len(pages)
     assert all(same(page, one) for page, one in zip(pages, found, strict=True))

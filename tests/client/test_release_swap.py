@@ -50,7 +50,7 @@ def test_swap_under_load_then_restart(disposable_shop: TinyShop) -> None:
 
         tiny.stop_triton()
         with pytest.raises(InferenceUnavailable, match="model recommend version 2"):
-            client.recommend("mug-lover")
+            client.recommend("mug-lover", strict=True)
         tiny.start_triton()
         deadline = time.monotonic() + 2
         while True:

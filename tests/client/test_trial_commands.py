@@ -18,7 +18,7 @@ from tiny_shop import ITEM_IDS, NOW, TinyShop
 from recsys_plugin import Recommender
 from recsys_plugin.cli._group import recsys
 from recsys_plugin.features.connection import RedisAddress
-from recsys_plugin.features.reader import promotion_key
+from recsys_plugin.features.requests import promotion_key
 from recsys_plugin.trials.assignment import arm_of
 from recsys_plugin.trials.operations import Trials
 from recsys_plugin.trials.trial import CANDIDATE, Trial

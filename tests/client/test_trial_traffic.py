@@ -14,7 +14,7 @@ from tiny_shop import ITEM_IDS, NOW, TinyShop
 
 from recsys_plugin import AsyncRecommender, InvalidInput, Page, Recommender, RecsysError
 from recsys_plugin.features.connection import RedisAddress
-from recsys_plugin.features.reader import promotion_key
+from recsys_plugin.features.requests import promotion_key
 from recsys_plugin.trials.assignment import arm_of, is_shadowed
 from recsys_plugin.trials.operations import Trials
 from recsys_plugin.trials.trial import CANDIDATE, CONTROL, SHADOW, Thresholds, Trial

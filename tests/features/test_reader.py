@@ -14,7 +14,8 @@ import redis
 from recsys_plugin.errors import DeadlineExceeded, StoreUnavailable
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.plan import ReadFeatures, ReadSchema
-from recsys_plugin.features.reader import AsyncFeatureReader, FeatureReader, schema_key
+from recsys_plugin.features.reader import AsyncFeatureReader, FeatureReader
+from recsys_plugin.features.requests import schema_key
 
 READ = ReadFeatures([b"user:1", b"user:2", b"user:3"], [b"a", b"b"])
 WANTED = [[b"1", None], [None, b"\x00\xff"], [None, None]]

@@ -137,7 +137,7 @@ def publish_schema(address: RedisAddress) -> None:
 
     from streamed import SCHEMA
 
-    from recsys_plugin.features.reader import schema_key
+    from recsys_plugin.features.requests import schema_key
 
     with address.connect(5.0) as client:
         client.set(schema_key("recsys"), json.dumps(SCHEMA))

@@ -1,0 +1,120 @@
+"""What is sent to Redis and what is made of its answers, whoever sends it: the same for threads and for tasks."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any
+
+from recsys_plugin.errors import StoreUnavailable
+from recsys_plugin.features.plan import ReadFeatures
+from recsys_plugin.resilience.values import Limits, Retry, Timeout
+
+__all__ = [
+    "DEFAULT_RETRY",
+    "ONE_CALLER",
+    "PING",
+    "check_seconds",
+    "in_clients_form",
+    "own_timeout",
+    "packed_reads",
+    "parsed_promotion",
+    "parsed_schema",
+    "patience",
+    "promotion_key",
+    "schema_key",
+]
+
+#: Limits of what reads for one caller.
+ONE_CALLER = Limits(ready=1)
+DEFAULT_RETRY = Retry()
+PING = b"*1\r\n$4\r\nPING\r\n"
+
+#: A call that was given less time than this and did not make it says nothing of the server.
+_PATIENCE = 0.05
+#: Part of the usual time from which on a call counts as one that had enough.
+_NEARLY = 0.9
+#: Seconds within which a server that is asked whether it is back must answer, at least and at most.
+_CHECK_LEAST, _CHECK_MOST = 0.005, 1.0
+
+
+def schema_key(project: str) -> str:
+    """The Redis key under which ``recsys apply`` writes the feature types of a Feast project, as JSON."""
+    return f"recsys:schema:{project}"
+
+
+def promotion_key(project: str) -> str:
+    """The Redis key that holds the promoted model version; without it the newest version serves."""
+    return f"recsys:promoted:{project}"
+
+
+def own_timeout(timeout: float | Timeout) -> Timeout:
+    """The timeout of one who reads and does nothing else; seconds are for connecting, too, if more than one."""
+    if isinstance(timeout, Timeout):
+        return timeout
+    return Timeout(timeout, features=1.0, connect=max(1.0, timeout))
+
+
+def patience(seconds: float) -> float:
+    """Seconds from which on a call without an answer counts against the server, where calls usually have so many."""
+    return min(_NEARLY * seconds, _PATIENCE)
+
+
+def check_seconds(seconds: float) -> float:
+    """How quickly a server must answer to count as back, where calls usually have so many seconds."""
+    return min(max(seconds, _CHECK_LEAST), _CHECK_MOST)
+
+
+def in_clients_form(client: Any, command: Any, reply: Any) -> Any:
+    """A reply as redis-py gives it for a command: that of HGETALL as a dict, say."""
+    convert = client.response_callbacks.get(command)
+    return reply if convert is None else convert(reply)
+
+
+@lru_cache(maxsize=64)
+def _around_the_key(fields: tuple[bytes, ...]) -> tuple[bytes, bytes]:
+    """What comes before and after the key in the wire form of an HMGET: the same for every key of a plan."""
+    before = b"*%d\r\n$5\r\nHMGET\r\n$" % (2 + len(fields))
+    return before, b"\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(field), field) for field in fields)
+
+
+def packed_reads(read: ReadFeatures) -> bytes:
+    """All commands as Redis's protocol has them (RESP); redis-py's own packing handles every field of every key."""
+    before, after = _around_the_key(tuple(read.fields))
+    return b"".join([b"%b%d\r\n%b%b" % (before, len(key), key, after) for key in read.keys])
+
+
+def parsed_promotion(text: bytes | None, project: str) -> int | None:
+    """The promoted version, if one is.
+
+    Raises:
+        StoreUnavailable: if the text is no version.
+    """
+    if text is None:
+        return None
+    if not text.isdigit():
+        raise StoreUnavailable(
+            f"Redis key {promotion_key(project)} is {text!r}, not a version. Run `recsys models promote` again."
+        )
+    return int(text)
+
+
+def parsed_schema(text: bytes | None, project: str) -> dict[str, str] | None:
+    """The feature types, reference → type name, if they were recorded.
+
+    Raises:
+        StoreUnavailable: if the text is no such record.
+    """
+    if text is None:
+        return None
+    try:
+        schema = json.loads(text)
+    except ValueError as error:
+        raise StoreUnavailable(
+            f"Redis key {schema_key(project)} is not JSON: {error}. Run `recsys apply` again."
+        ) from error
+    if not isinstance(schema, dict) or not all(isinstance(name, str) for name in schema.values()):
+        raise StoreUnavailable(
+            f"Redis key {schema_key(project)} is not a JSON object of type names. Run `recsys apply` again."
+        )
+    return schema
