@@ -14,7 +14,7 @@ from recsys_plugin.cli._output import console, emit_json, finish, json_option
 from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.settings import Settings
 
-__all__ = ["observability", "show_request"]
+__all__ = ["dashboards", "observability", "show_request"]
 
 
 @click.group()

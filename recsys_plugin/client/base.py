@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-import weakref
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from recsys_plugin.client.context import BEST_FIRST, Exploration, RequestContext
 from recsys_plugin.client.fallback import DEFAULT_CACHE, FallbackCache, Remembered
 from recsys_plugin.client.flows import Flow
 from recsys_plugin.client.ladder import laddered
+from recsys_plugin.client.observed import Observed
 from recsys_plugin.client.release import Release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.snapshots import READY_EVERY, Snapshots
@@ -33,14 +33,13 @@ from recsys_plugin.impressions.log import ImpressionLog, ImpressionWriter
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.tensors import Array
 from recsys_plugin.observability.environment import observer_from_settings
-from recsys_plugin.observability.request import ClientState, Observer, join
+from recsys_plugin.observability.request import Observer, join
 from recsys_plugin.policy.exploration_settings import parse_exploration
 from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
 from recsys_plugin.policy.rules import NO_RULES, PageRules
 from recsys_plugin.pseudonyms import KEY_VARIABLE, Pseudonyms
 from recsys_plugin.query.recent import Recent
 from recsys_plugin.resilience.adaptive import AdaptiveShare, LatencyTarget
-from recsys_plugin.resilience.breaker import CircuitBreaker
 from recsys_plugin.resilience.values import Limits, Retry, Timeout
 from recsys_plugin.settings import Settings
 from recsys_plugin.trials.assignment import is_shadowed
@@ -64,7 +63,7 @@ _USUAL, _LIMITS, _RETRY, _TARGET = Timeout(), Limits(), Retry(), LatencyTarget()
 AskUsers = Callable[[RequestContext, Iterable[object]], Flow]
 
 
-class ClientBase(ABC):
+class ClientBase(Observed):
     """The arguments of a client, read and checked.
 
     Args:
@@ -176,8 +175,7 @@ class ClientBase(ABC):
         self._refreshed = time.monotonic()
         self._observer = observe if isinstance(observe, Observer) else join(observe)
         self._open()
-        if self._observer is not None:
-            self._observer.follow(self._name, _weakly(self))
+        self._follow()
 
     @abstractmethod
     def _open(self) -> None:
@@ -287,46 +285,6 @@ class ClientBase(ABC):
         if isinstance(error, MalformedTrial):
             self._trying = None
 
-    @property
-    @abstractmethod
-    def _recorded(self) -> tuple[Mapping[str, int], bool]:
-        """How many events were recorded, by what became of them, and whether any wait on the local disk."""
-
-    @property
-    @abstractmethod
-    def _breakers(self) -> Mapping[str, CircuitBreaker]:
-        """Server → what says whether it is asked at present."""
-
-    def _state(self) -> ClientState:
-        """How the client stands, for its observer."""
-        release, now = self._release, time.monotonic()
-        events, spooling = self._recorded
-        log = self._impressions
-        return ClientState(
-            version=0 if release is None else release.version,
-            catalogue_version=0 if release is None else release.catalogue.version,
-            catalogue_items=0 if release is None else len(release.catalogue),
-            new_items=0 if release is None else len(release.new_items),
-            release_seconds=0.0 if release is None else now - release.taken_up,
-            refresh_seconds=now - self._refreshed,
-            events=events,
-            spooling=spooling,
-            impressions_written=0 if log is None else log.written,
-            impressions_dropped=0 if log is None else log.dropped,
-            impressions_waiting=0 if log is None else log.waiting,
-            query_vectors=len(self._query_vectors),
-            snapshot_seconds=self._snapshots.age,
-            without_models=release is not None and release.is_snapshot,
-            remembered_bytes=self._memory.bytes,
-            open_breakers={server: int(breaker.state != "closed") for server, breaker in self._breakers.items()},
-            candidate_share=1.0 if self._adaptive is None else self._adaptive.share,
-        )
-
-    def _leave(self) -> None:
-        """Tell the observer that there are no more requests."""
-        if self._observer is not None:
-            self._observer.leave(self._name)
-
     def pseudonym(self, user_id: object) -> str:
         """The name by which a user is shown to others: 32 hexadecimal digits, the same for as long as the key is.
 
@@ -358,17 +316,6 @@ class ClientBase(ABC):
 
     def _is_strict(self, strict: bool | None) -> bool:
         return self._strict if strict is None else checked_flag(strict, "strict")
-
-
-def _weakly(client: ClientBase) -> Callable[[], ClientState | None]:
-    """How a client stands, for as long as there is one."""
-    reference = weakref.ref(client)
-
-    def state() -> ClientState | None:
-        alive = reference()
-        return None if alive is None else alive._state()
-
-    return state
 
 
 def repeatable(values: Iterable[object]) -> Iterable[object]:

@@ -14,7 +14,6 @@ from recsys_plugin.client.arguments import checked_stock
 from recsys_plugin.client.base import AskUsers, ClientBase, beside_these, repeatable, under
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.following import written
-from recsys_plugin.client.observing import Watch
 from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
 from recsys_plugin.client.results import Page
 from recsys_plugin.events.recorder import EventRecorder
@@ -281,7 +280,7 @@ class Shelves(ClientBase):
         """Answer a request, and tell the observer of it."""
         if self._observer is None:
             return self._ask_releases(ask, timeout, user_ids, strict=strict, repeats=repeats)
-        with Watch(self._observer, self._time(timeout).total) as watch:
+        with self._watch(self._observer, timeout) as watch:
             pages = self._ask_releases(watch.over(ask), timeout, user_ids, strict=strict, repeats=repeats)
             watch.pages = pages
         return pages
@@ -292,7 +291,7 @@ class Shelves(ClientBase):
         """Answer what has no page, and tell the observer of it."""
         if self._observer is None:
             return self._answer_on_release(ask, timeout)
-        with Watch(self._observer, self._time(timeout).total) as watch:
+        with self._watch(self._observer, timeout) as watch:
             watched = watch.over(lambda context, _: ask(context))
             return self._answer_on_release(lambda context: watched(context, ()), timeout)
 

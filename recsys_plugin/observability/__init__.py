@@ -12,8 +12,6 @@ or one of your own, which derives from :class:`Observer`.
 
 from __future__ import annotations
 
-from recsys_plugin.observability.logs import JsonFormatter, LogRequests
 from recsys_plugin.observability.request import ClientState, FinishedRequest, Observer
-from recsys_plugin.observability.request_log import RequestLog
 
-__all__ = ["ClientState", "FinishedRequest", "JsonFormatter", "LogRequests", "Observer", "RequestLog"]
+__all__ = ["ClientState", "FinishedRequest", "Observer"]

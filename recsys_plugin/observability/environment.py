@@ -18,7 +18,6 @@ import threading
 from collections.abc import Callable, Sequence
 
 from recsys_plugin.observability.request import ClientState, Observer, Observers
-from recsys_plugin.observability.request_log import RequestLog
 from recsys_plugin.pseudonyms import Pseudonyms
 from recsys_plugin.settings import Settings
 
@@ -71,6 +70,8 @@ def observer_from_settings(settings: Settings) -> Observer | None:
     pseudonyms = None if settings.pseudonym_key is None else Pseudonyms(settings.pseudonym_key)
     observers: list[Observer] = []
     if settings.request_log is not None:
+        from recsys_plugin.observability.request_log import RequestLog  # seldom wanted, and every client imports this
+
         observers.append(RequestLog(settings.request_log, pseudonyms=pseudonyms))
     if settings.metrics_ports and (metrics := _metrics(settings.metrics_ports)) is not None:
         observers.append(metrics)

@@ -73,7 +73,16 @@ def serve(tmp_path_factory: pytest.TempPathFactory, *, traces_endpoint: str | No
         write_user("broken", -1.0, [])
         write_user("far", 100.0, [])
         write_schema(SCHEMA)
-        yield TinyShop(redis_server.url, triton.url, write_user, write_schema, publish, stop_triton, start_triton)
+        yield TinyShop(
+            redis_server.url,
+            triton.url,
+            write_user,
+            write_schema,
+            publish,
+            stop_triton,
+            start_triton,
+            triton.metrics_url,
+        )
     finally:
         if client is not None:
             client.close()

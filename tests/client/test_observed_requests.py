@@ -16,8 +16,8 @@ from tiny_shop import NOW, TinyShop
 
 from recsys_plugin import AsyncRecommender, Event, ImpressionLog, InvalidInput, Recommender
 from recsys_plugin.errors import ConfigurationError, RecsysError
-from recsys_plugin.observability import FinishedRequest, JsonFormatter, LogRequests, Observer
-from recsys_plugin.observability.logs import RateLimit
+from recsys_plugin.observability import FinishedRequest, Observer
+from recsys_plugin.observability.logs import JsonFormatter, LogRequests, RateLimit
 from recsys_plugin.observability.metrics import Metrics
 from recsys_plugin.observability.request import ANSWERED
 from recsys_plugin.pseudonyms import Pseudonyms

@@ -49,3 +49,4 @@ class TinyShop:
     """version, item ids, and how the version is made worse, see :func:`tiny_repository.write_repository`"""
     stop_triton: Callable[[], None]
     start_triton: Callable[[], None]
+    triton_metrics_url: str = ""
