@@ -196,7 +196,7 @@ class AsyncShelves(ClientBase):
         """See :meth:`Shelves._ask`."""
         if self._observer is None:
             return await self._ask_releases(ask, timeout, user_ids, strict=strict, repeats=repeats)
-        with self._watch(self._observer, timeout) as watch:
+        with self._watched(self._observer, timeout) as watch:
             pages = await self._ask_releases(watch.over(ask), timeout, user_ids, strict=strict, repeats=repeats)
             watch.pages = pages
         return pages
@@ -207,7 +207,7 @@ class AsyncShelves(ClientBase):
         """See :meth:`Shelves._answer`."""
         if self._observer is None:
             return await self._answer_on_release(ask, timeout)
-        with self._watch(self._observer, timeout) as watch:
+        with self._watched(self._observer, timeout) as watch:
             watched = watch.over(lambda context, _: ask(context))
             return await self._answer_on_release(lambda context: watched(context, ()), timeout)
 

@@ -73,7 +73,7 @@ class Observed(ABC):
             candidate_share=1.0 if self._adaptive is None else self._adaptive.share,
         )
 
-    def _watch(self, observer: Observer, timeout: float | Timeout | None) -> Watch:
+    def _watched(self, observer: Observer, timeout: float | Timeout | None) -> Watch:
         """Watches a request that may take so long."""
         allowed = self._allowed if timeout is None else Timeout.of(timeout, self._allowed)
         return Watch(observer, allowed.total)

@@ -280,7 +280,7 @@ class Shelves(ClientBase):
         """Answer a request, and tell the observer of it."""
         if self._observer is None:
             return self._ask_releases(ask, timeout, user_ids, strict=strict, repeats=repeats)
-        with self._watch(self._observer, timeout) as watch:
+        with self._watched(self._observer, timeout) as watch:
             pages = self._ask_releases(watch.over(ask), timeout, user_ids, strict=strict, repeats=repeats)
             watch.pages = pages
         return pages
@@ -291,7 +291,7 @@ class Shelves(ClientBase):
         """Answer what has no page, and tell the observer of it."""
         if self._observer is None:
             return self._answer_on_release(ask, timeout)
-        with self._watch(self._observer, timeout) as watch:
+        with self._watched(self._observer, timeout) as watch:
             watched = watch.over(lambda context, _: ask(context))
             return self._answer_on_release(lambda context: watched(context, ()), timeout)
 
