@@ -161,6 +161,7 @@ def _async_client(shop: ServedShop) -> AsyncRecommender:
         shop.redis_url,
         shop.triton_url,
         timeout=CALL_TIMEOUT,
+        strict=True,
         refresh_every=None,
         follow_items=False,
         clock=lambda: shop.now,

@@ -55,7 +55,9 @@ def measure_search(
     with open_shop(settings, now=now, users=users, seed=seed) as shop:
         report = begin_report("Search", shop.redis_url, shop.triton_url)
         queries = make_queries(shop, max(calls, _WARM_UP), seed)
-        with MeasuredRecommender(shop.redis_url, shop.triton_url, timeout=CALL_TIMEOUT, clock=lambda: now) as keeping:
+        with MeasuredRecommender(
+            shop.redis_url, shop.triton_url, timeout=CALL_TIMEOUT, clock=lambda: now, strict=True
+        ) as keeping:
             for number, query in enumerate(dict.fromkeys(queries)):
                 # What is found in the cache must have been put there.
                 keeping.search(None, query, PAGE_SIZE, candidates=candidates)

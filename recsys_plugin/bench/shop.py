@@ -96,6 +96,7 @@ def open_shop(settings: Settings, *, now: float, users: int, seed: int) -> Itera
             services.redis_url,
             services.triton_url,
             timeout=CALL_TIMEOUT,
+            strict=True,
             clock=lambda: now,
             # The same queries come again and again here, and each is to be measured whole.
             query_cache=0,

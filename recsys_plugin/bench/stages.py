@@ -211,6 +211,7 @@ def open_stage_clock(shop: ServedShop) -> Iterator[StageClock]:
             shop.redis_url,
             shop.triton_url,
             timeout=CALL_TIMEOUT,
+            strict=True,
             clock=lambda: shop.now,
             refresh_every=None,
             follow_items=False,

@@ -119,7 +119,7 @@ def _wait(pause: float, began: float, seconds: float, tell: Tell) -> None:
 
 
 def _ask(redis_url: str, triton_url: str, now: float, users: list[str], seen: _Seen, over: threading.Event) -> None:
-    with Recommender(redis_url, triton_url, timeout=_TIMEOUT, clock=lambda: now) as client:
+    with Recommender(redis_url, triton_url, timeout=_TIMEOUT, clock=lambda: now, strict=True) as client:
         number = 0
         while not over.is_set():
             number += 1

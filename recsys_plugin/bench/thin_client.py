@@ -45,7 +45,9 @@ def run(plan: dict[str, object]) -> None:
     users, items = [str(user) for user in _list(plan["users"])], [str(item) for item in _list(plan["items"])]
     calls, every, candidates = (int(str(plan[name])) for name in ("calls", "every", "candidates"))
     _tell(-1)
-    with Recommender(str(plan["redis_url"]), str(plan["triton_url"]), timeout=10.0, clock=lambda: now) as client:
+    with Recommender(
+        str(plan["redis_url"]), str(plan["triton_url"]), timeout=10.0, clock=lambda: now, strict=True
+    ) as client:
         if found := [name for name in HEAVY if name in sys.modules]:
             raise SystemExit(f"the thin client has loaded {', '.join(found)}")
         _tell(0)

@@ -35,6 +35,7 @@ COMMANDS = {
     "rank": "recsys_plugin.cli.ask:rank",
     "search": "recsys_plugin.cli.ask:search",
     "similar": "recsys_plugin.cli.ask:similar",
+    "popular": "recsys_plugin.cli.ask:popular",
     "cross-sell": "recsys_plugin.cli.ask:cross_sell",
     "cross-category": "recsys_plugin.cli.ask:cross_category",
     "similar-users": "recsys_plugin.cli.people:similar_users",

@@ -24,6 +24,7 @@ __all__ = [
     "cross_sell",
     "open_recommender",
     "page_table",
+    "popular",
     "print_page",
     "rank",
     "recommend",
@@ -56,7 +57,7 @@ def request_moment(settings: Settings) -> datetime | None:
     return parse_moment(as_of, name=f"{description}: as_of") if historical else None
 
 
-def open_recommender(settings: Settings, *, timeout: float = 10.0) -> Recommender:
+def open_recommender(settings: Settings, *, timeout: float = 10.0, strict: bool = False) -> Recommender:
     """A client of this home's servers, asking at :func:`request_moment`; the caller closes it.
 
     Raises:
@@ -64,7 +65,12 @@ def open_recommender(settings: Settings, *, timeout: float = 10.0) -> Recommende
     """
     services = Services(settings)
     moment = request_moment(settings)
-    options: dict[str, Any] = {"timeout": timeout, "pseudonym_key": settings.pseudonym_key}
+    options: dict[str, Any] = {
+        "timeout": timeout,
+        "pseudonym_key": settings.pseudonym_key,
+        "strict": strict,
+        "snapshot": settings.snapshot,
+    }
     if moment is not None:
         seconds = moment.timestamp()
         options["clock"] = lambda: seconds
@@ -117,6 +123,10 @@ def _footer(page: Page) -> str:
             f"{known}: {report.present} of {report.total} features present, "
             f"{len(report.missing)} missing, {len(report.expired)} expired"
         )
+    if page.segments:
+        lines.append("popular with " + ", ".join(f"{name} {value}" for name, value in page.segments))
+    if page.fallback.reason:
+        lines.append(f"level {page.fallback.level}: {page.fallback.reason}")
     if page.unknown_items:
         lines.append(f"not in the catalogue: {', '.join(page.unknown_items)}")
     if page.intent is not None:
@@ -184,14 +194,65 @@ def _options(*, several: bool) -> Callable[[_Command], _Command]:
     return decorate
 
 
+class _Said(click.ParamType):
+    """NAME=VALUE, as a pair."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        name, equals, said = str(value).partition("=")
+        if not equals:
+            self.fail(f"{value!r} is not NAME=VALUE, such as country=DE", param, ctx)
+        return name, said
+
+
+_segment_option = click.option(
+    "--segment",
+    "segment",
+    type=_Said(),
+    multiple=True,
+    help="What is known of the user: country=DE, gender=…, age_group=…, income_group=…, household=…, segment=….",
+)
+
+
 @click.command()
 @click.argument("user_id", metavar="USER")
+@_segment_option
 @_options(several=True)
-def recommend(user_id: str, k: int, exclude: tuple[str, ...], timeout: float, as_json: bool) -> None:
-    """The items that USER is most likely to want."""
+def recommend(
+    user_id: str, segment: tuple[tuple[str, str], ...], k: int, exclude: tuple[str, ...], timeout: float, as_json: bool
+) -> None:
+    """The items that USER is most likely to want; of a USER who is not known, with what his segment buys first."""
     _answer(
-        lambda recommender: recommender.recommend(user_id, k, exclude=exclude),
+        lambda recommender: recommender.recommend(user_id, k, exclude=exclude, segment=dict(segment)),
         title=f"For user {escape(user_id)}",
+        as_json=as_json,
+        timeout=timeout,
+    )
+
+
+@click.command()
+@_segment_option
+@click.option("--category", help="Items of this category only.")
+@_options(several=True)
+def popular(
+    segment: tuple[tuple[str, str], ...],
+    category: str | None,
+    k: int,
+    exclude: tuple[str, ...],
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """What is popular, with everybody or with a segment of the users.
+
+    \b
+    Examples:
+      recsys popular -k 10
+      recsys popular --segment age_group=25-34 --category GROCERY --json
+    """
+    _answer(
+        lambda recommender: recommender.popular(k, segment=dict(segment), category=category, exclude=exclude),
+        title="Popular" + "".join(f", {name} {escape(value)}" for name, value in segment),
         as_json=as_json,
         timeout=timeout,
     )

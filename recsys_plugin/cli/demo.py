@@ -97,7 +97,7 @@ def demo(
         with _step("up"):
             started = services.up(lambda text: console.print(f"  … {escape(text)}", highlight=False)).started
         console.print("[bold]recsys recommend[/]")
-        with open_recommender(settings, timeout=5.0) as recommender:
+        with open_recommender(settings, timeout=5.0, strict=True) as recommender:
             _show(dataset, recommender, started, report, as_json=as_json)
 
 

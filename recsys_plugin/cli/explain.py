@@ -43,7 +43,7 @@ def explain(user_id: str, item_id: str, as_json: bool, plot: Path | None, timeou
     """
     if plot is not None:
         check_plot(plot)
-    with open_recommender(Settings.from_environment(), timeout=timeout) as recommender:
+    with open_recommender(Settings.from_environment(), timeout=timeout, strict=True) as recommender:
         page = recommender.rank(user_id, [item_id], explain=True)
     if page.unknown_items:
         raise InvalidInput(f"ITEM: {item_id!r:.60} is not in the catalogue, and not among the newer items")

@@ -11,6 +11,7 @@ from recsys_plugin.client.ad_pages import AdItem, AdsPage, mix_ads
 from recsys_plugin.client.async_recommender import AsyncRecommender
 from recsys_plugin.client.context import Exploration
 from recsys_plugin.client.explanation import Contribution, Explanation, Reason
+from recsys_plugin.client.fallback import Fallback, FallbackCache
 from recsys_plugin.client.people import Community, SimilarUser, SimilarUsers
 from recsys_plugin.client.recommender import Recommender
 from recsys_plugin.client.results import Page, RulesReport, ScoredItem, ServedBy, Timings
@@ -25,6 +26,8 @@ __all__ = [
     "Contribution",
     "Explanation",
     "Exploration",
+    "Fallback",
+    "FallbackCache",
     "FeatureReport",
     "Page",
     "Reason",

@@ -78,17 +78,17 @@ class AsyncRecommender(AsyncShelves):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         explain: bool = False,
+        segment: Mapping[str, str] | None = None,
         timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
         """See :meth:`Recommender.recommend`."""
         users = [checked_id(user_id, "user_id")]
-        return (
-            await self.recommend_many(
-                users, k, exclude=exclude, beside=beside, rules=rules, sponsored=sponsored,
-                candidates=candidates, explain=explain, timeout=timeout, strict=strict,
-            )
-        )[0]  # fmt: skip
+        pages = await self.recommend_many(
+            users, k, exclude=exclude, beside=beside, rules=rules, sponsored=sponsored,
+            candidates=candidates, explain=explain, segment=segment, timeout=timeout, strict=strict,
+        )  # fmt: skip
+        return pages[0]
 
     async def recommend_many(
         self,
@@ -101,6 +101,7 @@ class AsyncRecommender(AsyncShelves):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         explain: bool = False,
+        segment: Mapping[str, str] | None = None,
         timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> list[Page]:
@@ -111,7 +112,7 @@ class AsyncRecommender(AsyncShelves):
                 rules,
                 sponsored,
                 lambda context, users: ladder.recommend(
-                    context, users, k, exclude=excluded, candidates=candidates, explain=explain
+                    context, users, k, exclude=excluded, candidates=candidates, explain=explain, segment=segment
                 ),
             ),
             timeout,
@@ -329,7 +330,6 @@ class AsyncRecommender(AsyncShelves):
         await self._run(flow, LOADING_TIMEOUT)
 
     async def _watch_releases(self, every: float) -> None:
-        """Take up new versions between requests."""
         warner = Warner("could not look for a newer model version")
         while not self._closing.is_set():
             await asyncio.sleep(every)

@@ -59,6 +59,31 @@ class AsyncShelves(ClientBase):
         )
         return pages[0]
 
+    async def popular(
+        self,
+        k: int = 20,
+        *,
+        segment: Mapping[str, str] | None = None,
+        category: str | None = None,
+        exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
+    ) -> Page:
+        """See :meth:`Shelves.popular`."""
+        excluded = beside_these(exclude, beside)
+        pages = await self._ask(
+            under(
+                rules,
+                (),
+                lambda context, _: ladder.popular(context, k, segment=segment, category=category, exclude=excluded),
+            ),
+            timeout,
+            strict=strict,
+        )
+        return pages[0]
+
     async def onboard(
         self,
         chosen: Iterable[object],

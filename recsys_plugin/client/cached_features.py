@@ -7,7 +7,7 @@ from typing import Any
 
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.fallback import Fallback
-from recsys_plugin.errors import FeatureContractError, RecsysError, ServiceUnavailable
+from recsys_plugin.errors import FeatureContractError, Overloaded, RecsysError, ServiceUnavailable
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures, ReadPlan, Reply
 
 __all__ = ["read_or_recall", "recall"]
@@ -25,12 +25,18 @@ def read_or_recall(
     """Some users' features, as tensors: as they are now, or else as :func:`recall` has them.
 
     What could be read is kept for the next time. Whoever's features cannot be understood is recalled alone.
+
+    Raises:
+        ServiceUnavailable, FeatureContractError: in a strict context, if they cannot be read or understood.
     """
     replies: Sequence[Reply] | None = None
     try:
         replies = yield call
         decoded = _decode(context, plan, user_ids, replies)
     except (ServiceUnavailable, FeatureContractError) as error:
+        # A client that has too much to do is not to ask Triton either.
+        if context.strict or isinstance(error, Overloaded):
+            raise
         return recall(context, plan, user_ids, error, replies)
     for user_id, reply in zip(user_ids, replies, strict=True):
         size = sum(map(len, filter(None, reply))) + _OVERHEAD * len(reply)

@@ -133,6 +133,8 @@ class RequestContext:
     """Why the servers are not asked any more: what is left is to be made in process."""
     fallbacks: dict[str | None, Fallback] = field(init=False, default_factory=dict)
     """User → the level of his page, where it is not the full one."""
+    segment: Mapping[str, str] = field(init=False, default_factory=dict)
+    """What the shop says of the user."""
     missed: list[str] = field(init=False, default_factory=list)
     """What could not be had for the page under way, though it is on the full level without it."""
     chosen: tuple[NDArray[np.int64], NDArray[np.float32]] | None = field(init=False, default=None)

@@ -25,6 +25,7 @@ from recsys_plugin.client.explaining import explained
 from recsys_plugin.client.pages import SCORES, line_of, page, page_items
 from recsys_plugin.client.release import PersonalModel, Release
 from recsys_plugin.client.results import Page, RankedItems
+from recsys_plugin.client.segments import segment_lifts
 from recsys_plugin.client.shelf_rules import ShelfPolicy, fetch_vectors, shelf_policy
 from recsys_plugin.errors import ReleaseChanged
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures
@@ -40,6 +41,7 @@ __all__ = [
     "encode_text",
     "infer",
     "known_rows",
+    "known_vector",
     "new_item_texts",
     "nobody",
     "padded_rows",
@@ -51,6 +53,7 @@ __all__ = [
     "score_rows",
     "similar_items",
     "text_inputs",
+    "tokenize",
     "user_inputs",
     "wanted_outputs",
 ]
@@ -81,6 +84,9 @@ def recommend(
     policy = shelf_policy(context, "recommend")
     if policy is not None:
         pool = policy.results(pool, count)
+    lifts = segment_lifts(context)
+    if lifts is not None:
+        pool = count
     model = context.release.models["recommend"]
     if wanted == 0:
         return [page(context, "recommend", user_id, RankedItems(), None) for user_id in users]
@@ -99,6 +105,8 @@ def recommend(
         yield from fetch_vectors(context, "recommend", answer["rows"], answer["scores"])
         for number, user_id in enumerate(batch):
             outputs = line_of("recommend", answer, number)
+            if lifts is not None and not reports[number].known:
+                outputs["scores"] = outputs["scores"] * lifts[outputs["rows"]]
             scores = outputs["scores"]
             items = page_items(
                 context, "recommend", outputs, scores, "retrieval_scores", excluded, wanted, explore=user_id
@@ -185,7 +193,7 @@ def _similar_texts(
 ) -> Generator[Infer, Any, dict[str, Array]]:
     """Rows of the catalogue and of new items, and the cosine of their texts to that of one new item."""
     new, model = context.release.new_items, context.release.models["search"]
-    words = new_item_texts(context.release, [place], takes_vector=model.takes_vector)
+    words = new_item_texts(context.release, [place], model)
     nothing: dict[str, Array] = {"lexical_rows": padded_rows([np.empty(0, np.int64)])}
     found = yield from infer(
         context,
@@ -211,11 +219,11 @@ def text_inputs(text: str) -> dict[str, Array]:
     return {"query": query}
 
 
-def new_item_texts(release: Release, places: Sequence[int], *, takes_vector: bool) -> dict[str, Array]:
+def new_item_texts(release: Release, places: Sequence[int], model: PersonalModel) -> dict[str, Array]:
     """What the search model is to look for to find what is like some new items: their vectors, which are known, or
-    their texts where it encodes them itself."""
-    if takes_vector:
-        return {"text_embedding": release.new_items.texts[list(places)]}
+    their texts where it takes nothing else."""
+    if model.vector_width:
+        return known_vector(release.new_items.texts[list(places)])
     words = np.empty((len(places), 1), dtype=object)
     for line, place in enumerate(places):
         facts = release.new_items.facts[place]
@@ -223,12 +231,22 @@ def new_item_texts(release: Release, places: Sequence[int], *, takes_vector: boo
     return {"query": words}
 
 
-def encode_text(
-    context: RequestContext, words: Mapping[str, Array], tokenizer: str
-) -> Generator[Infer, Any, dict[str, Array]]:
-    """The unit vector of a text, ``text_embedding`` float32 ``[1, D]``."""
-    tokens = yield from infer(context, tokenizer, words, _TOKENS)
-    return (yield from infer(context, "text_encoder", tokens, {"text_embedding": OutputSpec("FP32", (1, -1))}))
+def known_vector(vectors: Array) -> dict[str, Array]:
+    """What a search model that encodes queries takes instead of their tokens: their unit vectors ``[B, D]``."""
+    none = np.zeros((len(vectors), 1), np.int64)
+    return {"input_ids": none, "attention_mask": none, "known_embedding": vectors}
+
+
+def tokenize(context: RequestContext, text: str) -> Generator[Infer, Any, dict[str, Array]]:
+    """``input_ids`` and ``attention_mask`` of a query, int64 ``[1, T]``."""
+    return (yield from infer(context, "tokenizer", text_inputs(text), _TOKENS))
+
+
+def encode_text(context: RequestContext, text: str) -> Generator[Infer, Any, Array]:
+    """The unit vector of a query, float32 ``[1, D]``."""
+    tokens = yield from tokenize(context, text)
+    encoded = yield from infer(context, "text_encoder", tokens, {"text_embedding": OutputSpec("FP32", (1, -1))})
+    return encoded["text_embedding"]
 
 
 def read_features(
@@ -238,13 +256,9 @@ def read_features(
     plan = model.plan
     call = ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
     try:
-        if context.strict:
-            replies = yield call
-            decoded = plan.decode(user_ids, replies, now=context.now, rows=context.release.catalogue.rows)
-        else:
-            decoded = yield from read_or_recall(context, plan, user_ids, call)
+        decoded = yield from read_or_recall(context, plan, user_ids, call)
         context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}
-    finally:
+    finally:  # a call that failed took its time, too
         context.end_of("features")
     return decoded
 

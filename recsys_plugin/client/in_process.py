@@ -20,10 +20,10 @@ from recsys_plugin.client.fallback import Fallback, Level
 from recsys_plugin.client.pages import page, page_items
 from recsys_plugin.client.results import Page, RankedItems
 from recsys_plugin.client.searching import plan_of, told
+from recsys_plugin.client.segments import segments_of
 from recsys_plugin.client.shelf_rules import ShelfPolicy, shelf_policy
 from recsys_plugin.features.plan import FeatureReport
 from recsys_plugin.policy.page import SearchBlend
-from recsys_plugin.policy.popularity import Segment
 
 __all__ = ["InProcess"]
 
@@ -68,6 +68,16 @@ class InProcess:
             return self._page(user, rows, scores, "popularity", "what is popular", report=report)
         (rows, scores), age = _followed(kept[0], (rows, scores)), kept[1]
         return self._page(user, rows, scores, "retrieval", f"what was found {age:.1f} s before", age, report)
+
+    def popular(self, category: str | None) -> Page:
+        """What is popular with the request's segment, in a category or in all."""
+        allowed = None
+        if category is not None:
+            categories = self.context.release.catalogue.categories
+            code = categories.known(category)
+            allowed = categories.codes == (-1 if code is None else code)
+        rows, scores = self._popular(None, allowed)
+        return self._page(None, rows, scores, "popularity", "as of the snapshot")
 
     def of_items(
         self,
@@ -134,7 +144,7 @@ class InProcess:
         report, release = self._recalled(user), self.context.release
         shares = np.zeros(len(rows), np.float32)
         old = rows < len(release.popularity.shares)
-        shares[old] = release.popularity.shares_of(self._segments(user))[rows[old]]
+        shares[old] = release.popularity.shares_of(segments_of(self.context, user))[rows[old]]
         # Not the shares themselves, since of equal scores the lower row comes first.
         scores = np.empty(len(rows), np.float32)
         scores[np.argsort(-shares, kind="stable")] = np.arange(len(rows), 0, -1, dtype=np.float32)
@@ -177,10 +187,6 @@ class InProcess:
         context.features = {**context.features, user: (tensors, 0)}
         return report
 
-    def _segments(self, user: str | None) -> tuple[Segment, ...]:
-        """The segments that a user is known to belong to."""
-        return ()
-
     def _kept(self, subject: Hashable) -> tuple[tuple[_Rows, _Scores], float] | None:
         """Rows and scores of a page of this version that was kept, and its age in seconds."""
         found = self.context.memory.get((self.shelf, subject), self.context.started)
@@ -196,7 +202,7 @@ class InProcess:
             allowed: ``[N]``; ``None`` for all.
         """
         release, policy = self.context.release, self.policy
-        order, shares = release.popularity.ordered(self._segments(user))
+        order, shares = release.popularity.ordered(segments_of(self.context, user))
         barred = [np.fromiter(self.excluded, np.int64, len(self.excluded))]
         if policy is None or policy.rules.least_stock > 0:
             barred.append(release.sold_out)
@@ -223,7 +229,8 @@ class InProcess:
     ) -> Page:
         """The page of some candidates."""
         context = self.context
-        context.fallbacks[user] = Fallback(level, f"{context.failure}; {what}", age)
+        if context.failure is not None:
+            context.fallbacks[user] = Fallback(level, f"{context.failure}; {what}", age)
         items = RankedItems()
         if self.wanted and len(rows):
             # Under another name than the click model's scores, since these are no rates.
@@ -232,6 +239,8 @@ class InProcess:
                 context, self.model, outputs, scores, None, self.excluded, self.wanted, user_id=user, shelf=self.shelf
             )
         made = page(context, self.model, user, items, report, unknown)
+        if level == "popularity" and (segments := segments_of(context, user)):
+            made = replace(made, segments=segments)
         if made.rules is not None and self._without_vectors:
             made = replace(made, rules=replace(made.rules, unmet=(*made.rules.unmet, _NO_VECTORS)))
         return made

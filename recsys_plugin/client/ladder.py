@@ -46,7 +46,8 @@ from recsys_plugin.client.in_process import InProcess
 from recsys_plugin.client.pages import page, remember_page
 from recsys_plugin.client.release import Release, on_one_release
 from recsys_plugin.client.results import RankedItems
-from recsys_plugin.errors import FeatureContractError, ServiceUnavailable
+from recsys_plugin.client.segments import checked_segment
+from recsys_plugin.errors import FeatureContractError, InvalidInput, ServiceUnavailable
 from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.policy.page import SearchBlend
 
@@ -56,11 +57,16 @@ __all__ = [
     "cross_sell",
     "laddered",
     "onboard",
+    "popular",
     "rank",
     "recommend",
     "search",
     "similar_items",
 ]
+
+
+#: Popular items that are looked at beyond those wanted, since rules may leave some out.
+_SPARE = 500
 
 
 def laddered(
@@ -108,8 +114,10 @@ def recommend(
     exclude: Iterable[object],
     candidates: object,
     explain: bool = False,
+    segment: object = None,
 ) -> Flow:
-    """:func:`flows.recommend`; then what was found for the user before, then what is popular."""
+    """:func:`flows.recommend`; then what was found for the user before, then what is popular with his segment."""
+    context.segment = checked_segment(segment)
     if context.failure is None:
         return (
             yield from flows.recommend(
@@ -120,6 +128,18 @@ def recommend(
     wanted, excluded = checked_k(k), known_rows(context.release, exclude)
     made = InProcess(context, "recommend", "recommend", wanted, excluded, checked_candidates(candidates))
     return [made.of_user(user) for user in users]
+
+
+def popular(
+    context: RequestContext, k: object, *, segment: object, category: object, exclude: Iterable[object]
+) -> Flow:
+    """What is popular; no server is asked."""
+    context.segment = checked_segment(segment)
+    if category is not None and not isinstance(category, str):
+        raise InvalidInput(f"category: {category!r:.60} is no text")
+    wanted, excluded = checked_k(k), known_rows(context.release, exclude)
+    yield from ()
+    return [InProcess(context, "popular", "popular", wanted, excluded, _SPARE + wanted).popular(category)]
 
 
 def rank(context: RequestContext, user_id: object, item_ids: Iterable[object], *, explain: bool = False) -> Flow:

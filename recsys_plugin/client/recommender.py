@@ -96,6 +96,7 @@ class Recommender(Shelves):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         explain: bool = False,
+        segment: Mapping[str, str] | None = None,
         timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> Page:
@@ -113,6 +114,7 @@ class Recommender(Shelves):
             candidates: how many the index proposes to the ranker, 1 to 10,000; at least ``k``.
             explain: whether each item is to say why it is there, see
                 :class:`~recsys_plugin.client.explanation.Explanation`; it costs another call to Triton for each user.
+            segment: what the shop knows of a user whom the store does not know, such as ``{"country": "DE"}``.
             timeout: seconds for this call.
             strict: whether what fails is raised, rather than told by ``page.fallback``; ``None`` for the client's.
 
@@ -124,7 +126,7 @@ class Recommender(Shelves):
         users = [checked_id(user_id, "user_id")]
         return self.recommend_many(
             users, k, exclude=exclude, beside=beside, rules=rules, sponsored=sponsored,
-            candidates=candidates, explain=explain, timeout=timeout, strict=strict,
+            candidates=candidates, explain=explain, segment=segment, timeout=timeout, strict=strict,
         )[0]  # fmt: skip
 
     def recommend_many(
@@ -138,6 +140,7 @@ class Recommender(Shelves):
         sponsored: Iterable[object] = (),
         candidates: int = 500,
         explain: bool = False,
+        segment: Mapping[str, str] | None = None,
         timeout: float | Timeout | None = None,
         strict: bool | None = None,
     ) -> list[Page]:
@@ -151,7 +154,7 @@ class Recommender(Shelves):
                 rules,
                 sponsored,
                 lambda context, users: ladder.recommend(
-                    context, users, k, exclude=excluded, candidates=candidates, explain=explain
+                    context, users, k, exclude=excluded, candidates=candidates, explain=explain, segment=segment
                 ),
             ),
             timeout,
@@ -249,9 +252,7 @@ class Recommender(Shelves):
         """Take up the shop's rules, and the version that is to serve now: the promoted one, else the newest.
 
         Requests under way finish with the one they began with. It is also done by itself, see ``refresh_every``.
-
-        Returns:
-            The version that serves from now on.
+        Returns the version that serves from now on.
         """
         with self._loading:
             current = None if self._release.is_snapshot else self._release

@@ -170,6 +170,8 @@ class Page:
     is slow, see :class:`~recsys_plugin.resilience.adaptive.LatencyTarget`; ``None`` for other pages."""
     fallback: Fallback = FULL
     """The level of the ladder that it was made on, and why not on a better one."""
+    segments: tuple[tuple[str, str], ...] = ()
+    """The segments of users whose popularity counted, such as ``("age_group", "25-34")``."""
 
     def __iter__(self) -> Iterator[ScoredItem]:
         """The items, best first."""

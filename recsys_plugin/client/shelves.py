@@ -63,6 +63,43 @@ class Shelves(ClientBase):
             strict=strict,
         )[0]
 
+    def popular(
+        self,
+        k: int = 20,
+        *,
+        segment: Mapping[str, str] | None = None,
+        category: str | None = None,
+        exclude: Iterable[object] = (),
+        beside: Iterable[Page] = (),
+        rules: ShelfRules | Mapping[str, Any] | None = None,
+        timeout: float | Timeout | None = None,
+        strict: bool | None = None,
+    ) -> Page:
+        """What is popular, as of the version that serves: with everybody, or with some of the users.
+
+        No server is asked. The scores are shares of recent purchases; of several segments they are combined as if these
+        were independent, and are no shares then.
+
+        Args:
+            segment: whose: attributes of users and their values, such as ``{"age_group": "25-34"}``. Of which the
+                version tells anything is in ``page.segments``: small groups are not told of.
+            category: the items' category; one that no item has gives an empty page.
+            k, exclude, beside, rules, timeout, strict: as for :meth:`Recommender.recommend`.
+
+        Raises:
+            InvalidInput: for a wrong argument, which the message names.
+        """
+        excluded = beside_these(exclude, beside)
+        return self._ask(
+            under(
+                rules,
+                (),
+                lambda context, _: ladder.popular(context, k, segment=segment, category=category, exclude=excluded),
+            ),
+            timeout,
+            strict=strict,
+        )[0]
+
     def onboard(
         self,
         chosen: Iterable[object],

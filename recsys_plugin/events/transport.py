@@ -7,8 +7,16 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.calls import Appended, AppendEvents
+from recsys_plugin.features.cluster_calls import AsyncClusterCalls, ClusterCalls
+from recsys_plugin.features.connecting import (
+    DEFAULT_RETRY,
+    ONE_CALLER,
+    async_connection_set,
+    connection_set,
+    own_timeout,
+    patience,
+)
 from recsys_plugin.features.connection import RedisAddress, named_errors, too_slow
 from recsys_plugin.features.reader import sentinels
 
@@ -28,8 +36,12 @@ class EventTransport:
 
     def __init__(self, address: RedisAddress, *, timeout: float) -> None:
         self._address, self._timeout = address, timeout
+        allowed, cluster = own_timeout(timeout), address.kind == "redis_cluster"
+        self._patience = patience(allowed)
         with named_errors(address, timeout):
-            self._client: Any = address.connect(timeout)
+            self._client: Any = address.connect(allowed.total if cluster else allowed.connect)
+        self._cluster = ClusterCalls(address, DEFAULT_RETRY, self._patience) if cluster else None
+        self._connections = connection_set(address, self._client, allowed, ONE_CALLER, DEFAULT_RETRY)
 
     def append(self, call: AppendEvents, *, timeout: float) -> Appended:
         """Append all entries; with ``reply``, wait for the worker's answer until the time is over.
@@ -40,68 +52,60 @@ class EventTransport:
             DeadlineExceeded: if Redis does not acknowledge within ``timeout`` seconds; it may do so later.
             StoreUnavailable: if Redis cannot be reached or refuses.
         """
-        import redis
-
+        if self._cluster is not None:
+            return self._cluster.perform(lambda: self._append_cluster(call, timeout), timeout + _MARGIN)
         with named_errors(self._address, timeout):
-            if self._address.kind == "redis_cluster":
-                pipeline = self._client.pipeline(transaction=False)
-                for words in _commands(call):
-                    # A cluster's pipeline looks the command's name up as text.
-                    pipeline.execute_command("XADD", *words[1:])
-                pipeline.execute()
-                if call.reply is None:
-                    return Appended()
-                try:
-                    return Appended(
-                        _first(self._client.blpop([call.reply[1]], timeout=_patience(timeout, self._timeout)))
-                    )
-                except (redis.RedisError, OSError) as error:
-                    return Appended(lost=str(error))
             return self._append_one_server(call, timeout)
 
     def close(self) -> None:
         """Close every connection."""
+        self._connections.close()
+        if self._cluster is not None:
+            self._cluster.close()
         self._client.close()
         for sentinel in sentinels(self._address, self._client):
             sentinel.close()
+
+    def _append_cluster(self, call: AppendEvents, timeout: float) -> Appended:
+        import redis
+
+        pipeline = self._client.pipeline(transaction=False)
+        for words in _commands(call):
+            # A cluster's pipeline looks the command's name up as text.
+            pipeline.execute_command("XADD", *words[1:])
+        pipeline.execute()
+        if call.reply is None:
+            return Appended()
+        try:
+            return Appended(_first(self._client.blpop([call.reply[1]], timeout=_patience(timeout, self._timeout))))
+        except (redis.RedisError, OSError) as error:
+            return Appended(lost=str(error))
 
     def _append_one_server(self, call: AppendEvents, timeout: float) -> Appended:
         import redis
 
         deadline = time.monotonic() + timeout
-        pool: redis.ConnectionPool = self._client.connection_pool
-        connection = pool.get_connection()
-        whole = False
+        wire, acknowledged = self._connections.take(deadline, counts=timeout >= self._patience), False
         try:
             # The wait goes out with the entry: no further round trip when the worker is quick.
-            connection.send_packed_command([_packed([*_commands(call), *_wait(call, timeout)])])
+            wire.send(_packed([*_commands(call), *_wait(call, timeout)]), deadline)
             refused: redis.ResponseError | None = None
             for _ in call.entries:
                 try:
-                    self._read(connection, deadline, timeout)
+                    wire.read(deadline)
                 except redis.ResponseError as error:
                     refused = refused or error
-            whole = call.reply is None
             if refused is not None:
                 raise refused
-            if call.reply is None:
-                return Appended()
-            try:
-                reply = self._read(connection, deadline + _MARGIN, timeout)
-            except (RecsysError, redis.RedisError, OSError) as error:
-                return Appended(lost=str(error))
-            whole = True
-            return Appended(_first(reply))
-        finally:
-            if not whole:
-                # Replies may still be under way; whoever came next would take them for theirs.
-                connection.disconnect()
-            pool.release(connection)
-
-    def _read(self, connection: Any, deadline: float, timeout: float) -> Any:
-        if not connection.can_read(max(0.0, deadline - time.monotonic())):
-            raise too_slow(self._address, timeout)
-        return connection.read_response()
+            acknowledged = True
+            answer = Appended() if call.reply is None else Appended(_first(wire.read(deadline + _MARGIN)))
+        except BaseException as error:
+            self._connections.give_up(wire, *_told(error, acknowledged, timeout >= self._patience))
+            if acknowledged and isinstance(error, redis.RedisError | OSError):
+                return Appended(lost=_reason(error, self._address, timeout))
+            raise
+        self._connections.give_back(wire)
+        return answer
 
 
 class AsyncEventTransport:
@@ -109,78 +113,87 @@ class AsyncEventTransport:
 
     def __init__(self, address: RedisAddress, *, timeout: float) -> None:
         self._address, self._timeout = address, timeout
-        self._client: Any = address.connect_async(timeout)
+        allowed, cluster = own_timeout(timeout), address.kind == "redis_cluster"
+        self._patience = patience(allowed)
+        self._client: Any = address.connect_async(allowed.total if cluster else allowed.connect)
+        self._cluster = AsyncClusterCalls(address, DEFAULT_RETRY, self._patience) if cluster else None
+        self._connections = async_connection_set(address, self._client, allowed, ONE_CALLER, DEFAULT_RETRY)
 
     async def append(self, call: AppendEvents, *, timeout: float) -> Appended:
         """See :meth:`EventTransport.append`."""
         import redis
 
-        with named_errors(self._address, timeout):
-            if self._address.kind != "redis_cluster":
+        if self._cluster is None:
+            with named_errors(self._address, timeout):
                 return await self._append_one_server(call, timeout)
+        await self._cluster.perform(lambda: self._append_cluster(call), timeout)
+        if call.reply is None:
+            return Appended()
+        try:
             async with asyncio.timeout(timeout):
-                pipeline = self._client.pipeline(transaction=False)
-                for words in _commands(call):
-                    # A cluster's pipeline looks the command's name up as text.
-                    pipeline.execute_command("XADD", *words[1:])
-                await pipeline.execute()
-                if call.reply is None:
-                    return Appended()
-            try:
-                async with asyncio.timeout(timeout):
-                    return Appended(
-                        _first(await self._client.blpop([call.reply[1]], timeout=_patience(timeout, self._timeout)))
-                    )
-            except (redis.RedisError, TimeoutError, OSError) as error:
-                return Appended(lost=str(error))
+                patient = _patience(timeout, self._timeout)
+                return Appended(_first(await self._client.blpop([call.reply[1]], timeout=patient)))
+        except (redis.RedisError, TimeoutError, OSError) as error:
+            return Appended(lost=str(error))
+
+    async def _append_cluster(self, call: AppendEvents) -> None:
+        pipeline = self._client.pipeline(transaction=False)
+        for words in _commands(call):
+            # A cluster's pipeline looks the command's name up as text.
+            pipeline.execute_command("XADD", *words[1:])
+        await pipeline.execute()
 
     async def _append_one_server(self, call: AppendEvents, timeout: float) -> Appended:
         import redis
 
         deadline = time.monotonic() + timeout
-        pool = self._client.connection_pool
-        async with asyncio.timeout(timeout):
-            connection = await pool.get_connection()
-        whole = False
+        wire, acknowledged = await self._connections.take(deadline, counts=timeout >= self._patience), False
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                await connection.send_packed_command([_packed([*_commands(call), *_wait(call, timeout)])])
             refused: redis.ResponseError | None = None
-            for _ in call.entries:
-                try:
-                    await self._read(connection, deadline, timeout)
-                except redis.ResponseError as error:
-                    refused = refused or error
-            whole = call.reply is None
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                await wire.send(_packed([*_commands(call), *_wait(call, timeout)]))
+                for _ in call.entries:
+                    try:
+                        await wire.read()
+                    except redis.ResponseError as error:
+                        refused = refused or error
             if refused is not None:
                 raise refused
-            if call.reply is None:
-                return Appended()
-            try:
-                reply = await self._read(connection, deadline + _MARGIN, timeout)
-            except (RecsysError, redis.RedisError, OSError) as error:
-                return Appended(lost=str(error))
-            whole = True
-            return Appended(_first(reply))
-        finally:
-            if not whole:
-                await connection.disconnect()
-            await pool.release(connection)
-
-    async def _read(self, connection: Any, deadline: float, timeout: float) -> Any:
-        # Not redis-py's own timeout: its None could as well be an answer.
-        left = max(0.0, deadline - time.monotonic())
-        try:
-            async with asyncio.timeout(left):
-                return await connection.read_response(timeout=left + 1.0)
-        except TimeoutError as error:
-            raise too_slow(self._address, timeout) from error
+            acknowledged = True
+            answer = Appended()
+            if call.reply is not None:
+                async with asyncio.timeout(max(0.0, deadline + _MARGIN - time.monotonic())):
+                    answer = Appended(_first(await wire.read()))
+        except BaseException as error:
+            await self._connections.give_up(wire, *_told(error, acknowledged, timeout >= self._patience))
+            if acknowledged and isinstance(error, redis.RedisError | OSError):
+                return Appended(lost=_reason(error, self._address, timeout))
+            raise
+        await self._connections.give_back(wire)
+        return answer
 
     async def close(self) -> None:
         """Close every connection."""
+        await self._connections.close()
         await self._client.aclose()
         for sentinel in sentinels(self._address, self._client):
             await sentinel.aclose()
+
+
+def _told(error: BaseException, acknowledged: bool, patient: bool) -> tuple[BaseException | None, bool]:
+    """What the connections are told of a failed call: the error, if the server did not answer, and whether it counts
+    against the server."""
+    import redis
+
+    if isinstance(error, redis.ResponseError):
+        return None, False
+    if not isinstance(error, redis.RedisError | OSError):
+        return error, False
+    return error, not acknowledged and (patient or not isinstance(error, TimeoutError))
+
+
+def _reason(error: BaseException, address: RedisAddress, timeout: float) -> str:
+    return str(too_slow(address, timeout)) if isinstance(error, TimeoutError) else str(error)
 
 
 def _patience(timeout: float, most: float) -> float:

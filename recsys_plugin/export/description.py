@@ -12,7 +12,9 @@ from recsys_plugin.training.communities import MOST_CATEGORIES, MOST_ITEMS
 __all__ = [
     "BEST_RESULTS",
     "COUNTS",
+    "KNOWN_EMBEDDING",
     "PACK_VALUES",
+    "QUERY_VECTOR",
     "VALUE_COLUMNS",
     "VERSION",
     "Model",
@@ -71,8 +73,11 @@ class Model:
         return bool(self.steps)
 
 
-#: Steps that only merged graphs have: the best of all ranked candidates, and their values in a single tensor.
-BEST_RESULTS, PACK_VALUES = "best_results", "pack_values"
+#: Steps that only merged graphs have: the best of all ranked candidates, their values in a single tensor, and the
+#: vector of a text, which is made only where it is not known.
+BEST_RESULTS, PACK_VALUES, QUERY_VECTOR = "best_results", "pack_values", "query_vector"
+#: The tensor by which a request brings the vector of a text along, instead of tokens.
+KNOWN_EMBEDDING = "known_embedding"
 #: The parameter that names the columns of the tensor ``values``, separated by commas.
 VALUE_COLUMNS = "value_columns"
 #: The output by which a graph says which version of it answered.
@@ -100,6 +105,9 @@ def describe_repository(
         own_rows: how many of his own items a user brings as candidates.
         item: width of the packed row of an item newer than the snapshot.
     """
+    # It describes with the values of this module.
+    from recsys_plugin.export.tables import table_models
+
     widths = {str(name): width for name, width in contract.widths.items()}
     user = (
         Tensor("user_float", "FP32", (widths["user_float"],), "packed float features, in contract order"),
@@ -272,25 +280,7 @@ def describe_repository(
             (basket, excluded, counts),
             (rows, Tensor("scores", "FP32", (-1,), "what to rank by; higher is better")),
         ),
-        Model(
-            "catalogue",
-            "The items built into this version, page by page; an item's row number is its position.",
-            (
-                Tensor("offset", "INT64", (1,), "first row of the page"),
-                Tensor("count", "INT64", (1,), "rows of the page, at most"),
-            ),
-            (
-                Tensor("item_ids", "STRING", (-1,), "item ids"),
-                Tensor("titles", "STRING", (-1,), "titles"),
-                Tensor("categories", "STRING", (-1,), "categories, empty where unknown"),
-                Tensor("subcategories", "STRING", (-1,), "finer categories, empty where unknown"),
-                Tensor("brands", "STRING", (-1,), "brands, empty where unknown"),
-                Tensor("prices", "FP32", (-1,), "prices, NaN where unknown"),
-                Tensor("available_since", "INT64", (-1,), "when each came up for sale, unix seconds, 0 where unknown"),
-                Tensor("size", "INT64", (1,), "items in all"),
-            ),
-            max_batch=0,
-        ),
+        *table_models(),
         Model(
             "new_item",
             "An item newer than the snapshot to the row by which `rank_new` knows it, and its text's vector.",

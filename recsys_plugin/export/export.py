@@ -14,16 +14,16 @@ import numpy as np
 import onnx
 import pandas as pd
 import torch
-from onnx import compose
 
 from recsys_plugin.errors import StepFailed
 from recsys_plugin.export.catalogue import seconds_of
 from recsys_plugin.export.complement_graphs import complements_graph
 from recsys_plugin.export.complement_parity import check_complements, complements_request
-from recsys_plugin.export.description import Model, describe_repository, own_row_count
+from recsys_plugin.export.description import KNOWN_EMBEDDING, Model, describe_repository, own_row_count
 from recsys_plugin.export.explain_graphs import explainer_graph
 from recsys_plugin.export.explain_parity import check_explanations
 from recsys_plugin.export.graph_files import GRAPH_LIMIT, digest_of, load_graph, save_graph, spill, tidy, total_bytes
+from recsys_plugin.export.graph_parts import prefix_names
 from recsys_plugin.export.index_graphs import answer_version, catalogue_graph, index_graph, lookup_graph
 from recsys_plugin.export.install import exported_versions, install, next_version, promotion_path
 from recsys_plugin.export.local import TOKENIZERS, LocalRepository, tokenizer_of
@@ -39,10 +39,12 @@ from recsys_plugin.export.parity import (
     left_out,
     user_inputs,
 )
+from recsys_plugin.export.popularity_graph import popularity_graph
 from recsys_plugin.export.precision import reduce_precision
 from recsys_plugin.export.torch_graphs import encoder_graph, ranker_graph, user_tower_graph
 from recsys_plugin.export.user_graphs import communities_graph, user_index_graph
 from recsys_plugin.pipeline.workspace import atomic_text
+from recsys_plugin.policy.popularity import Popularity, nothing_popular
 from recsys_plugin.training.artefacts import TrainedModels
 from recsys_plugin.training.communities import People, nobody
 from recsys_plugin.training.complements import Complements, no_complements
@@ -64,6 +66,8 @@ _CATALOGUE_TEXTS = {
     "subcategories": "subcategory",
     "brands": "brand",
 }
+#: Models that clients load with a version, page by page.
+_TABLES = ("catalogue", "popularity")
 _DATATYPES = {"f": "FP32", "i": "INT64", "O": "BYTES", "U": "BYTES"}
 
 
@@ -81,6 +85,7 @@ class ExportMaterial:
         options: how models are laid out and weights stored. measured: real users and what they bought, on whom a
             lower precision is measured; without them there is no other than fp32.
         complements: what goes with a basket; without them every basket is answered alike.
+        popularity: what is popular; nothing is, without it.
         people: the users who may be somebody's neighbour; nobody is, without them.
         reference: what the models were trained on, as JSON values, for ``recsys check drift``.
     """
@@ -94,6 +99,7 @@ class ExportMaterial:
     options: ExportOptions = field(default_factory=ExportOptions)
     measured: Split | None = None
     complements: Complements | None = None
+    popularity: Popularity | None = None
     people: People | None = None
     reference: Mapping[str, Any] | None = None
 
@@ -266,6 +272,7 @@ def _write_graphs(
         "complements": lambda: complements_graph(_complements(material)),
         "user_index": lambda: user_index_graph(people),
         "communities": lambda: communities_graph(people.communities),
+        "popularity": lambda: popularity_graph(material.popularity or nothing_popular(len(catalogue))),
         "text_encoder": lambda: encoder_graph(encoder, tokenizer),
         "item_encoder": lambda: item_encoder_graph(models, torch.from_numpy(empty)),
         "new_item_ranker": lambda: new_item_ranker_graph(models),
@@ -281,8 +288,8 @@ def _write_graphs(
         progress(f"graph {name}", done, len(makers))
         graphs[name] = staging / name / "model.onnx"
         graphs[name].parent.mkdir()
-        # The catalogue is asked for by its version; the others may be run as steps of another version's ensemble.
-        onnx.save(make() if name == "catalogue" else answer_version(make(), version), graphs[name])
+        # Tables are asked for by their version; the others may be run as steps of another version's ensemble.
+        onnx.save(make() if name in _TABLES else answer_version(make(), version), graphs[name])
     return graphs
 
 
@@ -323,9 +330,7 @@ def name_by_content(graphs: Iterable[Path]) -> None:
     for path in graphs:
         prefix = digest_of(path)[:12] + "/"
         model = onnx.load(path, load_external_data=False)
-        compose.add_prefix(
-            model, prefix, rename_inputs=False, rename_outputs=False, rename_functions=False, inplace=True
-        )
+        prefix_names(model.graph, prefix, ends=False)
         onnx.save(model, path)
         tidy(path)
 
@@ -338,7 +343,7 @@ def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dic
     encoded = local.run("text_encoder", tokens)["text_embedding"]
     merged = material.options.graphs == "merged"
     is_exact = material.options.precision == "fp32" and material.options.target != "tensorrt"
-    asked["search"] |= {"text_embedding": encoded} if merged else {"query": query}
+    asked["search"] |= {**tokens, KNOWN_EMBEDDING: np.zeros_like(encoded)} if merged else {"query": query}
     asked["tokenizer"] = {"query": query}
     asked["text_encoder"] = tokens
     asked |= _new_item_requests(local, material)
@@ -348,7 +353,7 @@ def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dic
     asked["complements"] = complements_request(np.array([[0, -1]], np.int64), min(20, len(material.catalogue) - 1))
     new_items = np.repeat(asked["rank_new"]["new_items"][:1], len(asked["rank"]["candidate_rows"]), axis=0)
     asked["explain"] = {**asked["rank"], "new_items": new_items}
-    asked["catalogue"] = {"offset": np.array([0], np.int64), "count": np.array([3], np.int64)}
+    asked |= {name: {"offset": np.array([0], np.int64), "count": np.array([3], np.int64)} for name in _TABLES}
     return [
         {
             "model": name,

@@ -252,10 +252,18 @@ def catalogue_graph(texts: Mapping[str, Sequence[str]], prices: _Array, availabl
         texts: ``item_ids``, ``titles``, ``categories``, ``subcategories`` and ``brands``, [N] each.
         prices: [N], NaN where unknown. available_since: [N], unix seconds, 0 where unknown.
     """
+    columns: dict[str, _Array] = {name: np.array([*values], dtype=object) for name, values in texts.items()}
+    columns |= {"prices": prices.astype(np.float32), "available_since": available_since.astype(np.int64)}
+    return paged_graph("catalogue", columns)
+
+
+def paged_graph(name: str, columns: Mapping[str, _Array], whole: Mapping[str, _Array] | None = None) -> onnx.ModelProto:
+    """``offset`` and ``count`` int64 [1] → that page of each column, ``size`` int64 [1], and further tensors whole.
+
+    Args:
+        name: of the graph. columns: equally long; numbers, or texts as ``object``. whole: likewise, none empty.
+    """
     node, info = helper.make_node, helper.make_tensor_value_info
-    columns = {f"all_{name}": np.array([*values], dtype=object) for name, values in texts.items()}
-    columns["all_prices"] = prices.astype(np.float32)
-    columns["all_available_since"] = available_since.astype(np.int64)
     nodes = [
         node("Add", ["offset", "count"], ["asked_end"]),
         node("Min", ["asked_end", "total"], ["end"]),
@@ -265,19 +273,26 @@ def catalogue_graph(texts: Mapping[str, Sequence[str]], prices: _Array, availabl
         node("Squeeze", ["start"], ["start_scalar"]),
         node("Squeeze", ["stop"], ["stop_scalar"]),
         node("Range", ["start_scalar", "stop_scalar", "step"], ["page"]),
-        *(node("Gather", [name, "page"], [name.removeprefix("all_")], axis=0) for name in columns),
+        *(node("Gather", [f"all_{column}", "page"], [column], axis=0) for column in columns),
+        *(node("Identity", [f"all_{column}"], [column]) for column in whole or {}),
         node("Identity", ["total"], ["size"]),
     ]
-    kinds = dict.fromkeys(texts, TensorProto.STRING)
-    kinds |= {"prices": TensorProto.FLOAT, "available_since": TensorProto.INT64}
-    constants = {"total": integers([len(prices)]), "first_row": integers([0]), "step": integers(1), **columns}
+    kinds = {"O": TensorProto.STRING, "f": TensorProto.FLOAT, "i": TensorProto.INT64}
+    every = {**columns, **(whole or {})}
+    size = len(next(iter(columns.values())))
     return make_graph(
-        "catalogue",
+        name,
         nodes,
         [info("offset", TensorProto.INT64, [1]), info("count", TensorProto.INT64, [1])],
         [
-            *(info(name, kind, ["page_rows"]) for name, kind in kinds.items()),
+            *(info(column, kinds[values.dtype.kind], ["page_rows"]) for column, values in columns.items()),
+            *(info(column, kinds[values.dtype.kind], [len(values)]) for column, values in (whole or {}).items()),
             info("size", TensorProto.INT64, [1]),
         ],
-        constants,
+        {
+            "total": integers([size]),
+            "first_row": integers([0]),
+            "step": integers(1),
+            **{f"all_{column}": values for column, values in every.items()},
+        },
     )

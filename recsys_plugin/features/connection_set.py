@@ -58,8 +58,12 @@ class ConnectionSet:
         with self._changed:
             self._make_if_needed()
 
-    def take(self, deadline: float) -> Wire:
+    def take(self, deadline: float, *, counts: bool) -> Wire:
         """An open connection that nobody else uses.
+
+        Args:
+            deadline: a moment of ``time.monotonic``.
+            counts: whether it says something of the server that none could be made until then.
 
         Raises:
             StoreUnavailable: if the server is known to be away, or cannot be connected to.
@@ -84,9 +88,7 @@ class ConnectionSet:
                         self._make_if_needed()
                         left = deadline - time.monotonic()
                         if left <= 0 or not self._changed.wait(left):
-                            if stock.count >= stock.limits.connections:
-                                raise stock.all_busy(time.monotonic() - began)
-                            raise TimeoutError
+                            raise stock.in_vain(time.monotonic() - began, counts)
                     finally:
                         stock.waiting -= 1
         finally:
@@ -102,7 +104,7 @@ class ConnectionSet:
         if closing:
             _close(closing)
 
-    def give_up(self, wire: Wire, error: BaseException | None, *, counts: bool) -> None:
+    def give_up(self, wire: Wire, error: BaseException | None, counts: bool) -> None:
         """Close a connection whose replies were not all read, lest the next take them for theirs.
 
         Args:
@@ -206,7 +208,7 @@ class AsyncConnectionSet:
         """See :meth:`ConnectionSet.begin`."""
         self._make_if_needed()
 
-    async def take(self, deadline: float) -> AsyncWire:
+    async def take(self, deadline: float, *, counts: bool) -> AsyncWire:
         """See :meth:`ConnectionSet.take`."""
         stock = self._stock
         began = time.monotonic()
@@ -227,9 +229,7 @@ class AsyncConnectionSet:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     await turn
             except TimeoutError:
-                if stock.count >= stock.limits.connections:
-                    raise stock.all_busy(time.monotonic() - began) from None
-                raise
+                raise stock.in_vain(time.monotonic() - began, counts) from None
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
                     self._tell_one()  # it was this one's turn
@@ -249,7 +249,7 @@ class AsyncConnectionSet:
         for other in closing:
             await other.close()
 
-    async def give_up(self, wire: AsyncWire, error: BaseException | None, *, counts: bool) -> None:
+    async def give_up(self, wire: AsyncWire, error: BaseException | None, counts: bool) -> None:
         """See :meth:`ConnectionSet.give_up`."""
         closing = [wire]
         if error is None:

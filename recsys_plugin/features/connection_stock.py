@@ -132,8 +132,15 @@ class Stock(Generic[_Wire]):
         told = "" if reason is None else f": {str(reason) or type(reason).__name__}"
         return StoreUnavailable(f"{self._server} is away{told}")
 
-    def all_busy(self, seconds: float) -> Overloaded:
-        """All connections are in use for as long as a request can wait."""
+    def in_vain(self, seconds: float, counts: bool) -> Overloaded | TimeoutError:
+        """What a request comes to that waited so long for a connection: all are in use, or none could be made."""
+        if self.count < self.limits.connections:
+            error = TimeoutError("no connection could be made in time")
+            if counts:
+                if self.breaker.state == "closed":
+                    self._reason = error
+                self.breaker.failed()
+            return error
         return Overloaded(
             f"{self._server}: none of {self.count} connections became free in time. Raise Limits(connections=...)",
             retry_after=max(0.001, seconds),

@@ -8,20 +8,21 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from recsys_plugin.features.cluster_calls import AsyncClusterCalls, ClusterCalls
-from recsys_plugin.features.connection import RedisAddress, named_errors
-from recsys_plugin.features.connection_set import AsyncConnectionSet, ConnectionSet
-from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema, Reply
-from recsys_plugin.features.requests import (
+from recsys_plugin.features.connecting import (
     DEFAULT_RETRY,
     ONE_CALLER,
-    PING,
-    check_seconds,
-    in_clients_form,
+    async_connection_set,
+    connection_set,
     own_timeout,
+    patience,
+)
+from recsys_plugin.features.connection import RedisAddress, named_errors
+from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema, Reply
+from recsys_plugin.features.requests import (
+    in_clients_form,
     packed_reads,
     parsed_promotion,
     parsed_schema,
-    patience,
     promotion_key,
     schema_key,
 )
@@ -57,13 +58,12 @@ class FeatureReader:
     ) -> None:
         self._address, self._retry = address, retry
         allowed = own_timeout(timeout)
-        self._patience = patience(allowed.features_seconds)
-        self._check_seconds = check_seconds(allowed.features_seconds)
+        self._patience = patience(allowed)
         cluster = address.kind == "redis_cluster"
         with named_errors(address, allowed.connect):
             self._client: Any = address.connect(allowed.total if cluster else allowed.connect)
         self._cluster = ClusterCalls(address, retry, self._patience) if cluster else None
-        self._connections = ConnectionSet(repr(address), self._connected, self._check, limits, retry)
+        self._connections = connection_set(address, self._client, allowed, limits, retry)
 
     @property
     def breaker(self) -> CircuitBreaker:
@@ -157,7 +157,7 @@ class FeatureReader:
         attempts = self._retry.attempts if repeats else 0
         with named_errors(self._address, timeout):
             while True:
-                wire = self._connections.take(deadline)
+                wire = self._connections.take(deadline, counts=timeout >= self._patience)
                 try:
                     answer = ask(wire, deadline)
                 except redis.ResponseError as error:
@@ -179,21 +179,6 @@ class FeatureReader:
                 else:
                     self._connections.give_back(wire)
                     return answer
-
-    def _connected(self, until: float) -> Wire:
-        pool = self._client.connection_pool
-        connection = pool.connection_class(**pool.connection_kwargs)
-        try:
-            connection.connect()
-            return Wire(connection, until)
-        except BaseException:
-            connection.disconnect()
-            raise
-
-    def _check(self, wire: Wire) -> None:
-        deadline = time.monotonic() + self._check_seconds
-        wire.send(PING, deadline)
-        wire.read(deadline)
 
     def _read_cluster(self, read: ReadFeatures) -> list[Reply]:
         pipeline = self._client.pipeline(transaction=False)
@@ -225,13 +210,11 @@ class AsyncFeatureReader:
     ) -> None:
         self._address, self._retry = address, retry
         allowed = own_timeout(timeout)
-        self._patience = patience(allowed.features_seconds)
-        self._check_seconds = check_seconds(allowed.features_seconds)
-        self._connect_seconds = allowed.connect
+        self._patience = patience(allowed)
         cluster = address.kind == "redis_cluster"
         self._client: Any = address.connect_async(allowed.total if cluster else allowed.connect)
         self._cluster = AsyncClusterCalls(address, retry, self._patience) if cluster else None
-        self._connections = AsyncConnectionSet(repr(address), self._connected, self._check, limits, retry)
+        self._connections = async_connection_set(address, self._client, allowed, limits, retry)
 
     @property
     def breaker(self) -> CircuitBreaker:
@@ -304,7 +287,7 @@ class AsyncFeatureReader:
         attempts = self._retry.attempts if repeats else 0
         with named_errors(self._address, timeout):
             while True:
-                wire = await self._connections.take(deadline)
+                wire = await self._connections.take(deadline, counts=timeout >= self._patience)
                 try:
                     async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                         answer = await ask(wire)
@@ -327,23 +310,6 @@ class AsyncFeatureReader:
                 else:
                     await self._connections.give_back(wire)
                     return answer
-
-    async def _connected(self, until: float) -> AsyncWire:
-        pool = self._client.connection_pool
-        connection = pool.connection_class(**pool.connection_kwargs)
-        try:
-            # However many steps there are, looking the name up among them.
-            async with asyncio.timeout(self._connect_seconds):
-                await connection.connect()
-            return AsyncWire(connection, until)
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-
-    async def _check(self, wire: AsyncWire) -> None:
-        async with asyncio.timeout(self._check_seconds):
-            await wire.send(PING)
-            await wire.read()
 
     async def _read_cluster(self, read: ReadFeatures) -> list[Reply]:
         pipeline = self._client.pipeline(transaction=False)

@@ -8,34 +8,15 @@ from typing import Any
 
 from recsys_plugin.errors import StoreUnavailable
 from recsys_plugin.features.plan import ReadFeatures
-from recsys_plugin.resilience.values import Limits, Retry, Timeout
 
 __all__ = [
-    "DEFAULT_RETRY",
-    "ONE_CALLER",
-    "PING",
-    "check_seconds",
     "in_clients_form",
-    "own_timeout",
     "packed_reads",
     "parsed_promotion",
     "parsed_schema",
-    "patience",
     "promotion_key",
     "schema_key",
 ]
-
-#: Limits of what reads for one caller.
-ONE_CALLER = Limits(ready=1)
-DEFAULT_RETRY = Retry()
-PING = b"*1\r\n$4\r\nPING\r\n"
-
-#: A call that was given less time than this and did not make it says nothing of the server.
-_PATIENCE = 0.05
-#: Part of the usual time from which on a call counts as one that had enough.
-_NEARLY = 0.9
-#: Seconds within which a server that is asked whether it is back must answer, at least and at most.
-_CHECK_LEAST, _CHECK_MOST = 0.005, 1.0
 
 
 def schema_key(project: str) -> str:
@@ -46,23 +27,6 @@ def schema_key(project: str) -> str:
 def promotion_key(project: str) -> str:
     """The Redis key that holds the promoted model version; without it the newest version serves."""
     return f"recsys:promoted:{project}"
-
-
-def own_timeout(timeout: float | Timeout) -> Timeout:
-    """The timeout of one who reads and does nothing else; seconds are for connecting, too, if more than one."""
-    if isinstance(timeout, Timeout):
-        return timeout
-    return Timeout(timeout, features=1.0, connect=max(1.0, timeout))
-
-
-def patience(seconds: float) -> float:
-    """Seconds from which on a call without an answer counts against the server, where calls usually have so many."""
-    return min(_NEARLY * seconds, _PATIENCE)
-
-
-def check_seconds(seconds: float) -> float:
-    """How quickly a server must answer to count as back, where calls usually have so many seconds."""
-    return min(max(seconds, _CHECK_LEAST), _CHECK_MOST)
 
 
 def in_clients_form(client: Any, command: Any, reply: Any) -> Any:

@@ -9,6 +9,7 @@ the server answers. Names are looked up anew with every channel; for that, old o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import threading
 import time
@@ -111,19 +112,20 @@ class _Base:
         """The server answered, whatever it said."""
         self.breaker.succeeded()
 
-    def _failed(self, error: ServiceUnavailable, seconds: float) -> None:
+    def _failed(self, error: ServiceUnavailable, seconds: float) -> bool:
+        """Take note of a failed call; whether the server counts as away from now on."""
         if isinstance(error, DeadlineExceeded):
             if seconds < self._patience:
-                return
+                return False
             at_once = False
         elif isinstance(error, TritonUnreachable):
             at_once = True
         else:
             self.breaker.succeeded()
-            return
+            return False
         if self.breaker.state == "closed":
             self._reason = str(error)
-        self.breaker.failed(at_once=at_once)
+        return self.breaker.failed(at_once=at_once)
 
 
 class Lines(_Base):
@@ -140,7 +142,7 @@ class Lines(_Base):
 
         super().__init__(address, timeout, limits, retry, grpc)
         self._lock = threading.Lock()
-        self._ended = threading.Event()
+        self._news = threading.Event()
         self._worker: threading.Thread | None = None
         self._trying: Line | None = None
 
@@ -161,16 +163,16 @@ class Lines(_Base):
 
     def failed(self, error: ServiceUnavailable, seconds: float) -> None:
         """A call that had so many seconds failed."""
-        self._failed(error, seconds)
-        if self.breaker.state != "closed":
+        if self._failed(error, seconds):
             self._work_if_needed()
+            self._news.set()
 
     def close(self) -> None:
         """Close the channels, and end the worker."""
         with self._lock:
             self._closed = True
             worker, trying = self._worker, self._trying
-        self._ended.set()
+        self._news.set()
         if trying is not None:
             trying.channel.close()
         if worker is not None:
@@ -196,7 +198,8 @@ class Lines(_Base):
             if self.breaker.state == "closed" and time.monotonic() >= self._line.renew_at:
                 self._try()
             elif pause > 0:
-                self._ended.wait(pause)
+                self._news.wait(pause)
+                self._news.clear()
             elif self.breaker.state != "closed" and self.breaker.allows():
                 self._try()
 
@@ -225,6 +228,7 @@ class AsyncLines(_Base):
         import grpc.aio
 
         super().__init__(address, timeout, limits, retry, grpc.aio)
+        self._news = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
 
     def take(self, seconds: float) -> Line:
@@ -239,9 +243,9 @@ class AsyncLines(_Base):
 
     def failed(self, error: ServiceUnavailable, seconds: float) -> None:
         """See :meth:`Lines.failed`."""
-        self._failed(error, seconds)
-        if self.breaker.state != "closed":
+        if self._failed(error, seconds):
             self._work_if_needed()
+            self._news.set()
 
     async def close(self) -> None:
         """See :meth:`Lines.close`."""
@@ -265,7 +269,10 @@ class AsyncLines(_Base):
             if self.breaker.state == "closed" and time.monotonic() >= self._line.renew_at:
                 await self._try()
             elif pause > 0:
-                await asyncio.sleep(pause)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._news.wait()
+                self._news.clear()
             elif self.breaker.state != "closed" and self.breaker.allows():
                 await self._try()
 

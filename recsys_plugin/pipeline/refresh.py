@@ -91,6 +91,7 @@ def refresh(
             from recsys_plugin.export.install import exported_versions
             from recsys_plugin.training.complements import complements_now
             from recsys_plugin.training.kept import keep_models
+            from recsys_plugin.training.popularity import popularity_now
 
             with Services(settings).ensure_redis():
                 ModelVersions(Services(settings), steps.PROJECT).pin(serving)
@@ -103,6 +104,7 @@ def refresh(
                 candidates=options.candidates,
                 options=ExportOptions(),
                 complements=complements_now(run),
+                popularity=popularity_now(run, least=ExportOptions().least_group),
                 people=exported_people(settings, run, least=ExportOptions().least_group),
             )
             exported = int(

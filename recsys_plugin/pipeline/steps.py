@@ -308,6 +308,7 @@ def export(
             from recsys_plugin.training.complements import complements_now
             from recsys_plugin.training.kept import keep_models, kept_folder
             from recsys_plugin.training.packing import first_users
+            from recsys_plugin.training.popularity import popularity_now
             from recsys_plugin.training.shop_encoder import name_in_use
 
             fine_tuned = trained.info["options"]["fine_tuning"]["mode"]
@@ -325,6 +326,7 @@ def export(
                 measured=run.frames().test,
                 reference=training_reference(run, selected, users=len(dataset.table("users", ["user_id"]))),
                 complements=complements_now(run),
+                popularity=popularity_now(run, least=chosen.least_group),
                 people=exported_people(settings, run, least=chosen.least_group),
             )
             made = export_repository(settings.model_repository, settings.state, material, progress=progress)
@@ -354,6 +356,7 @@ def export(
             sources=(
                 *("export", "checks/reference", "checks/distributions", "checks/features"),
                 *("training/kept", "training/complements", "training/baskets", "training/communities"),
+                "training/popularity",
                 *("pipeline/people", "pseudonyms"),
             ),
         )

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PopularItems", "Popularity", "Segment", "nothing_popular"]
+__all__ = ["ATTRIBUTES", "PopularItems", "Popularity", "Segment", "nothing_popular"]
+
+#: What segments can be told apart by: columns of the shop's table of users.
+ATTRIBUTES = ("country", "gender", "age_group", "income_group", "household", "segment")
 
 #: An attribute of users and its value, such as ``("country", "DE")``.
 Segment = tuple[str, str]
@@ -21,22 +24,21 @@ _LEAST = np.float32(1e-12)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PopularItems:
-    """What is popular in one segment: its best items, and the share of the segment's purchases that each has."""
+    """What is told of one segment: the share of its purchases that each of some items has."""
 
     rows: NDArray[np.int64]
-    """``[K]`` of the catalogue, best first"""
+    """``[K]`` of the catalogue, distinct, best first"""
     shares: NDArray[np.float32]
     """``[K]``, above 0, descending"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Popularity:
-    """Shares of recent purchases: of each item with everybody, and of the best items in each segment.
+    """Shares of recent purchases: of each item with everybody, and of some items in each segment.
 
     Of somebody who belongs to several segments the shares are multiplied as in naive Bayes, as if the segments said
-    independent things of an item: ``p(item) * product of p(item | segment) / p(item)``. An item that is not among
-    the best of a segment has there at most the share of its last one, and counts as having the lesser of that and its
-    share with everybody.
+    independent things of an item: ``p(item) * product of p(item | segment) / p(item)``. An item of which a segment
+    tells nothing counts there as it does with everybody.
     """
 
     shares: NDArray[np.float32]
@@ -83,15 +85,16 @@ class Popularity:
         shares = self.shares
         if not segments:
             return shares
-        overall = np.maximum(shares, _LEAST)
-        combined = np.ones(len(shares), np.float32)
+        product: NDArray[np.float32] = np.maximum(shares, _LEAST) * self.lifts(segments)
+        return product
+
+    def lifts(self, segments: tuple[Segment, ...]) -> NDArray[np.float32]:
+        """How many times as large as with everybody each item's share is, float32 ``[N]``."""
+        lifts = np.ones(len(self.shares), np.float32)
         for segment in segments:
             told = self.segments[segment]
-            within = np.minimum(overall, told.shares[-1]) if len(told.shares) else overall.copy()
-            within[told.rows] = told.shares
-            combined *= within / overall
-        product: NDArray[np.float32] = overall * combined
-        return product
+            lifts[told.rows] *= told.shares / np.maximum(self.shares[told.rows], _LEAST)
+        return lifts
 
 
 def nothing_popular(items: int) -> Popularity:

@@ -44,6 +44,8 @@ def run(environ: dict[str, str | None], *arguments: str) -> Result:
         (("similar", "mug", "-k", "2"), ["pot", "jar"]),
         (("cross-sell", "tea", "gone", "-k", "2"), ["pot", "cup"]),
         (("cross-category", "mug-lover"), ["tea", "box"]),
+        (("popular", "-k", "3"), ["tea", "cup", "pot"]),
+        (("popular", "-k", "2", "--segment", "country=DE", "--category", "kitchen"), ["mug", "cup"]),
     ],
 )
 def test_json_and_table(environ: dict[str, str | None], arguments: tuple[str, ...], item_ids: list[str]) -> None:

@@ -8,12 +8,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from recsys_plugin.inference.explanation import EXPLAINED, REASON_ROWS
+from recsys_plugin.policy.popularity import PopularItems, Popularity
 from recsys_plugin.training.complements import Complements
 
 __all__ = [
     "complements_of_tiny_shop",
     "constant",
     "explain_nodes",
+    "popularity_of_tiny_shop",
     "rank_nodes",
     "recommend_nodes",
     "search_nodes",
@@ -24,6 +26,16 @@ __all__ = [
 
 def constant(name: str, values: NDArray[np.generic]) -> onnx.NodeProto:
     return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(values, name))
+
+
+def popularity_of_tiny_shop(size: int) -> Popularity:
+    """Everybody buys tea most, then cups, and boxes never; in Germany they buy mugs, and the young buy boxes."""
+    shares = np.resize(np.array([0.4, 0.3, 0.15, 0.1, 0.05, 0.0], np.float32), size)
+    german = PopularItems(np.array([row for row in (3, 0) if row < size]), np.array([0.6, 0.2], np.float32)[:size])
+    segments = {("country", "DE"): german}
+    if size > 5:
+        segments["age_group", "18-24"] = PopularItems(np.array([5]), np.array([0.1], np.float32))
+    return Popularity(shares, segments)
 
 
 def _taste_scores(base: NDArray[np.float32], taste: NDArray[np.float32]) -> list[onnx.NodeProto]:

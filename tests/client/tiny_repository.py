@@ -14,6 +14,7 @@ from tiny_graphs import (
     complements_of_tiny_shop,
     constant,
     explain_nodes,
+    popularity_of_tiny_shop,
     rank_nodes,
     recommend_nodes,
     search_nodes,
@@ -23,6 +24,7 @@ from tiny_graphs import (
 from tiny_shop import BASE, BRANDS, CATEGORIES, CONTRACT, ITEM_IDS, NOW, PRICES, TASTE, TITLES, VECTORS
 
 from recsys_plugin.export.complement_graphs import complements_graph
+from recsys_plugin.export.popularity_graph import popularity_graph
 from recsys_plugin.export.user_graphs import communities_graph
 from recsys_plugin.inference.explanation import EXPLAINED, REASON_ROWS
 from recsys_plugin.training.communities import MOST_CATEGORIES, MOST_ITEMS
@@ -51,7 +53,7 @@ def write_repository(
     spoilt: float = 0.0,
     slow: float = 0.0,
 ) -> None:
-    """Write one version of the ten models.
+    """Write one version of the models.
 
     Args:
         shift: added to every score; with NaN nothing is found.
@@ -97,6 +99,22 @@ def write_repository(
         {"basket_rows": ("INT64", -1), **_RETRIEVAL},
         {"rows": ("INT64", -1), "scores": ("FP32", -1)},
         complements_graph(complements_of_tiny_shop(size)),
+    )
+    _install(
+        folder,
+        "popularity",
+        version,
+        {"offset": ("INT64", 1), "count": ("INT64", 1)},
+        {
+            "segments": ("INT64", -1),
+            "rows": ("INT64", -1),
+            "shares": ("FP32", -1),
+            "attributes": ("BYTES", -1),
+            "values": ("BYTES", -1),
+            "size": ("INT64", 1),
+        },
+        popularity_graph(popularity_of_tiny_shop(size)),
+        batched=False,
     )
     _install(
         folder,

@@ -73,8 +73,8 @@ def test_only_stock_backends(configs: dict[str, Any]) -> None:
         else:
             assert config.backend in ("onnxruntime", "python")
             assert config.instance_group[0].count >= 1
-        assert config.max_batch_size == {"catalogue": 0, "explain": 8}.get(name, 64)
-        assert config.HasField("dynamic_batching") == (not config.platform and name != "catalogue")
+        assert config.max_batch_size == {"catalogue": 0, "popularity": 0, "explain": 8}.get(name, 64)
+        assert config.HasField("dynamic_batching") == (not config.platform and name not in ("catalogue", "popularity"))
         assert config.dynamic_batching.max_queue_delay_microseconds == 0
         assert config.version_policy.latest.num_versions == 2
     assert [name for name, config in configs.items() if config.backend == "python"] == ["tokenizer", "item_tokenizer"]

@@ -200,7 +200,9 @@ def test_up_never_serves_an_interrupted_export(small_shop: Shop, monkeypatch: py
     undo()
     with pytest.raises(StepFailed, match="so no server can be checked; run `recsys export`"):
         load_known_answers(known)
-    with Recommender(small_shop.redis_url, small_shop.triton_url, clock=small_shop.as_of.timestamp) as client:
+    with Recommender(
+        small_shop.redis_url, small_shop.triton_url, timeout=10, clock=small_shop.as_of.timestamp
+    ) as client:
         assert "run `recsys export`" in command.run("up", expect=1).stderr
         # What ran before still does, and a restart would have been refused as well.
         assert client.recommend("user-003", 5).served_by.version == before

@@ -175,6 +175,7 @@ def test_known_answers_and_manifest(exported: Exported) -> None:
     assert known.version == exported.version
     new = {
         "item_tokenizer", "new_item", "rank_new", "complements", "similar_users", "communities", "explain",
+        "popularity",
     }  # fmt: skip
     assert {answer.model for answer in known.answers} == new.union(SERVED_MODELS)
     local = exported.local()
@@ -196,7 +197,8 @@ def test_known_answers_and_manifest(exported: Exported) -> None:
 def test_merged_graphs_answer_as_their_steps(exported: Exported, merged: Exported) -> None:
     assert (exported.manifest["graphs"], merged.manifest["graphs"]) == ("ensembles", "merged")
     differences = check_merged(exported.local(), merged.local(), merged.material.users, ["blue mugs"], candidates=50)
-    assert {name.partition(".")[0] for name in differences} == {"recommend", "rank", "search", "similar"}
+    asked = {"recommend", "rank", "search", "search_of_known_text", "similar"}
+    assert {name.partition(".")[0] for name in differences} == asked
 
 
 def test_who_else_is_in_a_batch_changes_nothing(merged: Exported) -> None:

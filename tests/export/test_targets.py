@@ -82,7 +82,7 @@ def test_models_ask_for_a_gpu_but_for_those_that_cannot_use_one(models: tuple[Mo
             assert not accelerators(config)
             continue
         (group,) = config.instance_group
-        stays = model.name in ("tokenizer", "item_tokenizer", "catalogue", "communities")
+        stays = model.name in ("tokenizer", "item_tokenizer", "catalogue", "popularity", "communities")
         assert group.kind == (group.KIND_CPU if stays else group.KIND_AUTO)
         assert list(group.gpus) == []  # Triton takes all it sees
         assert stays == ("stays on the CPU, since" in text)
@@ -131,7 +131,7 @@ def test_profiles_name_each_input_and_are_ordered(models: tuple[Model, ...]) -> 
 def test_every_bucket_is_warmed(models: tuple[Model, ...], target: str) -> None:
     for model in models:
         config = parsed(render_config(model, target))
-        if model.is_ensemble or model.name == "catalogue":
+        if model.is_ensemble or model.name in ("catalogue", "popularity"):
             assert not config.model_warmup
             continue
         assert config.model_warmup

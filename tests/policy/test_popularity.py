@@ -21,7 +21,7 @@ def test_segments() -> None:
     assert rows.tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_array_equal(shares, OVERALL)
     rows, shares = FOUND.ordered((("country", "DE"),))
-    # What is not among the best of the segment counts as what it is with everybody, at most as the segment's last.
+    # What the segment does not tell of counts as with everybody.
     assert rows.tolist() == [3, 0, 1, 2, 4]
     np.testing.assert_allclose(shares, [0.5, 0.4, 0.3, 0.2, 0.0], atol=1e-6)
     rows, _ = FOUND.ordered(FOUND.known({"country": "DE", "age": "18"}))

@@ -41,7 +41,7 @@ __all__ = [
 
 _FORMAT = 1
 #: What rules can be made for. ``rank`` orders items that the caller names, so the default is not for it.
-SHELVES = ("recommend", "search", "similar", "rank", "cross_sell", "cross_category", "onboard")
+SHELVES = ("recommend", "search", "similar", "rank", "cross_sell", "cross_category", "onboard", "popular")
 #: More items, categories or brands than this are not excluded one by one.
 _MOST_NAMES = 10_000
 _MOST_POSITION = 10_000
