@@ -260,7 +260,7 @@ class ClientBase(Observed):
             trying,
             users,
             lambda part: lambda release: self._logged(ask, self._context(release), part),
-            lambda part: self._on_control(ask, part, release, seconds, strict),
+            lambda part: self._on_control(ask, part, release, strict),
             timeout=seconds,
             timer=time.perf_counter,
         )

@@ -198,7 +198,7 @@ def _client_families(gone: ClientState, states: list[ClientState]) -> Iterator[A
         yield gauge("recsys_candidate_share", "Share of the candidates that is considered.", [], [((), share)])
     snapshots = [state.snapshot_seconds for state in states if state.snapshot_seconds is not None]
     if snapshots:
-        yield gauge("recsys_snapshot_age_seconds", "Since the snapshot was written.", [], {(): min(snapshots)})
+        yield gauge("recsys_snapshot_age_seconds", "Since the snapshot was written.", [], [((), min(snapshots))])
     total = gone
     for state in states:
         total = _with_counts(total, state)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from click.testing import CliRunner
 from killable_redis import KillableRedis
 from test_observed_requests import scraped
@@ -27,6 +26,8 @@ from recsys_plugin.observability.metrics import Metrics
 from recsys_plugin.observability.stream_metrics import StreamMetrics
 from recsys_plugin.stream.live_rows import LiveRows
 from recsys_plugin.stream.worker import StreamWorker
+
+yaml: Any = pytest.importorskip("yaml")
 
 #: What PromQL has beside names of metrics and labels.
 FUNCTIONS = {"rate", "increase", "delta", "sum", "min", "max", "count", "topk", "histogram_quantile"}
