@@ -23,7 +23,7 @@ from recsys_plugin.observability.request import Observer, join
 from recsys_plugin.observability.request_log import RequestLog
 from recsys_plugin.observability.tracing import Tracing
 
-__all__ = ["MOST", "SAMPLED", "measure_observing"]
+__all__ = ["MOST", "SAMPLED", "measure_observing", "require_cheap"]
 
 #: A request may take so many times as long when it is observed.
 MOST = 1.03
@@ -66,10 +66,6 @@ def measure_observing(
         redis_url, triton_url: the servers. users: take turns. now: the time of every request, unix seconds.
         calls: timed calls with each. k: items of a page.
         seed: fixes the orders. freeze: see :func:`~recsys_plugin.bench.timing.interleave`. tell: told of progress.
-
-    Raises:
-        CheckFailed: if a page that is observed takes more than :data:`MOST` times as long, and chance does not explain
-            it: the whole interval of the ratio lies above.
     """
     report = begin_report("Observing a request", redis_url, triton_url, "prometheus_client", "opentelemetry-sdk")
     with (
@@ -121,10 +117,19 @@ def measure_observing(
         f"traces of {SAMPLED:.0%} of requests; spans are encoded and not sent; _us is the difference of the medians",
         frozen=freeze,
     )
+    return report
+
+
+def require_cheap(report: Report) -> None:
+    """Check what all observers together cost.
+
+    Raises:
+        CheckFailed: if a request that is observed takes more than :data:`MOST` times as long, and chance does not
+            explain it: the whole interval of the ratio lies above.
+    """
     low = report.figures["recommend.observed_to_off.ratio_p50_low"]
     if low > MOST:
         raise CheckFailed(f"an observed request takes at least {low:.3f} times as long; allowed is {MOST:g}")
-    return report
 
 
 def _difference(observed: Samples, off: Samples) -> float:

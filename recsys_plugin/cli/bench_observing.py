@@ -27,7 +27,7 @@ def observability(users: int, calls: int, items: int, seed: int, freeze_gc: bool
       recsys bench observability
       recsys bench observability --calls 5000 --json observability.json
     """
-    from recsys_plugin.bench.observing import measure_observing
+    from recsys_plugin.bench.observing import measure_observing, require_cheap
     from recsys_plugin.bench.shop import open_shop
     from recsys_plugin.cli.bench import check_target, request_time, write_report
 
@@ -40,3 +40,4 @@ def observability(users: int, calls: int, items: int, seed: int, freeze_gc: bool
             tell=tell,
         )  # fmt: skip
     write_report(report, target)
+    require_cheap(report)

@@ -173,9 +173,10 @@ class ClientBase(Observed):
         self._rules_warner = Warner("could not take up the rules for pages")
         self._name = uuid.uuid4().hex
         self._refreshed = time.monotonic()
-        self._observer = observe if isinstance(observe, Observer) else join(observe)
-        self._open()
+        self._observer = join(observe)
         self._follow()
+        self._open()
+        self._is_open = True
 
     @abstractmethod
     def _open(self) -> None:

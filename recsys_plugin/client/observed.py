@@ -30,6 +30,8 @@ class Observed(ABC):
     """What a request may take, unless it says otherwise."""
     _name: str
     _release: Release | None
+    _is_open = False
+    """Whether it got ready, so that it can be asked how it stands."""
     _refreshed: float
     """When it last found out what is to serve, a moment of ``time.monotonic``."""
     _impressions: ImpressionWriter | None
@@ -95,6 +97,6 @@ def _weakly(client: Observed) -> Callable[[], ClientState | None]:
 
     def state() -> ClientState | None:
         alive = reference()
-        return None if alive is None else alive._state()
+        return alive._state() if alive is not None and alive._is_open else None
 
     return state

@@ -17,6 +17,8 @@ __all__ = ["Watch"]
 _Flow = TypeVar("_Flow")
 _Ask = Callable[[RequestContext, Iterable[object]], _Flow]
 
+#: The shelf of a request that failed before it was begun, such as one that had to wait for its turn in vain.
+_UNKNOWN = "unknown"
 #: The best first.
 _LEVELS = get_args(Level)
 #: Flow → the shelf that its pages belong to, where that is called otherwise.
@@ -47,7 +49,7 @@ class Watch:
     def __init__(self, observer: Observer, timeout: float) -> None:
         self._observer, self._timeout = observer, timeout
         self._context: RequestContext | None = None
-        self._shelf, self._over = "", False
+        self._shelf, self._over = _UNKNOWN, False
         self._users: Iterable[object] = ()
         self._trace = observer.begin()
         self.pages: Sequence[Page] = ()

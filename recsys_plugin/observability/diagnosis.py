@@ -114,6 +114,12 @@ def _findings(record: RequestRecord, stages: tuple[StageTime, ...]) -> Iterator[
     if record.level != FULL:
         shown = _LEVELS.get(record.level, record.level)
         yield Finding(f"it fell back on {record.level}", f"{record.reason}. Shown was {shown}", _mend_fallback(record))
+    if record.away:
+        yield Finding(
+            f"not asked at that time: {', '.join(record.away)}",
+            "it had not answered before; the client looks again and again whether it is back",
+            "`recsys status`, and that server's log",
+        )
     for stage in sorted(stages, key=lambda stage: -stage.ms):
         if stage.stands_out and stage.stage in _SLOW:
             where, mend = _SLOW[stage.stage]

@@ -116,10 +116,11 @@ class LogRequests(Observer):
             "version": request.version,
             "items": request.items,
         }
-        if request.reason:
-            extra["reason"] = request.without_users(request.reason, self._name)
-        if request.error is not None:
-            extra["error"] = request.without_users(str(request.error), self._name)
+        message, reason = request.told(self._name)
+        if reason:
+            extra["reason"] = reason
+        if message:
+            extra["error"] = message
         if self._pseudonyms is not None:
             extra["users"] = [self._pseudonyms.of(user) for user in request.users]
         if request.trace is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from recsys_plugin.background import Warner
-from recsys_plugin.errors import RecsysError
+from recsys_plugin.errors import InvalidInput, RecsysError
 from recsys_plugin.observability.trace import Trace
 
 __all__ = ["ANSWERED", "FULL", "ClientState", "FeatureCounts", "FinishedRequest", "Observer", "Observers", "join"]
@@ -74,12 +74,18 @@ class FinishedRequest:
     trace: Trace | None = None
     """If the request was sampled for tracing."""
 
-    def without_users(self, text: str, name: Callable[[str], str]) -> str:
-        """A message of ours without the ids of the request's users, which appear quoted in it.
+    def told(self, name: Callable[[str], str]) -> tuple[str, str]:
+        """The error's message and the reason, without the ids of the request's users, which appear quoted in them.
+
+        What the caller got wrong is left out: the message would hold what he gave, and he has it.
 
         Args:
             name: user id → what to put in its place.
         """
+        message = "" if self.error is None or isinstance(self.error, InvalidInput) else str(self.error)
+        return self._without_users(message, name), self._without_users(self.reason, name)
+
+    def _without_users(self, text: str, name: Callable[[str], str]) -> str:
         for user in self.users:
             text = text.replace(repr(user), name(user))
         return text
@@ -156,9 +162,13 @@ class Observers(Observer):
     def begin(self) -> Trace | None:
         """The trace of the first that traces it."""
         for observer in self._observers:
-            trace = observer.begin()
-            if trace is not None:
-                return trace
+            try:
+                trace = observer.begin()
+            except Exception as error:  # a page must not fail because somebody watches
+                self._failed(observer, error)
+            else:
+                if trace is not None:
+                    return trace
         return None
 
     def finished(self, request: FinishedRequest) -> None:
@@ -166,8 +176,11 @@ class Observers(Observer):
         for observer in self._observers:
             try:
                 observer.finished(request)
-            except Exception as error:  # a page must not fail because somebody watches
-                self._warner.failed(RecsysError(f"{type(observer).__name__}: {type(error).__name__}: {error}"))
+            except Exception as error:  # as above
+                self._failed(observer, error)
+
+    def _failed(self, observer: Observer, error: Exception) -> None:
+        self._warner.failed(RecsysError(f"{type(observer).__name__}: {type(error).__name__}: {error}"))
 
     def follow(self, name: str, state: Callable[[], ClientState | None]) -> None:
         """Tell each."""
@@ -185,6 +198,9 @@ class Observers(Observer):
             observer.close()
 
 
-def join(observers: Sequence[Observer]) -> Observer | None:
-    """Several observers as one; ``None`` for none."""
-    return Observers(observers) if observers else None
+def join(observers: Observer | Sequence[Observer]) -> Observer | None:
+    """One or several observers as one that raises nothing; ``None`` for none."""
+    if isinstance(observers, Observers):
+        return observers
+    several = [observers] if isinstance(observers, Observer) else observers
+    return Observers(several) if several else None

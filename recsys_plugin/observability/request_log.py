@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from recsys_plugin.errors import InvalidInput, RecsysError
 from recsys_plugin.observability.background import BackgroundQueue
-from recsys_plugin.observability.request import ANSWERED, FULL, FinishedRequest, Observer
+from recsys_plugin.observability.request import ANSWERED, FULL, ClientState, FinishedRequest, Observer
 from recsys_plugin.pseudonyms import Pseudonyms
 
 __all__ = ["ELSEWHERE", "RequestFile", "RequestLog", "RequestRecord", "find_request", "read_requests"]
@@ -70,6 +70,8 @@ class RequestRecord:
     expired: Sequence[str] = ()
     items: int = 0
     candidates: int = 0
+    away: Sequence[str] = ()
+    """Servers that the client did not ask when this was written, as they had not answered before."""
     trace_id: str = ""
     """32 hexadecimal digits, if the request was traced."""
     process: int = 0
@@ -122,6 +124,7 @@ class RequestLog(Observer):
         self._seen: dict[str, int] = {}
         self._limits: dict[str, float] = {}
         self._usual: dict[str, tuple[list[list[float]], int]] = {}
+        self._clients: dict[str, Callable[[], ClientState | None]] = {}
         self._queue: BackgroundQueue[FinishedRequest | str] = BackgroundQueue("recsys-request-log", self._work)
 
     def finished(self, request: FinishedRequest) -> None:
@@ -138,6 +141,15 @@ class RequestLog(Observer):
             if request.seconds < self._limit(shelf):
                 return
         self._queue.offer(request)
+
+    def follow(self, name: str, state: Callable[[], ClientState | None]) -> None:
+        """Note which servers a client does not ask."""
+        self._clients[name] = state
+
+    def leave(self, name: str) -> None:
+        """That client makes no more requests."""
+        self._queue.flush()
+        self._clients.pop(name, None)
 
     def flush(self) -> None:
         """Write what waits."""
@@ -178,7 +190,7 @@ class RequestLog(Observer):
         stages[ELSEWHERE] = max(0.0, request.seconds * 1e3 - sum(stages.values()))
         usual, count = self._usual.get(request.shelf, ([], 0))
         why = "failed" if request.error is not None else "degraded" if request.level != FULL else "slow"
-        reports = request.features
+        reports, (message, reason) = request.features, request.told(self._name)
         return RequestRecord(
             at=request.started_at,
             request_id=request.request_id,
@@ -192,9 +204,9 @@ class RequestLog(Observer):
             },
             usual_requests=count,
             outcome=request.outcome,
-            error=request.without_users(str(request.error), self._name) if request.error is not None else "",
+            error=message,
             level=request.level,
-            reason=request.without_users(request.reason, self._name),
+            reason=reason,
             version=request.version,
             catalogue_version=request.catalogue_version,
             contract=request.contract,
@@ -207,9 +219,14 @@ class RequestLog(Observer):
             expired=_names(report.expired for report in reports),
             items=request.items,
             candidates=request.candidates,
+            away=self._away(),
             trace_id="" if request.trace is None else f"{request.trace.trace_id:032x}",
             process=os.getpid(),
         )
+
+    def _away(self) -> list[str]:
+        states = [state() for state in list(self._clients.values())]
+        return sorted({server for state in states if state for server, away in state.open_breakers.items() if away})
 
     def _name(self, user: str) -> str:
         return "…" if self._pseudonyms is None else self._pseudonyms.of(user)

@@ -15,7 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tiny_shop import NOW, TinyShop
 
 from recsys_plugin import AsyncRecommender, Event, ImpressionLog, InvalidInput, Recommender
-from recsys_plugin.errors import ConfigurationError, RecsysError
+from recsys_plugin.bench.observing import measure_observing, require_cheap
+from recsys_plugin.errors import CheckFailed, ConfigurationError, RecsysError
 from recsys_plugin.observability import FinishedRequest, Observer
 from recsys_plugin.observability.logs import JsonFormatter, LogRequests, RateLimit
 from recsys_plugin.observability.metrics import Metrics
@@ -199,3 +200,15 @@ def test_warnings_are_limited_by_kind() -> None:
     assert passes("slow %s") is None
     with pytest.raises(InvalidInput):
         RateLimit(0.0)
+
+
+def test_the_bench_measures_each_way(tiny: TinyShop) -> None:
+    options: dict[str, Any] = {"now": NOW, "calls": 20, "k": 3, "seed": 0, "freeze": False}
+    report = measure_observing(tiny.redis_url, tiny.triton_url, ["mug-lover"], tell=lambda *_: None, **options)
+    ways = ("metrics", "request_log", "tracing_sampled", "tracing_always", "observed")
+    assert all(report.figures[f"recommend.{way}_to_off.ratio_p50"] > 0 for way in ways)
+    report.figures["recommend.observed_to_off.ratio_p50_low"] = 1.02
+    require_cheap(report)
+    report.figures["recommend.observed_to_off.ratio_p50_low"] = 1.031
+    with pytest.raises(CheckFailed, match=r"1\.03"):
+        require_cheap(report)
