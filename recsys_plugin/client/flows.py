@@ -41,6 +41,7 @@ __all__ = [
     "encode_text",
     "infer",
     "known_rows",
+    "known_vector",
     "new_item_texts",
     "nobody",
     "padded_rows",
@@ -52,6 +53,7 @@ __all__ = [
     "score_rows",
     "similar_items",
     "text_inputs",
+    "tokenize",
     "user_inputs",
     "wanted_outputs",
 ]
@@ -191,7 +193,7 @@ def _similar_texts(
 ) -> Generator[Infer, Any, dict[str, Array]]:
     """Rows of the catalogue and of new items, and the cosine of their texts to that of one new item."""
     new, model = context.release.new_items, context.release.models["search"]
-    words = new_item_texts(context.release, [place], takes_vector=model.takes_vector)
+    words = new_item_texts(context.release, [place], model)
     nothing: dict[str, Array] = {"lexical_rows": padded_rows([np.empty(0, np.int64)])}
     found = yield from infer(
         context,
@@ -217,11 +219,11 @@ def text_inputs(text: str) -> dict[str, Array]:
     return {"query": query}
 
 
-def new_item_texts(release: Release, places: Sequence[int], *, takes_vector: bool) -> dict[str, Array]:
+def new_item_texts(release: Release, places: Sequence[int], model: PersonalModel) -> dict[str, Array]:
     """What the search model is to look for to find what is like some new items: their vectors, which are known, or
-    their texts where it encodes them itself."""
-    if takes_vector:
-        return {"text_embedding": release.new_items.texts[list(places)]}
+    their texts where it takes nothing else."""
+    if model.vector_width:
+        return known_vector(release.new_items.texts[list(places)])
     words = np.empty((len(places), 1), dtype=object)
     for line, place in enumerate(places):
         facts = release.new_items.facts[place]
@@ -229,12 +231,22 @@ def new_item_texts(release: Release, places: Sequence[int], *, takes_vector: boo
     return {"query": words}
 
 
-def encode_text(
-    context: RequestContext, words: Mapping[str, Array], tokenizer: str
-) -> Generator[Infer, Any, dict[str, Array]]:
-    """The unit vector of a text, ``text_embedding`` float32 ``[1, D]``."""
-    tokens = yield from infer(context, tokenizer, words, _TOKENS)
-    return (yield from infer(context, "text_encoder", tokens, {"text_embedding": OutputSpec("FP32", (1, -1))}))
+def known_vector(vectors: Array) -> dict[str, Array]:
+    """What a search model that encodes queries takes instead of their tokens: their unit vectors ``[B, D]``."""
+    none = np.zeros((len(vectors), 1), np.int64)
+    return {"input_ids": none, "attention_mask": none, "known_embedding": vectors}
+
+
+def tokenize(context: RequestContext, text: str) -> Generator[Infer, Any, dict[str, Array]]:
+    """``input_ids`` and ``attention_mask`` of a query, int64 ``[1, T]``."""
+    return (yield from infer(context, "tokenizer", text_inputs(text), _TOKENS))
+
+
+def encode_text(context: RequestContext, text: str) -> Generator[Infer, Any, Array]:
+    """The unit vector of a query, float32 ``[1, D]``."""
+    tokens = yield from tokenize(context, text)
+    encoded = yield from infer(context, "text_encoder", tokens, {"text_embedding": OutputSpec("FP32", (1, -1))})
+    return encoded["text_embedding"]
 
 
 def read_features(

@@ -268,13 +268,15 @@ class Recommender(Shelves):
     def close(self) -> None:
         """Close the connections to both servers."""
         for watcher in self._watchers:
-            watcher.close()
+            watcher.close(patience=1.0)
         self._end_trial()
         self._recorder.close()
         if self._impressions is not None:
             self._impressions.close()
         self._reader.close()
         self._triton.close()
+        for watcher in self._watchers:
+            watcher.close()  # what waited for a server that hangs does so no more
 
     def __enter__(self) -> Self:
         """The client itself."""

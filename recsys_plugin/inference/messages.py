@@ -81,5 +81,5 @@ def settings_of(reply: Any) -> ModelSettings:
     """What a client needs of a model's configuration."""
     parameters = {name: parameter.string_value for name, parameter in reply.config.parameters.items()}
     outputs = tuple(output.name for output in reply.config.output)
-    inputs = tuple(value.name for value in reply.config.input)
+    inputs = {value.name: tuple(value.dims) for value in reply.config.input}
     return ModelSettings(reply.config.max_batch_size, parameters, outputs, inputs)
