@@ -104,7 +104,7 @@ def test_what_is_kept_is_bounded_and_ages() -> None:
     assert not len(nothing)
     for wrong in ({"most_bytes": -1}, {"longest": True}, {"longest": float("nan")}):
         with pytest.raises(InvalidInput, match=next(iter(wrong))):
-            FallbackCache(**wrong)  # type: ignore[arg-type]
+            FallbackCache(**wrong)
 
 
 @pytest.fixture
