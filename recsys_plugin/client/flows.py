@@ -33,6 +33,7 @@ from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.inference.calls import Infer, OutputSpec
 from recsys_plugin.inference.new_items import item_text
 from recsys_plugin.inference.tensors import Array
+from recsys_plugin.privacy.consent import CONSENT_FIELD
 
 __all__ = [
     "Flow",
@@ -254,10 +255,12 @@ def read_features(
 ) -> Generator[ReadFeatures, Any, tuple[FeatureTensors, tuple[FeatureReport, ...]]]:
     """One round trip to Redis for all users, decoded into the model's tensors."""
     plan = model.plan
-    call = ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
-    decoded = yield from read_or_recall(context, plan, user_ids, call)
-    context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}
-    context.end_of("features")
+    call = ReadFeatures([plan.key(user_id) for user_id in user_ids], (*plan.fields, CONSENT_FIELD))
+    try:
+        decoded = yield from read_or_recall(context, plan, user_ids, call)
+        context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}
+    finally:  # a call that failed took its time, too
+        context.end_of("features")
     return decoded
 
 
@@ -268,8 +271,11 @@ def infer(
     release = context.release
     users = len(next(iter(inputs.values())))
     told = {name: OutputSpec("INT64", (users, 1)) for name in release.step_versions.get(model, ())}
-    answer: dict[str, Array] = yield Infer(model, release.version, inputs, {**outputs, **told})
-    context.end_of("inference")
+    traceparent = None if context.trace is None else context.trace.call(model)
+    try:
+        answer: dict[str, Array] = yield Infer(model, release.version, inputs, {**outputs, **told}, traceparent)
+    finally:  # a call that failed took its time, too
+        context.end_of("inference")
     personal = release.models.get(model)
     if personal is not None and personal.value_columns:
         values = answer.pop("values")

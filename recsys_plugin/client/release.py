@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -87,6 +88,8 @@ class Release:
     """What rules worked out of its items, see :mod:`recsys_plugin.client.item_columns`."""
     shelves: frozenset[str] = frozenset()
     """Which of the models that not every version has there are."""
+    taken_up: float = field(default_factory=time.monotonic)
+    """When it was loaded, a moment of ``time.monotonic``."""
     popularity: Popularity = field(default_factory=lambda: nothing_popular(0))
     """What is popular in the catalogue, for when the models cannot be asked."""
 

@@ -26,6 +26,8 @@ class Infer:
     version: int
     inputs: Mapping[str, Array]
     outputs: Mapping[str, OutputSpec]
+    traceparent: str | None = None
+    """The header of W3C Trace Context by which the server's spans belong to the caller's; none if not traced."""
 
 
 @dataclass(frozen=True, slots=True)

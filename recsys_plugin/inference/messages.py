@@ -11,7 +11,7 @@ from recsys_plugin.errors import InferenceUnavailable
 from recsys_plugin.inference.calls import Infer, ModelSettings
 from recsys_plugin.inference.tensors import Array, MalformedTensorError, datatype_of, decode_tensor, encode_tensor
 
-__all__ = ["checked_outputs", "infer_message", "model_message", "settings_of", "versions_of"]
+__all__ = ["checked_outputs", "headers", "infer_message", "model_message", "settings_of", "versions_of"]
 
 
 def infer_message(call: Infer, timeout: float) -> Any:
@@ -27,6 +27,11 @@ def infer_message(call: Infer, timeout: float) -> Any:
     for name in call.outputs:
         message.outputs.add(name=name)
     return message
+
+
+def headers(call: Infer) -> tuple[tuple[str, str], ...] | None:
+    """What goes beside the request of a call."""
+    return None if call.traceparent is None else (("traceparent", call.traceparent),)
 
 
 def model_message(method: str, model: str, version: int | None = None) -> Any:

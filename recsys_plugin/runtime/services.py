@@ -108,7 +108,13 @@ class Services:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.redis = EmbeddedRedis(settings.state)
-        self.triton = EmbeddedTriton(settings.state, settings.model_repository, settings.triton_python)
+        self.triton = EmbeddedTriton(
+            settings.state,
+            settings.model_repository,
+            settings.triton_python,
+            model_key=settings.model_key,
+            traces_endpoint=settings.traces_endpoint,
+        )
 
     @property
     def redis_is_embedded(self) -> bool:

@@ -23,6 +23,7 @@ from recsys_plugin.runtime.ports import LOOPBACK, PortBook
 from recsys_plugin.runtime.processes import ServerProcess, write_atomically
 from recsys_plugin.runtime.triton_client import TritonManager
 from recsys_plugin.runtime.triton_environment import TritonEnvironment
+from recsys_plugin.security.model_manifest import check_repository
 
 __all__ = ["EmbeddedTriton", "require_models_ready"]
 
@@ -30,15 +31,36 @@ _PORTS = ("triton-http", "triton-grpc", "triton-metrics")
 _BACKENDS = Path(__file__).parent / "backends"
 _SHARED_MEMORY = Path("/dev/shm")
 _POLL_SECONDS = 0.05
+#: Of so many requests that nobody traces Triton traces one: as good as none, which it does not offer.
+_SELDOM = 2**31 - 1
+#: Milliseconds from a span to its sending; 5 seconds if nothing were said.
+_SEND_TRACES_MS = 1_000
 
 
 class EmbeddedTriton:
-    """One Triton server on loopback, serving ``model_repository``."""
+    """One Triton server on loopback, serving ``model_repository``.
 
-    def __init__(self, state: Path, model_repository: Path, interpreter: Path | None) -> None:
+    Args:
+        state: the state folder. model_repository: what to serve.
+        interpreter: of the environment with ``nvidia-pytriton``.
+        model_key: must have signed what is loaded, see :mod:`recsys_plugin.security.model_manifest`.
+        traces_endpoint: URL of the collector that takes spans of those requests whose callers trace them.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        model_repository: Path,
+        interpreter: Path | None,
+        *,
+        model_key: str | None = None,
+        traces_endpoint: str | None = None,
+    ) -> None:
         self.process = ServerProcess("triton", state)
         self.model_repository = model_repository.resolve()
         self.interpreter = interpreter
+        self._model_key = model_key
+        self._traces_endpoint = traces_endpoint
         self.backends = self.process.state / "triton" / "backends"
         self._loaded_path = self.process.state / "run" / "triton-models.json"
         self._ports = PortBook(state)
@@ -73,6 +95,7 @@ class EmbeddedTriton:
 
         Raises:
             ConfigurationError: if the environment is unusable, or a model has no exported version.
+            ModelRefused: if the models are not what was exported; what runs goes on serving what it has loaded.
             InferenceUnavailable: if the server ends, or models are not ready; each is named with its reason.
                 What this call started is stopped again.
         """
@@ -86,6 +109,7 @@ class EmbeddedTriton:
             raise ConfigurationError(
                 f"{self.model_repository} has no version to serve of {', '.join(unexported)}: run `recsys export`"
             )
+        check_repository(self.model_repository, _served(models), key=self._model_key)
         environment = TritonEnvironment.inspect(self.interpreter)
         environment.require_usable()
         self._assemble_backends(environment)
@@ -144,6 +168,8 @@ class EmbeddedTriton:
         models = read_model_repository(self.model_repository)
         loaded = json.loads(self._loaded_path.read_text()) if self._loaded_path.exists() else {}
         changed = [model for model in models if loaded.get(model.name) != model.fingerprint]
+        if changed:
+            check_repository(self.model_repository, _served(models), key=self._model_key)
         with TritonManager(self.url) as triton:
             for model in changed:
                 note(f"Triton: loading {model.name} {', '.join(map(str, model.served))}")
@@ -197,12 +223,31 @@ class EmbeddedTriton:
                 for kind in ("http", "grpc", "metrics")
                 for option in (f"address={LOOPBACK}", f"port={ports[f'triton-{kind}']}")
             ),
+            *(f"--trace-config={setting}" for setting in self._tracing()),
         ]
+
+    def _tracing(self) -> tuple[str, ...]:
+        """Triton traces every request that comes with a trace context, and of the others one in ``rate``."""
+        if self._traces_endpoint is None:
+            return ()
+        return (
+            "mode=opentelemetry",
+            f"opentelemetry,url={self._traces_endpoint}",
+            "opentelemetry,resource=service.name=triton",
+            f"opentelemetry,bsp_schedule_delay={_SEND_TRACES_MS}",
+            "level=TIMESTAMPS",
+            f"rate={_SELDOM}",
+        )
 
     def _remove_segments(self) -> None:
         """Shared memory of model processes that were killed; nobody else would ever free it."""
         for segment in _SHARED_MEMORY.glob(f"{self._segments}*"):
             segment.unlink(missing_ok=True)
+
+
+def _served(models: Iterable[RepositoryModel]) -> set[int]:
+    """Versions of which Triton loads a model."""
+    return {version for model in models for version in model.served}
 
 
 def require_models_ready(triton: TritonManager, models: Iterable[RepositoryModel]) -> None:

@@ -22,7 +22,7 @@ EVERYTHING = ImpressionLog(candidates_sample=1.0, features_sample=1.0)
 
 @pytest.fixture
 def redis(tiny: TinyShop) -> Iterator[Any]:
-    client = RedisAddress.parse(tiny.redis_url).connect(5)
+    client = RedisAddress.parse(tiny.admin_url).connect(5)
     stream = KEYS.events(KEYS.partition("mug-lover"))
     client.delete(KEYS.impressions, stream)
     yield client
