@@ -30,7 +30,7 @@ def client(module_shop: TinyShop) -> Iterator[Recommender]:
 
 @pytest.fixture
 def redis(module_shop: TinyShop, client: Recommender) -> Iterator[Any]:
-    with RedisAddress.parse(module_shop.redis_url).connect(5) as connection:
+    with RedisAddress.parse(module_shop.admin_url).connect(5) as connection:
         yield connection
         client.set_consent(USER)
         connection.delete(KEYS.impressions)
