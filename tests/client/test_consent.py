@@ -11,9 +11,9 @@ from tiny_shop import NOW, TinyShop
 from waiting import wait_until
 
 from recsys_plugin import AsyncRecommender, ImpressionLog, InvalidInput, Recommender, StoreUnavailable
+from recsys_plugin.consent.consent import CONSENT_FIELD, EVERYTHING, Consent
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.connection import RedisAddress
-from recsys_plugin.privacy.consent import CONSENT_FIELD, EVERYTHING, Consent
 
 KEYS = EventKeys("recsys")
 USER = "mug-lover"
