@@ -26,6 +26,8 @@ COMMANDS = {
     "trial": "recsys_plugin.cli.trial:trial",
     "rules": "recsys_plugin.cli.rules:rules",
     "doctor": "recsys_plugin.cli.servers:doctor",
+    "top": "recsys_plugin.cli.top:top",
+    "observability": "recsys_plugin.cli.observability:observability",
     "env": "recsys_plugin.cli.servers:env",
     "security": "recsys_plugin.cli.security:security",
     "stream": "recsys_plugin.cli.stream:stream",
@@ -46,6 +48,7 @@ COMMANDS = {
     "evaluate": "recsys_plugin.cli.evaluate:evaluate",
     "events": "recsys_plugin.cli.events:events",
     "bench": "recsys_plugin.cli.bench:bench",
+    "chaos": "recsys_plugin.cli.chaos:chaos",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from recsys_plugin.client.fallback import DEFAULT_CACHE, FallbackCache, Remember
 from recsys_plugin.client.flows import Flow
 from recsys_plugin.client.following import follow_rules
 from recsys_plugin.client.ladder import laddered
+from recsys_plugin.client.observed import Observed
 from recsys_plugin.client.release import Release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.snapshots import READY_EVERY, Snapshots
@@ -33,6 +34,8 @@ from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.impressions.log import ImpressionLog, ImpressionWriter
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.tensors import Array
+from recsys_plugin.observability.environment import observer_from_settings
+from recsys_plugin.observability.request import Observer, join
 from recsys_plugin.policy.exploration_settings import parse_exploration
 from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
 from recsys_plugin.policy.rules import NO_RULES, PageRules
@@ -62,7 +65,7 @@ _USUAL, _LIMITS, _RETRY, _TARGET = Timeout(), Limits(), Retry(), LatencyTarget()
 AskUsers = Callable[[RequestContext, Iterable[object]], Flow]
 
 
-class ClientBase(ABC):
+class ClientBase(Observed):
     """The arguments of a client, read and checked.
 
     Args:
@@ -94,6 +97,7 @@ class ClientBase(ABC):
         exploration: how pages of ``recommend`` are chosen among the best candidates; the best themselves by default.
         pseudonym_key: the secret by which users are shown to others, the same as for the export; without one they are
             not, see :mod:`recsys_plugin.pseudonyms`.
+        observe: told of each request, see :mod:`recsys_plugin.observability`; whoever made an observer closes it.
         strict: whether a server that fails is an error of the request, rather than a page of a lower level, see
             :mod:`recsys_plugin.client.ladder`; each request may say otherwise.
         fallback_cache: how much is kept of recent answers for when a server fails.
@@ -134,6 +138,7 @@ class ClientBase(ABC):
         limits: Limits = _LIMITS,
         retry: Retry = _RETRY,
         latency_target: LatencyTarget | None = _TARGET,
+        observe: Observer | Sequence[Observer] = (),
         strict: bool = False,
         fallback_cache: FallbackCache = DEFAULT_CACHE,
         snapshot: str | os.PathLike[str] | None = None,
@@ -171,7 +176,11 @@ class ClientBase(ABC):
         self._trial_warner = Warner("could not follow the trial of a model version")
         self._rules_warner = Warner("could not take up the rules for pages")
         self._name = uuid.uuid4().hex
+        self._refreshed = time.monotonic()
+        self._observer = join(observe)
+        self._follow()
         self._open()
+        self._is_open = True
 
     @abstractmethod
     def _open(self) -> None:
@@ -183,7 +192,7 @@ class ClientBase(ABC):
         ``RECSYS_IMPRESSIONS``, ``RECSYS_EXPLORATION``, ``RECSYS_PSEUDONYM_KEY`` and ``RECSYS_SNAPSHOT``.
 
         ``RECSYS_AS_OF`` stops the clock at that moment, for historical data. ``options`` are the keyword arguments
-        of the class.
+        of the class. Requests are observed as :mod:`recsys_plugin.observability.environment` says.
 
         Raises:
             ConfigurationError: if a URL is missing or malformed.
@@ -203,6 +212,8 @@ class ClientBase(ABC):
             options.setdefault("impressions", ImpressionLog(sample=settings.impressions))
         if settings.exploration is not None:
             options.setdefault("exploration", Exploration(parse_exploration(settings.exploration)))
+        if "observe" not in options and (observer := observer_from_settings(settings)) is not None:
+            options["observe"] = observer
         return cls(settings.redis_url, settings.triton_url, **options)
 
     def _context(self, release: Release, *, strict: bool = True) -> RequestContext:

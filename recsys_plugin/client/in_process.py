@@ -27,6 +27,8 @@ from recsys_plugin.policy.page import SearchBlend
 
 __all__ = ["InProcess"]
 
+#: Of popularity beside the words of a query: it decides among what has them equally.
+_POPULARITY_WEIGHT = 0.01
 _NO_VECTORS = "diversity: the vectors of items cannot be asked for"
 _Rows = NDArray[np.int64]
 _Scores = NDArray[np.float32]
@@ -167,6 +169,7 @@ class InProcess:
         old = rows < len(self.context.release.popularity.shares)
         shares[old] = self.context.release.popularity.shares[rows[old]]
         boosts = plan.boosts(rows) if understand else None
+        blend = replace(blend, personal_weight=min(blend.personal_weight, _POPULARITY_WEIGHT))
         scores = blend.scores(rows, np.zeros(len(rows), np.float32), shares, matches=plan.matches[rows], boosts=boosts)
         found = self._page(user, rows, scores, "lexical", "what has its words", None, report)
         return told(found, plan if understand else None)

@@ -189,4 +189,5 @@ def _served(context: RequestContext, user_id: str | None, by: ServedBy, candidat
         lambda rows: [context.release.item_id(row) for row in rows],
         features,
         context.fallback_of(user_id).level,
+        None if context.trace is None else f"{context.trace.trace_id:032x}",
     )

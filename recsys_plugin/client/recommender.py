@@ -41,6 +41,7 @@ from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.replicas import connect
 from recsys_plugin.policy.rules import ShelfRules
+from recsys_plugin.resilience.breaker import CircuitBreaker
 from recsys_plugin.resilience.gate import Gate
 from recsys_plugin.resilience.values import Timeout
 from recsys_plugin.trials.trial import SHADOW
@@ -259,6 +260,7 @@ class Recommender(Shelves):
             self._release = self._run(load_release(self._project, current), LOADING_TIMEOUT)
             self._follow_trial()
             self._run(self._snapshots.kept(self._release, self._rules), LOADING_TIMEOUT)
+        self._refreshed = time.monotonic()
         return self._release.version
 
     def _look(self) -> None:
@@ -268,13 +270,20 @@ class Recommender(Shelves):
     def close(self) -> None:
         """Close the connections to both servers."""
         for watcher in self._watchers:
-            watcher.close()
+            watcher.close(patience=1.0)
         self._end_trial()
         self._recorder.close()
         if self._impressions is not None:
             self._impressions.close()
         self._reader.close()
         self._triton.close()
+        for watcher in self._watchers:
+            watcher.close()  # what waited for a server that hangs does so no more
+        self._leave()
+
+    @property
+    def _breakers(self) -> Mapping[str, CircuitBreaker]:
+        return {str(self._redis_address): self._reader.breaker, **self._triton.breakers}
 
     def __enter__(self) -> Self:
         """The client itself."""
@@ -340,7 +349,7 @@ class Recommender(Shelves):
     def _run_shadow(self, flow: flows.Flow) -> None:
         self._run(flow, LOADING_TIMEOUT)
 
-    def _ask(
+    def _ask_releases(
         self,
         ask: AskUsers,
         timeout: float | Timeout | None,
@@ -362,7 +371,7 @@ class Recommender(Shelves):
             self._shadows.offer(flow, trying.tally)
         return pages
 
-    def _answer(
+    def _answer_on_release(
         self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
     ) -> _Result:
         """Answer on the release that serves, trial or not, what has no page."""

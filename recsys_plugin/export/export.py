@@ -13,16 +13,16 @@ import numpy as np
 import onnx
 import pandas as pd
 import torch
-from onnx import compose
 
 from recsys_plugin.errors import StepFailed
 from recsys_plugin.export.catalogue import seconds_of
 from recsys_plugin.export.complement_graphs import complements_graph
 from recsys_plugin.export.complement_parity import check_complements, complements_request
-from recsys_plugin.export.description import Model, describe_repository, own_row_count
+from recsys_plugin.export.description import KNOWN_EMBEDDING, Model, describe_repository, own_row_count
 from recsys_plugin.export.explain_graphs import explainer_graph
 from recsys_plugin.export.explain_parity import check_explanations
 from recsys_plugin.export.graph_files import GRAPH_LIMIT, digest_of, load_graph, save_graph, spill, tidy, total_bytes
+from recsys_plugin.export.graph_parts import prefix_names
 from recsys_plugin.export.index_graphs import answer_version, catalogue_graph, index_graph, lookup_graph
 from recsys_plugin.export.install import exported_versions, install, next_version, promotion_path
 from recsys_plugin.export.local import TOKENIZERS, LocalRepository, tokenizer_of
@@ -347,9 +347,7 @@ def name_by_content(graphs: Iterable[Path]) -> None:
     for path in graphs:
         prefix = digest_of(path)[:12] + "/"
         model = onnx.load(path, load_external_data=False)
-        compose.add_prefix(
-            model, prefix, rename_inputs=False, rename_outputs=False, rename_functions=False, inplace=True
-        )
+        prefix_names(model.graph, prefix, ends=False)
         onnx.save(model, path)
         tidy(path)
 
@@ -362,7 +360,7 @@ def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dic
     encoded = local.run("text_encoder", tokens)["text_embedding"]
     merged = material.options.graphs == "merged"
     is_exact = material.options.precision == "fp32" and material.options.target != "tensorrt"
-    asked["search"] |= {"text_embedding": encoded} if merged else {"query": query}
+    asked["search"] |= {**tokens, KNOWN_EMBEDDING: np.zeros_like(encoded)} if merged else {"query": query}
     asked["tokenizer"] = {"query": query}
     asked["text_encoder"] = tokens
     asked |= _new_item_requests(local, material)

@@ -19,6 +19,7 @@ from recsys_plugin.inference.calls import Infer, ModelSettings
 from recsys_plugin.inference.tensors import Array
 from recsys_plugin.inference.triton import AsyncTritonClient, Pending, TritonClient
 from recsys_plugin.inference.turns import LOOK, Attempts, Found, Turns
+from recsys_plugin.resilience.breaker import CircuitBreaker
 from recsys_plugin.resilience.hedging import Hedges, Hedging
 from recsys_plugin.resilience.values import Limits, Retry, Timeout
 
@@ -54,6 +55,11 @@ class Replicas:
         self._clients = [TritonClient(address, timeout=timeout, limits=limits, retry=once) for address in addresses]
         self._turns = Turns(len(addresses))
         self.hedges = Hedges(hedging)
+
+    @property
+    def breakers(self) -> dict[str, CircuitBreaker]:
+        """Server → its breaker."""
+        return {server: breaker for client in self._clients for server, breaker in client.breakers.items()}
 
     def infer(self, call: Infer, *, timeout: float) -> dict[str, Array]:
         """See :meth:`TritonClient.infer`."""
@@ -172,6 +178,11 @@ class AsyncReplicas:
         self._turns = Turns(len(addresses))
         self._looking: set[asyncio.Task[None]] = set()
         self.hedges = Hedges(hedging)
+
+    @property
+    def breakers(self) -> dict[str, CircuitBreaker]:
+        """Server → its breaker."""
+        return {server: breaker for client in self._clients for server, breaker in client.breakers.items()}
 
     async def infer(self, call: Infer, *, timeout: float) -> dict[str, Array]:
         """See :meth:`Replicas.infer`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -10,7 +11,14 @@ from recsys_plugin.errors import DeadlineExceeded, InferenceUnavailable, Release
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.calls import Infer, ModelSettings
 from recsys_plugin.inference.lines import AsyncLines, Line, Lines, TritonUnreachable
-from recsys_plugin.inference.messages import checked_outputs, infer_message, model_message, settings_of, versions_of
+from recsys_plugin.inference.messages import (
+    checked_outputs,
+    headers,
+    infer_message,
+    model_message,
+    settings_of,
+    versions_of,
+)
 from recsys_plugin.inference.tensors import Array
 from recsys_plugin.resilience.breaker import CircuitBreaker
 from recsys_plugin.resilience.values import Limits, Retry, Timeout
@@ -43,6 +51,12 @@ class TritonClient:
     ) -> None:
         self._address, self._attempts = address, retry.attempts
         self._lines = Lines(address, timeout, limits, retry)
+        weakref.finalize(self, self._lines.end)
+
+    @property
+    def breakers(self) -> dict[str, CircuitBreaker]:
+        """Server → its breaker."""
+        return {str(self._address): self._lines.breaker}
 
     @property
     def breaker(self) -> CircuitBreaker:
@@ -53,7 +67,7 @@ class TritonClient:
         """Call a model; output name → array, each checked against what the call asked for."""
 
         def ask(line: Line, left: float) -> Any:
-            return line.stub.ModelInfer(infer_message(call, left), timeout=left)
+            return line.stub.ModelInfer(infer_message(call, left), timeout=left, metadata=headers(call))
 
         return checked_outputs(call, self._ask(f"model {call.model} version {call.version}", ask, timeout))
 
@@ -65,7 +79,10 @@ class TritonClient:
         """
         line = self._lines.take(timeout)
         return Pending(
-            self._lines, call, line.stub.ModelInfer.future(infer_message(call, timeout), timeout=timeout), timeout
+            self._lines,
+            call,
+            line.stub.ModelInfer.future(infer_message(call, timeout), timeout=timeout, metadata=headers(call)),
+            timeout,
         )
 
     def versions(self, model: str, *, timeout: float) -> tuple[int, ...]:
@@ -165,6 +182,11 @@ class AsyncTritonClient:
         self._lines = AsyncLines(address, timeout, limits, retry)
 
     @property
+    def breakers(self) -> dict[str, CircuitBreaker]:
+        """Server → its breaker."""
+        return {str(self._address): self._lines.breaker}
+
+    @property
     def breaker(self) -> CircuitBreaker:
         """See :attr:`TritonClient.breaker`."""
         return self._lines.breaker
@@ -173,7 +195,9 @@ class AsyncTritonClient:
         """See :meth:`TritonClient.infer`."""
 
         def ask(line: Line, left: float) -> Awaitable[Any]:
-            asked: Awaitable[Any] = line.stub.ModelInfer(infer_message(call, left), timeout=left)
+            asked: Awaitable[Any] = line.stub.ModelInfer(
+                infer_message(call, left), timeout=left, metadata=headers(call)
+            )
             return asked
 
         return checked_outputs(call, await self._ask(f"model {call.model} version {call.version}", ask, timeout))

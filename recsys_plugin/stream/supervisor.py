@@ -57,13 +57,14 @@ def run_workers(
     stopping: threading.Event,
     until_idle: bool = False,
     look: Callable[[], None] = lambda: None,
+    died: Callable[[], None] = lambda: None,
 ) -> None:
     """Run workers until ``stopping`` is set or, with ``until_idle``, until there is nothing left to do.
 
     A worker that dies is started again after a second; what it had not committed is done again.
 
     Args:
-        look: called several times a second.
+        look: called several times a second. died: called for each worker that died.
 
     Raises:
         StepFailed: if a worker dies again and again.
@@ -89,6 +90,7 @@ def run_workers(
                 if process.exitcode == 0:
                     processes[number] = None
                     continue
+                died()
                 lived = time.monotonic() - born[number]
                 deaths[number] = 1 if lived > _LIVED_SECONDS else deaths[number] + 1
                 if deaths[number] > _MOST_DEATHS:

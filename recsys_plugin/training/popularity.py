@@ -29,7 +29,8 @@ _DAY = 86_400_000_000  # microseconds
 
 @dataclass(frozen=True, slots=True)
 class PopularityOptions:
-    """How popularity is counted; half-life and smoothing are the best of a few for held-out users of the demo shop.
+    """How popularity is counted; for held-out users of the demo shop half-lives of 7 to 14 days and smoothing by 300 to
+    3,000 purchases do about equally well, and longer half-lives worse.
 
     Attributes:
         half_life: days after which a purchase counts half. window: days from which on it does not count.

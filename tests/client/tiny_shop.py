@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys_plugin.features.contract import REQUEST_TIMESTAMP, Encoding, FeatureContract, FeatureSpec
+from recsys_plugin.runtime.redis_server import EmbeddedRedis
+from recsys_plugin.runtime.triton_server import EmbeddedTriton
 
 ITEM_IDS = ("tea", "cup", "pot", "mug", "jar", "box")
 TITLES = ("Green tea", "Cup", "Tea pot", "Mug", "Jar", "Box – gift")
@@ -54,3 +56,5 @@ class TinyShop:
     """version, item ids, and how the version is made worse, see :func:`tiny_repository.write_repository`"""
     stop_triton: Callable[[], None]
     start_triton: Callable[[], None]
+    redis: EmbeddedRedis
+    triton: EmbeddedTriton
