@@ -44,8 +44,8 @@ class Watcher:
         self._thread = threading.Thread(target=watch, args=(self._closed,), name=name, daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """End the thread; what it is doing is finished first."""
+    def close(self, patience: float | None = None) -> None:
+        """End the thread; what it is doing is finished first, for which so many seconds are waited, or all it takes."""
         self._closed.set()
         if self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(patience)

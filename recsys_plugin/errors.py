@@ -9,6 +9,7 @@
     ├── ConfigurationError      a setting is missing or contradicts another      exit code 2
     ├── CheckFailed             a check or threshold was not met                 exit code 3
     │   ├── FeatureContractError   model and feature store disagree              exit code 3
+    │   ├── ModelRefused           models are not what was exported, or signed   exit code 3
     │   └── NoOverlap              what was logged says nothing about a policy   exit code 3
     ├── StepFailed              a pipeline step could not finish                 exit code 1
     └── ServiceUnavailable      a server did not answer as it should             exit code 1
@@ -32,6 +33,7 @@ __all__ = [
     "FeatureContractError",
     "InferenceUnavailable",
     "InvalidInput",
+    "ModelRefused",
     "NoOverlap",
     "Overloaded",
     "RecsysError",
@@ -84,6 +86,10 @@ class CheckFailed(RecsysError):
 
 class FeatureContractError(CheckFailed):
     """A model's feature contract and the feature store disagree; the message names each difference."""
+
+
+class ModelRefused(CheckFailed):
+    """A version of the models is not what its manifest and signature say, so it is not loaded."""
 
 
 class NoOverlap(CheckFailed):

@@ -10,7 +10,11 @@ from pathlib import Path
 
 from recsys_plugin.errors import ConfigurationError
 
-__all__ = ["Settings", "parse_moment"]
+__all__ = ["SECRETS", "Settings", "parse_moment", "with_secret_files"]
+
+#: Variables that may hold a secret: each can be given as a file by the same name and ``_FILE``.
+SECRETS = ("RECSYS_REDIS_URL", "RECSYS_TRITON_URL", "RECSYS_PSEUDONYM_KEY", "RECSYS_MODEL_KEY")
+_LARGEST_SECRET = 65_536
 
 
 def parse_moment(text: str, *, name: str) -> datetime:
@@ -26,6 +30,21 @@ def parse_moment(text: str, *, name: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
+def _path(env: Mapping[str, str], name: str) -> Path | None:
+    """A variable that names a file or folder, a user's home (``~``) put in."""
+    if name not in env:
+        return None
+    try:
+        return Path(env[name]).expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(f"{name}={env[name]!r}: {error}") from error
+
+
+def _resolved(env: Mapping[str, str], name: str) -> Path | None:
+    path = _path(env, name)
+    return None if path is None else path.resolve()
+
+
 def _share(text: str) -> float:
     try:
         share = float(text)
@@ -34,6 +53,38 @@ def _share(text: str) -> float:
     if not 0.0 <= share <= 1.0:
         raise ConfigurationError(f"RECSYS_IMPRESSIONS={text!r} is not a share from 0 to 1, such as 1 or 0.1")
     return share
+
+
+def with_secret_files(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that are set, those of :data:`SECRETS` read from the files that ``…_FILE`` name.
+
+    Raises:
+        ConfigurationError: if a file cannot be read, is no UTF-8 text, is too large or empty, or if the variable is set
+            as well; the message names variable and file, and says nothing of what is in it.
+    """
+    env = {name: value for name, value in environ.items() if value}
+    for name in SECRETS:
+        file = env.pop(f"{name}_FILE", None)
+        if file is None:
+            continue
+        if name in env:
+            raise ConfigurationError(f"{name} and {name}_FILE are both set; unset one of them")
+        env[name] = _secret_in(file, f"{name}_FILE")
+    return env
+
+
+def _secret_in(file: str, name: str) -> str:
+    try:
+        with open(file, "rb") as source:
+            data = source.read(_LARGEST_SECRET + 1)
+        text = data.decode().strip()
+    except OSError as error:
+        raise ConfigurationError(f"{name}={file!r} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{name}={file!r} is no UTF-8 text") from None  # the error would show the bytes
+    if not text or len(data) > _LARGEST_SECRET:
+        raise ConfigurationError(f"{name}={file!r} is empty, or larger than {_LARGEST_SECRET} bytes")
+    return text
 
 
 def _ports(text: str) -> tuple[int, ...]:
@@ -78,6 +129,8 @@ class Settings:
                            exports and clients; unset means that nobody is shown to others
     ``RECSYS_SNAPSHOT``    file from which a client can be opened while no server can be reached; it keeps the file
                            up to date; unset means none
+    ``RECSYS_MODEL_KEY``   secret of 16 bytes or more that signs exported models and without which servers load none,
+                           see :mod:`recsys_plugin.security.model_manifest`; unset means digests without a signature
     ``RECSYS_OPTED_OUT``   file with the ids or pseudonyms, one a line, of users whom exports leave out of
                            neighbours and communities; unset means nobody
     ``RECSYS_METRICS_PORT``  port, or range of ports such as ``9464-9479`` of which the first free one is taken,
@@ -87,11 +140,14 @@ class Settings:
     ``OTEL_EXPORTER_OTLP_ENDPOINT``  collector that takes traces, and further variables of OpenTelemetry; unset
                            means none
     =====================  ==========================================================================
+
+    The four that may hold a secret, :data:`SECRETS`, can be given as files instead, as Docker and Kubernetes do it:
+    ``RECSYS_REDIS_URL_FILE=/run/secrets/redis_url``. No secret is shown by ``repr``.
     """
 
     home: Path
-    redis_url: str | None = None
-    triton_url: str | None = None
+    redis_url: str | None = field(default=None, repr=False)
+    triton_url: str | None = field(default=None, repr=False)
     data: Path | None = None
     as_of: datetime | None = None
     triton_python: Path | None = None
@@ -99,6 +155,7 @@ class Settings:
     impressions: float | None = None
     exploration: str | None = None
     pseudonym_key: str | None = field(default=None, repr=False)
+    model_key: str | None = field(default=None, repr=False)
     opted_out: Path | None = None
     metrics_ports: tuple[int, ...] = ()
     request_log: Path | None = None
@@ -108,26 +165,29 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read the variables above from ``environ`` (``os.environ`` by default); empty counts as unset."""
-        env = {k: v for k, v in (os.environ if environ is None else environ).items() if v}
-        home = Path(env.get("RECSYS_HOME", ".")).expanduser().resolve()
+        """Read the variables above from ``environ`` (``os.environ`` by default); empty counts as unset.
+
+        Raises:
+            ConfigurationError: if a value makes no sense, a secret's file cannot be read, or is given twice.
+        """
+        env = with_secret_files(os.environ if environ is None else environ)
+        home = (_path(env, "RECSYS_HOME") or Path()).resolve()
         return cls(
             home=home,
             redis_url=env.get("RECSYS_REDIS_URL"),
             triton_url=env.get("RECSYS_TRITON_URL"),
-            data=Path(env["RECSYS_DATA"]).expanduser().resolve() if "RECSYS_DATA" in env else None,
+            data=_resolved(env, "RECSYS_DATA"),
             as_of=parse_moment(env["RECSYS_AS_OF"], name="RECSYS_AS_OF") if "RECSYS_AS_OF" in env else None,
-            triton_python=Path(
-                env.get("RECSYS_TRITON_PYTHON", str(home / ".venv-triton" / "bin" / "python"))
-            ).expanduser(),
-            spool=Path(env["RECSYS_SPOOL"]).expanduser().resolve() if "RECSYS_SPOOL" in env else None,
+            triton_python=_path(env, "RECSYS_TRITON_PYTHON") or home / ".venv-triton" / "bin" / "python",
+            spool=_resolved(env, "RECSYS_SPOOL"),
             exploration=env.get("RECSYS_EXPLORATION"),
             pseudonym_key=env.get("RECSYS_PSEUDONYM_KEY"),
-            opted_out=Path(env["RECSYS_OPTED_OUT"]).expanduser().resolve() if "RECSYS_OPTED_OUT" in env else None,
+            model_key=env.get("RECSYS_MODEL_KEY"),
+            opted_out=_resolved(env, "RECSYS_OPTED_OUT"),
             metrics_ports=_ports(env.get("RECSYS_METRICS_PORT", "")),
-            request_log=Path(env["RECSYS_REQUEST_LOG"]).expanduser().resolve() if "RECSYS_REQUEST_LOG" in env else None,
+            request_log=_resolved(env, "RECSYS_REQUEST_LOG"),
             traces_endpoint=_traces_endpoint(env),
-            snapshot=Path(env["RECSYS_SNAPSHOT"]).expanduser().resolve() if "RECSYS_SNAPSHOT" in env else None,
+            snapshot=_resolved(env, "RECSYS_SNAPSHOT"),
             impressions=_share(env["RECSYS_IMPRESSIONS"]) if "RECSYS_IMPRESSIONS" in env else None,
         )
 

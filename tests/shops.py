@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from watched_redis import make_role_users, url_of_role
 
 from recsys_plugin.runtime.environment import environment_variables
 from recsys_plugin.runtime.services import Services
@@ -80,6 +81,12 @@ class Shop:
     some_users: list[str]
     some_items: list[str]
     report: dict[str, object]
+
+    @property
+    def client_url(self) -> str:
+        """Logs in to Redis as the user that a shop's backend has; the user is made, as a restarted server has none."""
+        make_role_users(self.redis_url)
+        return url_of_role(self.redis_url, "client")
 
     @property
     def settings(self) -> Settings:

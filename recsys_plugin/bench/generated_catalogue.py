@@ -194,7 +194,13 @@ def _generate(settings: Settings, plan: CataloguePlan, contract_json: str, redis
         encoder=_encoder(settings.state, plan),
         candidates=min(500, plan.items),
     )
-    export_repository(settings.model_repository, settings.state, material, progress=lambda what, done, total: None)
+    export_repository(
+        settings.model_repository,
+        settings.state,
+        material,
+        progress=lambda what, done, total: None,
+        key=settings.model_key,
+    )
     np.save(settings.home / "vectors.npy", models.towers.item_vectors()[1])
 
 

@@ -18,7 +18,7 @@ from recsys_plugin.features.reader import FeatureReader
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings
 
-__all__ = ["CALL_TIMEOUT", "MeasuredRecommender", "ServedShop", "Tell", "open_shop"]
+__all__ = ["CALL_TIMEOUT", "MeasuredRecommender", "ServedShop", "Tell", "draw_users", "open_shop"]
 
 #: Told what is under way, how much of it is done, and of how much.
 Tell = Callable[[str, int, int], None]
@@ -86,11 +86,7 @@ def open_shop(settings: Settings, *, now: float, users: int, seed: int) -> Itera
         ServiceUnavailable: if its servers do not answer.
     """
     services = Services(settings)
-    table = settings.tables / "users.parquet"
-    if not table.exists():
-        raise ConfigurationError(f"{table} does not exist; run `recsys demo`, or `recsys data` and the steps after it")
-    known = pq.read_table(table, columns=["user_id"])["user_id"].to_pylist()
-    drawn = np.random.default_rng(seed).permutation(len(known))[:users]
+    drawn = draw_users(settings, users, seed=seed)
     try:
         recommender = MeasuredRecommender(
             services.redis_url,
@@ -111,5 +107,18 @@ def open_shop(settings: Settings, *, now: float, users: int, seed: int) -> Itera
             now=now,
             recommender=recommender,
             reader=reader,
-            users=tuple(known[position] for position in drawn),
+            users=drawn,
         )
+
+
+def draw_users(settings: Settings, count: int, *, seed: int) -> tuple[str, ...]:
+    """Ids of so many of a home's users, drawn without repetition; all, if there are fewer.
+
+    Raises:
+        ConfigurationError: if the home has no data yet.
+    """
+    table = settings.tables / "users.parquet"
+    if not table.exists():
+        raise ConfigurationError(f"{table} does not exist; run `recsys demo`, or `recsys data` and the steps after it")
+    known = pq.read_table(table, columns=["user_id"])["user_id"].to_pylist()
+    return tuple(known[position] for position in np.random.default_rng(seed).permutation(len(known))[:count])

@@ -29,6 +29,7 @@ COMMANDS = {
     "top": "recsys_plugin.cli.top:top",
     "observability": "recsys_plugin.cli.observability:observability",
     "env": "recsys_plugin.cli.servers:env",
+    "security": "recsys_plugin.cli.security:security",
     "stream": "recsys_plugin.cli.stream:stream",
     "check": "recsys_plugin.cli.check:check",
     "recommend": "recsys_plugin.cli.ask:recommend",
@@ -41,11 +42,13 @@ COMMANDS = {
     "similar-users": "recsys_plugin.cli.people:similar_users",
     "community": "recsys_plugin.cli.people:community",
     "users": "recsys_plugin.cli.users:users",
+    "privacy": "recsys_plugin.cli.privacy:privacy",
     "ads": "recsys_plugin.cli.ads:ads",
     "explain": "recsys_plugin.cli.explain:explain",
     "evaluate": "recsys_plugin.cli.evaluate:evaluate",
     "events": "recsys_plugin.cli.events:events",
     "bench": "recsys_plugin.cli.bench:bench",
+    "chaos": "recsys_plugin.cli.chaos:chaos",
 }
 
 

@@ -194,22 +194,21 @@ def _options(*, several: bool) -> Callable[[_Command], _Command]:
     return decorate
 
 
-class _Said(click.ParamType):
-    """NAME=VALUE, as a pair."""
-
-    name = "name=value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        name, equals, said = str(value).partition("=")
+def _said(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """NAME=VALUE, given any number of times."""
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, said = value.partition("=")
         if not equals:
-            self.fail(f"{value!r} is not NAME=VALUE, such as country=DE", param, ctx)
-        return name, said
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE, such as country=DE", context, parameter)
+        found[name] = said
+    return found
 
 
 _segment_option = click.option(
     "--segment",
-    "segment",
-    type=_Said(),
+    metavar="NAME=VALUE",
+    callback=_said,
     multiple=True,
     help="What is known of the user: country=DE, gender=…, age_group=…, income_group=…, household=…, segment=….",
 )
@@ -220,11 +219,11 @@ _segment_option = click.option(
 @_segment_option
 @_options(several=True)
 def recommend(
-    user_id: str, segment: tuple[tuple[str, str], ...], k: int, exclude: tuple[str, ...], timeout: float, as_json: bool
+    user_id: str, segment: dict[str, str], k: int, exclude: tuple[str, ...], timeout: float, as_json: bool
 ) -> None:
     """The items that USER is most likely to want; of a USER who is not known, with what his segment buys first."""
     _answer(
-        lambda recommender: recommender.recommend(user_id, k, exclude=exclude, segment=dict(segment)),
+        lambda recommender: recommender.recommend(user_id, k, exclude=exclude, segment=segment),
         title=f"For user {escape(user_id)}",
         as_json=as_json,
         timeout=timeout,
@@ -236,7 +235,7 @@ def recommend(
 @click.option("--category", help="Items of this category only.")
 @_options(several=True)
 def popular(
-    segment: tuple[tuple[str, str], ...],
+    segment: dict[str, str],
     category: str | None,
     k: int,
     exclude: tuple[str, ...],
@@ -251,8 +250,8 @@ def popular(
       recsys popular --segment age_group=25-34 --category GROCERY --json
     """
     _answer(
-        lambda recommender: recommender.popular(k, segment=dict(segment), category=category, exclude=exclude),
-        title="Popular" + "".join(f", {name} {escape(value)}" for name, value in segment),
+        lambda recommender: recommender.popular(k, segment=segment, category=category, exclude=exclude),
+        title="Popular" + "".join(f", {name} {escape(value)}" for name, value in segment.items()),
         as_json=as_json,
         timeout=timeout,
     )

@@ -22,6 +22,7 @@ from recsys_plugin.cli.bench_materialize import materialize
 from recsys_plugin.cli.bench_observing import observability
 from recsys_plugin.cli.bench_search import search
 from recsys_plugin.cli.bench_separation import separation
+from recsys_plugin.cli.bench_soak import soak
 from recsys_plugin.cli.bench_swap import swap
 from recsys_plugin.cli.bench_sweep import memory, sweep
 from recsys_plugin.cli.bench_training import training
@@ -71,9 +72,10 @@ def bench() -> None:
 
     serving and store compare ours with the usual way and the floor. All ways are called in turn in one run, and must
     give the same answers first (exit code 3 if they do not), so the ratios hold on a busy machine as well. The servers
-    must run: `recsys up`. sweep says how time grows, swap what clients see of a new version, separation whether
-    complements are something else than substitutes; requests feeds load tools from outside. ads, diversity, gpu, loop,
-    memory, materialize, quality, training and `sweep catalogue` need no server.
+    must run: `recsys up`. sweep says how time grows, swap what clients see of a new version, soak whether time or
+    memory creeps up, separation whether complements are something else than substitutes; requests feeds load tools
+    from outside. ads, diversity, gpu, loop, memory, materialize, quality, training and `sweep catalogue` need no
+    server.
     """
 
 
@@ -86,6 +88,7 @@ bench.add_command(training)
 bench.add_command(materialize)
 bench.add_command(sweep)
 bench.add_command(memory)
+bench.add_command(soak)
 bench.add_command(swap)
 bench.add_command(separation)
 bench.add_command(freshness)

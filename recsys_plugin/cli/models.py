@@ -16,7 +16,7 @@ from recsys_plugin.settings import Settings
 if TYPE_CHECKING:
     from recsys_plugin.runtime.versions import ModelVersion, ModelVersions
 
-__all__ = ["follow", "list_versions", "load", "models", "promote", "rollback"]
+__all__ = ["follow", "list_versions", "load", "models", "promote", "rollback", "verify"]
 
 
 @click.group()
@@ -107,6 +107,34 @@ def follow(as_json: bool) -> None:
     if as_json:
         emit_json(None if found is None else asdict(found))
     finish("the newest version serves" + ("" if found is None else f": {found.version}"), then="recsys models list")
+
+
+@models.command()
+@json_option
+def verify(as_json: bool) -> None:
+    """Check every file of the models on disk against what was exported; no server is needed.
+
+    With RECSYS_MODEL_KEY (or RECSYS_MODEL_KEY_FILE) the manifests must also be signed by that key, as `recsys export`
+    does it when the key is set. `recsys up`, `models load` and `models promote` check the same. If a file differs,
+    its name is printed and the exit code is 3.
+
+    \b
+    Examples:
+      recsys models verify
+      RECSYS_MODEL_KEY_FILE=/run/secrets/model_key recsys models verify --json
+    """
+    with console.status("reading the models"):
+        checked = _versions().verify()
+    if as_json:
+        emit_json({"versions": [asdict(version) for version in checked]})
+    if any(not version.manifested for version in checked):
+        finish("exported before there were manifests, so nothing was checked", then="recsys export")
+        return
+    files, numbers = sum(version.files for version in checked), ", ".join(str(version.version) for version in checked)
+    signed = (
+        "signed" if all(version.signed for version in checked) else "not checked for a signature: no RECSYS_MODEL_KEY"
+    )
+    finish(f"{files} files of versions {numbers or 'none'} are what was exported; {signed}")
 
 
 def _versions() -> ModelVersions:

@@ -106,7 +106,7 @@ def _since(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:
 
 
 #: What is counted and is no dead letter.
-_TAKEN = ("applied", "duplicate", "items_told", "unknown_users")
+_TAKEN = ("applied", "duplicate", "forgotten", "items_told", "unknown_users", "untracked")
 
 
 def _dead(done: dict[str, int]) -> int:
@@ -119,6 +119,8 @@ def _told(done: dict[str, int]) -> str:
         parts.append(f"{done['duplicate']:,} duplicates")
     if done.get("unknown_users"):
         parts.append(f"{done['unknown_users']:,} users seen for the first time")
+    if dropped := done.get("forgotten", 0) + done.get("untracked", 0):
+        parts.append(f"{dropped:,} dropped (of people who were forgotten, or refuse to be tracked)")
     if dead := _dead(done):
         reasons = ", ".join(f"{name} {count:,}" for name, count in sorted(done.items()) if name not in _TAKEN)
         parts.append(f"{dead:,} dead letters ({reasons})")

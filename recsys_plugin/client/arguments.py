@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -146,7 +146,7 @@ def checked_interval(value: object) -> float | None:
 
 
 def _seconds(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
         raise InvalidInput(f"{name}: {value!r:.60} is not a number of seconds above 0")
     return float(value)
 

@@ -17,7 +17,7 @@ from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, beside_these, r
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.course import Course
 from recsys_plugin.client.driving import drive_awaiting
-from recsys_plugin.client.following import follow_rules, written
+from recsys_plugin.client.following import written
 from recsys_plugin.client.limited import Limited
 from recsys_plugin.client.offload import Offload, awaited
 from recsys_plugin.client.release import Release, load_release, loaded, on_one_release
@@ -191,9 +191,9 @@ class AsyncRecommender(AsyncShelves):
     async def refresh(self) -> int:
         """See :meth:`Recommender.refresh`."""
         async with self._loading:
+            await self._follow_rules()
             current = None if self._release is None or self._release.is_snapshot else self._release
             self._release = release = await self._run(load_release(self._project, current), LOADING_TIMEOUT)
-            await self._follow_rules()
             await self._follow_trial(release)
             await self._run(self._snapshots.kept(release, self._rules), LOADING_TIMEOUT)
             self._refreshed = time.monotonic()
@@ -294,7 +294,7 @@ class AsyncRecommender(AsyncShelves):
 
     async def _follow_rules(self) -> None:
         try:
-            self._rules = await self._run(follow_rules(self._project, self._rules), LOADING_TIMEOUT)
+            await self._run(self._followed(), LOADING_TIMEOUT)
             self._rules_warner.worked()
         except RecsysError as error:
             self._rules_warner.failed(error)

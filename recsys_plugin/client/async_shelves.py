@@ -12,6 +12,7 @@ from recsys_plugin.client import ladder
 from recsys_plugin.client.ad_pages import AdsPage
 from recsys_plugin.client.arguments import checked_stock
 from recsys_plugin.client.base import AskUsers, ClientBase, beside_these, repeatable, under
+from recsys_plugin.client.consents import state_consent
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.following import written
 from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
@@ -20,6 +21,7 @@ from recsys_plugin.events.recorder import AsyncEventRecorder
 from recsys_plugin.features.item_stock import stock_commands
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.policy.rules import ShelfRules
+from recsys_plugin.privacy.consent import Consent
 from recsys_plugin.resilience.values import Timeout
 
 __all__ = ["AsyncShelves"]
@@ -176,6 +178,18 @@ class AsyncShelves(ClientBase):
     async def community(self, user_id: object, *, timeout: float | Timeout | None = None) -> Community | None:
         """See :meth:`Shelves.community`."""
         return await self._answer(lambda context: community(context, self._pseudonyms, user_id), timeout)
+
+    async def set_consent(
+        self,
+        user_id: object,
+        *,
+        personalised: bool = True,
+        tracking: bool = True,
+        timeout: float | Timeout | None = None,
+    ) -> None:
+        """See :meth:`Shelves.set_consent`."""
+        consent = Consent(personalised, tracking)
+        await self._answer(lambda context: state_consent(context, user_id, consent), timeout)
 
     async def set_stock(self, stock: Mapping[Any, int], *, timeout: float | Timeout | None = None) -> None:
         """See :meth:`Shelves.set_stock`."""

@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,9 +14,11 @@ from typing import Any, Self
 from recsys_plugin.ads.serving import KnownCampaigns
 from recsys_plugin.background import Warner
 from recsys_plugin.client.arguments import MOST_USERS, checked_flag, checked_interval, checked_k
+from recsys_plugin.client.consents import follow_refusals
 from recsys_plugin.client.context import BEST_FIRST, Exploration, RequestContext, RequestRules
 from recsys_plugin.client.fallback import DEFAULT_CACHE, FallbackCache, Remembered
 from recsys_plugin.client.flows import Flow
+from recsys_plugin.client.following import follow_rules
 from recsys_plugin.client.ladder import laddered
 from recsys_plugin.client.observed import Observed
 from recsys_plugin.client.release import Release
@@ -112,6 +114,8 @@ class ClientBase(Observed):
     """The trial of a version that this client takes part in."""
     _rules: PageRules = NO_RULES
     """The shop's rules, as they were read last."""
+    _refusals: bytes | None = None
+    """How often it had changed of whom nothing is to be kept, when that was read last."""
 
     def __init__(
         self,
@@ -303,6 +307,14 @@ class ClientBase(Observed):
         if not release.is_snapshot:
             return self._refresh_every
         return min(self._refresh_every or READY_EVERY, READY_EVERY)
+
+    def _followed(self) -> Generator[Any, Any, None]:
+        """Follow, beside the requests, of whom nothing may be kept in process any more, and the shop's rules."""
+        revision = yield from follow_refusals(self._project)
+        if revision != self._refusals:
+            self._memory.clear()
+            self._refusals = revision
+        self._rules = yield from follow_rules(self._project, self._rules)
 
     def _adopt(self, release: Release) -> None:
         self._release = release

@@ -21,6 +21,7 @@ from recsys_plugin.inference.tensors import Array
 from recsys_plugin.observability.trace import Trace
 from recsys_plugin.policy.exploration import ExplorationPolicy, NoExploration
 from recsys_plugin.policy.rules import NO_RULES, PageRules, ShelfRules
+from recsys_plugin.privacy.consent import Consent
 from recsys_plugin.query.recent import Recent
 from recsys_plugin.resilience.adaptive import AdaptiveShare
 
@@ -137,6 +138,8 @@ class RequestContext:
     """What the shop says of the user."""
     missed: list[str] = field(init=False, default_factory=list)
     """What could not be had for the page under way, though it is on the full level without it."""
+    consents: dict[str | None, Consent] = field(init=False, default_factory=dict)
+    """User → what he allows, where he refuses something."""
     chosen: tuple[NDArray[np.int64], NDArray[np.float32]] | None = field(init=False, default=None)
     """Rows and scores of the page under way."""
     started: float = field(init=False)

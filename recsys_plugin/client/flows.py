@@ -33,6 +33,7 @@ from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.inference.calls import Infer, OutputSpec
 from recsys_plugin.inference.new_items import item_text
 from recsys_plugin.inference.tensors import Array
+from recsys_plugin.privacy.consent import CONSENT_FIELD
 
 __all__ = [
     "Flow",
@@ -254,7 +255,7 @@ def read_features(
 ) -> Generator[ReadFeatures, Any, tuple[FeatureTensors, tuple[FeatureReport, ...]]]:
     """One round trip to Redis for all users, decoded into the model's tensors."""
     plan = model.plan
-    call = ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
+    call = ReadFeatures([plan.key(user_id) for user_id in user_ids], (*plan.fields, CONSENT_FIELD))
     try:
         decoded = yield from read_or_recall(context, plan, user_ids, call)
         context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}

@@ -27,6 +27,8 @@ from recsys_plugin.policy.page import SearchBlend
 
 __all__ = ["InProcess"]
 
+#: Of popularity beside the words of a query: it decides among what has them equally.
+_POPULARITY_WEIGHT = 0.01
 _NO_VECTORS = "diversity: the vectors of items cannot be asked for"
 _Rows = NDArray[np.int64]
 _Scores = NDArray[np.float32]
@@ -167,6 +169,7 @@ class InProcess:
         old = rows < len(self.context.release.popularity.shares)
         shares[old] = self.context.release.popularity.shares[rows[old]]
         boosts = plan.boosts(rows) if understand else None
+        blend = replace(blend, personal_weight=min(blend.personal_weight, _POPULARITY_WEIGHT))
         scores = blend.scores(rows, np.zeros(len(rows), np.float32), shares, matches=plan.matches[rows], boosts=boosts)
         found = self._page(user, rows, scores, "lexical", "what has its words", None, report)
         return told(found, plan if understand else None)
@@ -202,19 +205,17 @@ class InProcess:
             allowed: ``[N]``; ``None`` for all.
         """
         release, policy = self.context.release, self.policy
-        order, shares = release.popularity.ordered(segments_of(self.context, user))
         barred = [np.fromiter(self.excluded, np.int64, len(self.excluded))]
         if policy is None or policy.rules.least_stock > 0:
             barred.append(release.sold_out)
         if policy is not None:
             barred.append(policy.excluded_rows(user))
-        gone = np.concatenate(barred)
-        if allowed is None and not gone.size:
-            return order[: self.candidates], shares[: self.candidates]
-        mask = np.ones(len(order), np.bool_) if allowed is None else allowed[: len(order)].copy()
-        mask[gone[gone < len(order)]] = False
-        places = np.flatnonzero(mask[order])[: self.candidates]
-        return order[places], shares[places]
+        gone, size = np.concatenate(barred), len(release.catalogue)
+        mask = allowed
+        if gone.size:
+            mask = np.ones(size, np.bool_) if allowed is None else allowed[:size].copy()
+            mask[gone[gone < size]] = False
+        return release.popularity.best(segments_of(self.context, user), self.candidates, mask)
 
     def _page(
         self,

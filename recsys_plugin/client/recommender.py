@@ -20,7 +20,7 @@ from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, beside_these, r
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.course import Course
 from recsys_plugin.client.driving import drive
-from recsys_plugin.client.following import follow_rules, written
+from recsys_plugin.client.following import written
 from recsys_plugin.client.limited import Limited
 from recsys_plugin.client.offload import Offload, offloaded
 from recsys_plugin.client.release import Release, load_release, loaded, on_one_release
@@ -255,9 +255,9 @@ class Recommender(Shelves):
         Returns the version that serves from now on.
         """
         with self._loading:
+            self._follow_rules()
             current = None if self._release.is_snapshot else self._release
             self._release = self._run(load_release(self._project, current), LOADING_TIMEOUT)
-            self._follow_rules()
             self._follow_trial()
             self._run(self._snapshots.kept(self._release, self._rules), LOADING_TIMEOUT)
         self._refreshed = time.monotonic()
@@ -270,13 +270,15 @@ class Recommender(Shelves):
     def close(self) -> None:
         """Close the connections to both servers."""
         for watcher in self._watchers:
-            watcher.close()
+            watcher.close(patience=1.0)
         self._end_trial()
         self._recorder.close()
         if self._impressions is not None:
             self._impressions.close()
         self._reader.close()
         self._triton.close()
+        for watcher in self._watchers:
+            watcher.close()  # what waited for a server that hangs does so no more
         self._leave()
 
     @property
@@ -313,7 +315,7 @@ class Recommender(Shelves):
 
     def _follow_rules(self) -> None:
         try:
-            self._rules = self._run(follow_rules(self._project, self._rules), LOADING_TIMEOUT)
+            self._run(self._followed(), LOADING_TIMEOUT)
             self._rules_warner.worked()
         except RecsysError as error:
             self._rules_warner.failed(error)

@@ -12,6 +12,7 @@ from recsys_plugin.client import ladder
 from recsys_plugin.client.ad_pages import AdsPage
 from recsys_plugin.client.arguments import checked_stock
 from recsys_plugin.client.base import AskUsers, ClientBase, beside_these, repeatable, under
+from recsys_plugin.client.consents import state_consent
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.following import written
 from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
@@ -20,6 +21,7 @@ from recsys_plugin.events.recorder import EventRecorder
 from recsys_plugin.features.item_stock import stock_commands
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.policy.rules import ShelfRules
+from recsys_plugin.privacy.consent import Consent
 from recsys_plugin.resilience.values import Timeout
 
 __all__ = ["Shelves"]
@@ -77,8 +79,8 @@ class Shelves(ClientBase):
     ) -> Page:
         """What is popular, as of the version that serves: with everybody, or with some of the users.
 
-        No server is asked. The scores are shares of recent purchases; of several segments they are combined as if these
-        were independent, and are no shares then.
+        No server is asked. The scores are shares of recent purchases; of several segments they are combined, see
+        :class:`~recsys_plugin.policy.popularity.Popularity`, and are no shares then.
 
         Args:
             segment: whose: attributes of users and their values, such as ``{"age_group": "25-34"}``. Of which the
@@ -237,6 +239,29 @@ class Shelves(ClientBase):
         than a community needs. Raises as :meth:`similar_users`.
         """
         return self._answer(lambda context: community(context, self._pseudonyms, user_id), timeout)
+
+    def set_consent(
+        self,
+        user_id: object,
+        *,
+        personalised: bool = True,
+        tracking: bool = True,
+        timeout: float | Timeout | None = None,
+    ) -> None:
+        """Write down what a user allows; every client honours it from his next request on.
+
+        Args:
+            personalised: whether pages may be made of what is known of him. If not, he gets those of somebody unknown,
+                and ``page.personalised`` is false.
+            tracking: whether his events and pages may be kept. If not, pages of his are not logged, and events of his
+                are dropped by the stream and the archive.
+            timeout: seconds for this call.
+
+        Raises:
+            InvalidInput: for a wrong argument. StoreUnavailable, DeadlineExceeded: for Redis.
+        """
+        consent = Consent(personalised, tracking)
+        self._answer(lambda context: state_consent(context, user_id, consent), timeout)
 
     def set_stock(self, stock: Mapping[Any, int], *, timeout: float | Timeout | None = None) -> None:
         """Tell the feature store how many of some items can be sold now: what is at 0 leaves the pages of all clients.

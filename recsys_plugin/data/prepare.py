@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 from recsys_plugin.data.adapters import Adapter, Places, Report, SourceTables, adapter_named
 from recsys_plugin.data.adapters.folder import Folder
 from recsys_plugin.data.schema import schema_fingerprint
-from recsys_plugin.data.store import Dataset, Description, load_dataset, locked, sha256_of, write_dataset
+from recsys_plugin.data.store import Dataset, Description, load_dataset, locked, write_dataset
 from recsys_plugin.data.tables import ValidTables, validate_tables
 from recsys_plugin.errors import ConfigurationError, InvalidInput
+from recsys_plugin.security.digests import sha256_of
 from recsys_plugin.settings import Settings
 
 __all__ = ["DEFAULT_SOURCE", "LIVE_FOR", "Prepared", "prepare", "prepare_data"]

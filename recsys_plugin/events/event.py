@@ -8,7 +8,7 @@ recorder's clock) and, if somebody waits until the event is visible, ``reply`` (
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -100,7 +100,7 @@ class Event:
                     object.__setattr__(self, name, checked_id(value, name))
                 except InvalidInput as error:
                     raise EventRefused("malformed", f"event: {error}") from error
-        if self.event_type not in EVENT_TYPE_CODES:
+        if not isinstance(self.event_type, str) or self.event_type not in EVENT_TYPE_CODES:
             raise EventRefused(
                 "malformed", f"event: event_type {self.event_type!r:.60} is none of {', '.join(EVENT_TYPES)}"
             )
@@ -190,7 +190,7 @@ _REQUIRED = ("user_id", "item_id", "event_type")
 
 
 def _number(name: str, value: object, *, above: bool) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise EventRefused("malformed", f"event: {name} {value!r:.60} is no finite number")
     if value < 0 or (above and value == 0):
         raise EventRefused("malformed", f"event: {name} {value!r:.60} is not {'above 0' if above else '0 or more'}")

@@ -46,11 +46,12 @@ class Recorded:
 
     ``recorded``: it is in the stream. ``visible``: the user's next page reflects it. ``duplicate``: an event of this id
     was there before, and this one does not count (told only to those who wait). ``spooled``: it is on the local disk
-    and is sent as soon as Redis is back.
+    and is sent as soon as Redis is back. ``dropped``: nothing of the user is kept, since he was forgotten or refuses to
+    be tracked (told only to those who wait; of others' events the same becomes, and is counted).
     """
 
     event_id: str
-    state: Literal["recorded", "visible", "duplicate", "spooled"]
+    state: Literal["recorded", "visible", "duplicate", "spooled", "dropped"]
 
 
 class RecordingCounts:
@@ -192,6 +193,8 @@ def _answered(event_id: str, appended: Appended) -> Recorded:
     if reply == b"duplicate":
         return Recorded(event_id, "duplicate")
     kind, _, rest = reply.decode(errors="replace").partition(":")
+    if kind == "dropped":
+        return Recorded(event_id, "dropped")
     if kind != "refused":
         raise StoreUnavailable(
             f"event {event_id!r} is recorded; the worker answered {reply!r:.100}, which means nothing"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -42,6 +43,7 @@ class EventTransport:
             self._client: Any = address.connect(allowed.total if cluster else allowed.connect)
         self._cluster = ClusterCalls(address, DEFAULT_RETRY, self._patience) if cluster else None
         self._connections = connection_set(address, self._client, allowed, ONE_CALLER, DEFAULT_RETRY)
+        weakref.finalize(self, self._connections.end)
 
     def append(self, call: AppendEvents, *, timeout: float) -> Appended:
         """Append all entries; with ``reply``, wait for the worker's answer until the time is over.

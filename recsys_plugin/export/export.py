@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,7 @@ from recsys_plugin.export.torch_graphs import encoder_graph, ranker_graph, user_
 from recsys_plugin.export.user_graphs import communities_graph, user_index_graph
 from recsys_plugin.pipeline.workspace import atomic_text
 from recsys_plugin.policy.popularity import Popularity, nothing_popular
+from recsys_plugin.security.digests import sha256_of
 from recsys_plugin.training.artefacts import TrainedModels
 from recsys_plugin.training.communities import People, nobody
 from recsys_plugin.training.complements import Complements, no_complements
@@ -110,7 +110,7 @@ class ExportMaterial:
 
 
 def export_repository(
-    repository: Path, state: Path, material: ExportMaterial, *, progress: Progress
+    repository: Path, state: Path, material: ExportMaterial, *, progress: Progress, key: str | None = None
 ) -> Mapping[str, Any]:
     """Export, check parity, compute known answers, and only then install the version.
 
@@ -119,6 +119,7 @@ def export_repository(
         state: the state folder; ``export/`` below it takes the known answers and the manifest.
         material: what to export.
         progress: told what is being made.
+        key: signs the version, see :mod:`recsys_plugin.security.model_manifest`.
 
     Returns:
         The manifest: version, contract fingerprint, largest differences, sha256 of every file.
@@ -138,6 +139,7 @@ def export_repository(
         own_rows=own_row_count(models.contract),
         item=PACKED_WIDTH,
     )
+    described = _stating_privacy(described, material.people)
     folder = state / "export"
     staging = folder / "staging"
     shutil.rmtree(staging, ignore_errors=True)
@@ -182,9 +184,10 @@ def export_repository(
             },
             "new_items": {"compared": new_items.compared, "never_sold": new_items.never_sold},
             "precision": reduced,
+            "communities": _privacy_of(material.people),
             "explanations": METHODS[method_of(models.ranker)],
             "sha256": {
-                f"{path.parent.name}/{version}/{path.name}": _file_digest(path)
+                f"{path.parent.name}/{version}/{path.name}": sha256_of(path)
                 for path in sorted(path for path in staging.rglob("*") if path.is_file())
             },
         }
@@ -193,7 +196,7 @@ def export_repository(
         (folder / "known_answers.json").unlink(missing_ok=True)
         records, promotion = folder / "versions", promotion_path(state)
         target = material.options.target
-        install(repository, staging, described, version, records, models, promotion=promotion, target=target)
+        install(repository, staging, described, version, records, models, promotion=promotion, target=target, key=key)
         atomic_text(folder / "known_answers.json", json.dumps(answers))
         atomic_text(folder / "manifest.json", json.dumps(manifest, indent=2))
         _keep_manifest(folder / "manifests", version, manifest, exported_versions(repository))
@@ -205,9 +208,23 @@ def export_repository(
     return manifest
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _privacy_of(people: People | None) -> dict[str, Any] | None:
+    """What is promised of the counts about communities; ``None`` for exact ones."""
+    if people is None or people.communities.epsilon is None:
+        return None
+    return {"epsilon": people.communities.epsilon, "delta": 0.0, "mechanism": "discrete Laplace", "protects": "a user"}
+
+
+def _stating_privacy(described: tuple[Model, ...], people: People | None) -> tuple[Model, ...]:
+    """The models, that of communities with the promise among its parameters."""
+    promise = _privacy_of(people)
+    if promise is None:
+        return described
+    said = {"differential_privacy": json.dumps(promise)}
+    return tuple(
+        replace(model, parameters={**model.parameters, **said}) if model.name == "communities" else model
+        for model in described
+    )
 
 
 def _keep_manifest(folder: Path, version: int, manifest: Mapping[str, Any], kept: list[int]) -> None:

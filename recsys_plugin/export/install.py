@@ -13,6 +13,7 @@ from recsys_plugin.export.configuration import render_config, render_readme
 from recsys_plugin.export.description import Model
 from recsys_plugin.export.targets import warm_up_files
 from recsys_plugin.pipeline.workspace import atomic_text
+from recsys_plugin.security.model_manifest import manifested_versions, remove_manifest, write_manifest
 from recsys_plugin.training.artefacts import TrainedModels
 
 __all__ = ["exported_versions", "install", "next_version", "promotion_path", "write_configurations"]
@@ -98,6 +99,7 @@ def install(
     *,
     promotion: Path,
     target: str = "cpu",
+    key: str | None = None,
 ) -> None:
     """Move a staged version into the repository, write the configurations, and delete what is too old.
 
@@ -117,6 +119,7 @@ def install(
         trained: the models of the new version.
         promotion: names the promoted version, if there is one; see :func:`promotion_path`.
         target: what the models are to run on.
+        key: signs the version's manifest, see :mod:`recsys_plugin.security.model_manifest`.
     """
     catalogue = hashlib.sha256("\n".join(trained.item_ids).encode()).hexdigest()
     tensors = _tensor_digest(models)
@@ -136,7 +139,7 @@ def install(
         if model.is_ensemble:
             place.mkdir()
         else:
-            shutil.move(staging / model.name, place)
+            _move(staging / model.name, place)
     write_configurations(
         repository,
         models,
@@ -157,3 +160,16 @@ def install(
             shutil.rmtree(folder / _WARM_UP, ignore_errors=True)
             if not any(folder.iterdir()):
                 folder.rmdir()
+    # Last, of what is there now: a version whose installation was interrupted has none, and is refused.
+    write_manifest(repository, version, key=key)
+    for number in manifested_versions(repository):
+        if number not in {*kept, version}:
+            remove_manifest(repository, number)
+
+
+def _move(folder: Path, place: Path) -> None:
+    """Move a folder in one step, whichever file system it comes from: no version is ever there in part."""
+    partial = place.with_name(f".{place.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.move(folder, partial)
+    partial.rename(place)

@@ -71,8 +71,9 @@ class RedisAddress:
         shown = _masked(url)
         try:
             parts = urlsplit(url)
-        except ValueError as error:
-            raise ConfigurationError(f"Redis URL {shown!r}: {error}") from error
+        except ValueError:
+            # The error may show the login.
+            raise ConfigurationError(f"Redis URL {shown!r} is not of the form scheme://host:port") from None
         if parts.scheme not in _SCHEMES:
             raise ConfigurationError(f"Redis URL {shown!r} does not start with one of {', '.join(_SCHEMES)}://")
         if "@" in parts.path + parts.query + parts.fragment and parts.scheme != "unix":
@@ -249,8 +250,12 @@ def named_errors(address: RedisAddress, timeout: float) -> Iterator[None]:
 
 
 def _masked(url: str) -> str:
-    """The URL without its login; even one that was not percent-encoded as it should be must not show."""
-    return re.sub(r"^([a-z-]*:/*).*@", r"\1***@", url, flags=re.DOTALL)
+    """The URL without its login, which must not show even if it was not percent-encoded as it should be."""
+    login, at, location = url.rpartition("@")
+    if not at:
+        return url
+    scheme = re.match("|".join(f"{name}:/*" for name in sorted(_SCHEMES, key=len, reverse=True)), login)
+    return f"{scheme[0] if scheme else ''}***@{location}"
 
 
 def _nodes(location: str, shown: str, *, default_port: int) -> tuple[tuple[str, int], ...]:

@@ -47,6 +47,7 @@ class ConnectionSet:
         self._changed = threading.Condition()
         self._ended = threading.Event()
         self._worker: threading.Thread | None = None
+        self._in_use: set[Wire] = set()
 
     @property
     def breaker(self) -> CircuitBreaker:
@@ -82,6 +83,7 @@ class ConnectionSet:
                     wire, found = stock.pop()
                     broken += found
                     if wire is not None:
+                        self._in_use.add(wire)
                         return wire
                     stock.waiting += 1
                     try:
@@ -98,6 +100,7 @@ class ConnectionSet:
         """Hand a connection back all of whose replies were read."""
         self._stock.breaker.succeeded()
         with self._changed:
+            self._in_use.discard(wire)
             closing = self._stock.put(wire)
             self._changed.notify()
             self._make_if_needed()
@@ -113,6 +116,7 @@ class ConnectionSet:
         """
         closing = [wire]
         with self._changed:
+            self._in_use.discard(wire)
             if error is None:
                 self._stock.breaker.succeeded()
                 self._stock.count -= 1
@@ -130,16 +134,23 @@ class ConnectionSet:
         _close(closing)
 
     def close(self) -> None:
-        """Close all connections, and end the worker."""
+        """Close all connections, those in use too, and end the worker."""
         with self._changed:
             self._stock.closed = True
             closing = self._stock.drop_idle()
+            for wire in self._in_use:
+                wire.abort()
             worker = self._worker
             self._changed.notify_all()
         self._ended.set()
         _close(closing)
         if worker is not None and worker is not threading.current_thread():
             worker.join()
+
+    def end(self) -> None:
+        """Let the worker end by itself: for when whoever had the connections is gone, and did not close them."""
+        self._stock.closed = True
+        self._ended.set()
 
     def _make_if_needed(self) -> None:
         """Start the worker unless it is there; the lock is held."""

@@ -48,7 +48,7 @@ class Stock(Generic[_Wire]):
 
     def pop(self) -> tuple[_Wire | None, list[_Wire]]:
         """A sound connection, the one used last; and those that are to be closed."""
-        broken = []
+        broken: list[_Wire] = []
         while self.idle:
             wire = self.idle.pop()
             if wire.is_sound():

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -124,8 +124,8 @@ class FeatureSpec:
             raise InvalidInput(f"{self.reference}: must be a UNIX_TIMESTAMP, not {self.dtype}")
         age = self.max_age_seconds
         if age is not None:
-            if isinstance(age, bool) or not isinstance(age, int | float) or not (math.isfinite(age) and age > 0):
-                raise InvalidInput(f"{self.reference}: max_age_seconds {age!r} is not a finite number above 0")
+            if isinstance(age, bool) or not isinstance(age, int | float) or not 0 < age <= sys.float_info.max:
+                raise InvalidInput(f"{self.reference}: max_age_seconds {age!r:.60} is not a finite number above 0")
             object.__setattr__(self, "max_age_seconds", float(age))
         # One form for each meaning, so that equal contracts have equal fingerprints: 0 equals 0.0.
         object.__setattr__(self, "encoding", encoding)
@@ -193,7 +193,11 @@ class FeatureSpec:
                 return default
         elif self.element in ("FLOAT", "DOUBLE"):
             wanted = "a finite number"
-            if (whole or isinstance(default, float)) and math.isfinite(default):  # type: ignore[arg-type]
+            if (
+                isinstance(default, int | float)
+                and not isinstance(default, bool)
+                and abs(default) <= sys.float_info.max
+            ):
                 return float(default)
         elif self.element == "BOOL":
             wanted = "true or false"
@@ -208,7 +212,7 @@ class FeatureSpec:
             wanted = f"a whole number from {low} to {high}"
             if whole and low <= int(default) <= high:
                 return default
-        raise InvalidInput(f"{self.reference}: default {default!r} of a {self.dtype} must be {wanted}")
+        raise InvalidInput(f"{self.reference}: default {default!r:.60} of a {self.dtype} must be {wanted}")
 
 
 _FEATURE_KEYS = {"reference", "dtype", "encoding", "length", "default", "max_age_seconds"}
@@ -251,7 +255,7 @@ class FeatureContract:
         """
         try:
             document = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise FeatureContractError(f"the feature contract is not JSON: {error}") from error
         _check_keys(document, _CONTRACT_KEYS, "the feature contract")
         if not isinstance(document["features"], list):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -64,6 +65,7 @@ class FeatureReader:
             self._client: Any = address.connect(allowed.total if cluster else allowed.connect)
         self._cluster = ClusterCalls(address, retry, self._patience) if cluster else None
         self._connections = connection_set(address, self._client, allowed, limits, retry)
+        weakref.finalize(self, self._connections.end)
 
     @property
     def breaker(self) -> CircuitBreaker:

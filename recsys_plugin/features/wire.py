@@ -7,13 +7,12 @@ redis-py starts its timeout anew with every piece that arrives.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
+import socket
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import socket
+from typing import Any
 
 __all__ = ["AsyncWire", "Wire"]
 
@@ -96,6 +95,12 @@ class Wire:
     def close(self) -> None:
         """Close the socket."""
         self._connection.disconnect()
+
+    def abort(self) -> None:
+        """Hang up, from whatever thread: who waits for a reply learns that there will be none."""
+        with contextlib.suppress(OSError):
+            # Of the socket itself: TLS would wait for the other side.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def _wait_no_longer_than(self, deadline: float) -> None:
         left = deadline - time.monotonic()

@@ -2,7 +2,8 @@
 
 ``grpc://host:8001``, or ``grpcs://host:8001`` for TLS, with files as options: ``root_certificates``,
 ``private_key``, ``certificate_chain`` (the last two for mutual TLS). Without ``root_certificates``, gRPC's own
-variable ``GRPC_DEFAULT_SSL_ROOTS_FILE_PATH`` names them, else the system's are used.
+variable ``GRPC_DEFAULT_SSL_ROOTS_FILE_PATH`` names them, else the system's are used. The server's certificate must be
+for the host that the URL names.
 
 Several servers that serve the same models stand side by side, ``grpc://first:8001,second:8001``; options count for all.
 """
@@ -61,23 +62,28 @@ class TritonAddress:
         Raises:
             ConfigurationError: if it is neither, lacks host or port, or has options that are not understood.
         """
+        shown = _shown(url)
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
-        except ValueError as error:
-            raise ConfigurationError(f"Triton URL {url!r}: {error}") from error
+        except ValueError:  # which may show what stands before the host
+            raise ConfigurationError(f"Triton URL {shown!r} is not of the form grpc://host:port") from None
+        if "@" in url:
+            raise ConfigurationError(
+                f"Triton URL {shown!r}: Triton knows no users and passwords; use grpcs:// with a certificate_chain"
+            )
         if parts.scheme not in ("grpc", "grpcs"):
-            raise ConfigurationError(f"Triton URL {url!r} does not start with grpc:// or grpcs://")
+            raise ConfigurationError(f"Triton URL {shown!r} does not start with grpc:// or grpcs://")
         if not host or port is None or parts.path not in ("", "/"):
-            raise ConfigurationError(f"Triton URL {url!r} is not of the form grpc://host:port")
+            raise ConfigurationError(f"Triton URL {shown!r} is not of the form grpc://host:port")
         options = dict(parse_qsl(parts.query))
         tls = parts.scheme == "grpcs"
         if unknown := sorted(set(options) - set(_FILES if tls else ())):
             raise ConfigurationError(
-                f"Triton URL {url!r}: option {unknown[0]} is not understood; grpcs:// takes {', '.join(_FILES)}"
+                f"Triton URL {shown!r}: option {unknown[0]} is not understood; grpcs:// takes {', '.join(_FILES)}"
             )
         if ("private_key" in options) != ("certificate_chain" in options):
-            raise ConfigurationError(f"Triton URL {url!r}: private_key and certificate_chain go together")
+            raise ConfigurationError(f"Triton URL {shown!r}: private_key and certificate_chain go together")
         files = {name: Path(value) for name, value in options.items()}
         return cls(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", tls, **files)
 
@@ -91,7 +97,7 @@ class TritonAddress:
         scheme, hosts, options = re.findall(r"^([^/]*//)?([^/?#]*)(.*)$", url, re.DOTALL)[0]
         addresses = tuple(cls.parse(f"{scheme}{host}{options}") for host in hosts.split(","))
         if len(set(addresses)) < len(addresses):
-            raise ConfigurationError(f"Triton URL {url!r} names a server twice")
+            raise ConfigurationError(f"Triton URL {_shown(url)!r} names a server twice")
         return addresses
 
     def __str__(self) -> str:
@@ -111,6 +117,13 @@ class TritonAddress:
         return grpc.ssl_channel_credentials(
             _content(self.root_certificates), _content(self.private_key), _content(self.certificate_chain)
         )
+
+
+def _shown(url: str) -> str:
+    """The URL for a message, without what somebody put before the host."""
+    login, at, location = url.rpartition("@")
+    scheme = re.match(r"(?:grpcs?:/*)?", login)
+    return f"{scheme[0] if scheme else ''}***@{location}" if at else url
 
 
 def _content(file: Path | None) -> bytes | None:

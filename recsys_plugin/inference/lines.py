@@ -30,6 +30,9 @@ _NEARLY = 0.9
 _CHECK_LEAST, _CHECK_MOST = 0.01, 1.0
 #: How much the ages at which channels are replaced differ, lest all clients replace theirs at once.
 _SPREAD = 0.2
+#: Seconds that a line is kept for those who took it as it was replaced, and that those have who wait on one that led to
+#: a server that was away.
+_GRACE, _LAST_ORDERS = 0.1, 1.0
 #: Seconds until a task that should have ended is told so again.
 _CANCEL_SECONDS = 0.2
 
@@ -75,7 +78,13 @@ class _Base:
         return Line(channel, self._seconds)
 
     def _replace(self, line: Line) -> None:
-        self._retired.append(self._line)
+        """Use a new line; the old one is closed once no call is under way on it."""
+        now, old = time.monotonic(), self._line
+        if self.breaker.state != "closed":
+            # What still waits there for the server that was away had better ask again.
+            old.busy_until = min(old.busy_until, now + _LAST_ORDERS)
+        old.busy_until = max(old.busy_until, now + _GRACE)  # somebody may just have taken it
+        self._retired.append(old)
         self._line = line
         self.breaker.succeeded()
 
@@ -106,6 +115,8 @@ class _Base:
 
     def refusal(self) -> TritonUnreachable:
         """Why no call is made at present."""
+        if self._closed:
+            return TritonUnreachable(f"{self.address}: this client is closed")
         return TritonUnreachable(f"{self.address} is away: {self._reason or 'it did not answer'}")
 
     def worked(self) -> None:
@@ -157,6 +168,8 @@ class Lines(_Base):
             self._work_if_needed()
             if self.breaker.state != "closed":
                 raise self.refusal()
+        if self._closed:
+            raise self.refusal()
         if now + seconds > line.busy_until:
             line.busy_until = now + seconds
         return line
@@ -179,6 +192,11 @@ class Lines(_Base):
             worker.join()
         for line in (*self._over(), self._line):
             line.channel.close()
+
+    def end(self) -> None:
+        """Let the worker end by itself: for when whoever had the line is gone, and did not close it."""
+        self._closed = True
+        self._news.set()
 
     def _work_if_needed(self) -> None:
         with self._lock:
@@ -238,6 +256,8 @@ class AsyncLines(_Base):
             self._work_if_needed()
             if self.breaker.state != "closed":
                 raise self.refusal()
+        if self._closed:
+            raise self.refusal()
         line.busy_until = max(line.busy_until, now + seconds)
         return line
 

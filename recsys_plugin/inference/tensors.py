@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -54,18 +55,29 @@ def decode_tensor(datatype: str, shape: Sequence[int], data: bytes) -> Array:
     Raises:
         MalformedTensorError: if the bytes do not fill the shape exactly, or the datatype is none we read.
     """
-    count = int(np.prod(shape, dtype=np.int64))
+    if any(size < 0 for size in shape):
+        raise MalformedTensorError(f"shape {list(shape)} has a negative size")
+    count = math.prod(shape)  # numpy's product could overflow, to a number that fits
     if datatype == "BYTES":
+        # Each element has a length of 4 bytes at least; looked at first, lest an absurd shape take all memory.
+        if count > len(data):
+            raise MalformedTensorError(f"{len(data)} bytes do not hold {count} strings")
         array = np.empty(count, dtype=object)
         array[:] = _strings(data, count)
-        return array.reshape(shape)
+        return _shaped(array, shape)
     if datatype not in _DTYPES:
         raise MalformedTensorError(f"datatype {datatype} is none of BYTES, {', '.join(_DTYPES)}")
     dtype = _DTYPES[datatype]
     if len(data) != count * dtype.itemsize:
         raise MalformedTensorError(f"{len(data)} bytes do not fill {datatype} {list(shape)}")
-    array = np.frombuffer(data, dtype=dtype)
-    return array.reshape(shape)
+    return _shaped(np.frombuffer(data, dtype=dtype), shape)
+
+
+def _shaped(array: Array, shape: Sequence[int]) -> Array:
+    try:
+        return array.reshape(shape)
+    except ValueError as error:  # beside a size of 0 there can be one that numpy cannot count
+        raise MalformedTensorError(f"shape {list(shape)}: {error}") from error
 
 
 def _strings(data: bytes, count: int) -> list[bytes]:

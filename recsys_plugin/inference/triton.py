@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -50,6 +51,7 @@ class TritonClient:
     ) -> None:
         self._address, self._attempts = address, retry.attempts
         self._lines = Lines(address, timeout, limits, retry)
+        weakref.finalize(self, self._lines.end)
 
     @property
     def breakers(self) -> dict[str, CircuitBreaker]:

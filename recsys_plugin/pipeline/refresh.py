@@ -108,7 +108,9 @@ def refresh(
                 people=exported_people(settings, run, least=ExportOptions().least_group),
             )
             exported = int(
-                export_repository(settings.model_repository, settings.state, material, progress=progress)["version"]
+                export_repository(
+                    settings.model_repository, settings.state, material, progress=progress, key=settings.model_key
+                )["version"]
             )
             keep_models(
                 kept_folder(settings.state),

@@ -10,14 +10,11 @@ import random as _random
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal
 
 from recsys_plugin.errors import InvalidInput
 from recsys_plugin.resilience.values import Backoff
 
-__all__ = ["BreakerState", "CircuitBreaker"]
-
-BreakerState = Literal["closed", "open", "half_open"]
+__all__ = ["CircuitBreaker"]
 
 #: Seconds after which a probe that said nothing counts as lost, and another may be made.
 _PROBE_LOST = 5.0
@@ -53,7 +50,7 @@ class CircuitBreaker:
         self._backoff = Backoff() if backoff is None else backoff
         self._clock, self._random = clock, random
         self._lock = threading.Lock()
-        self._state: BreakerState = "closed"
+        self._state = "closed"
         self._failures = 0
         self._probes = 0
         """Probes in a row that failed."""
@@ -61,7 +58,7 @@ class CircuitBreaker:
         """When the next probe may be made."""
 
     @property
-    def state(self) -> BreakerState:
+    def state(self) -> str:
         """``closed``: all may call; ``open``: nobody may; ``half_open``: one does, to find out."""
         return self._state
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -145,7 +146,8 @@ class Limits:
 
 
 def _above_zero(value: object, name: str, what: str = "number of seconds") -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
+    # By comparison, since a whole number can be too large for a float; it is as good as infinite.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
         raise InvalidInput(f"{name}: {value!r:.60} is not a {what} above 0")
     return float(value)
 

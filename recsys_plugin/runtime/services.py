@@ -112,6 +112,7 @@ class Services:
             settings.state,
             settings.model_repository,
             settings.triton_python,
+            model_key=settings.model_key,
             traces_endpoint=settings.traces_endpoint,
         )
 

@@ -23,6 +23,7 @@ from recsys_plugin.runtime.ports import LOOPBACK, PortBook
 from recsys_plugin.runtime.processes import ServerProcess, write_atomically
 from recsys_plugin.runtime.triton_client import TritonManager
 from recsys_plugin.runtime.triton_environment import TritonEnvironment
+from recsys_plugin.security.model_manifest import check_repository
 
 __all__ = ["EmbeddedTriton", "require_models_ready"]
 
@@ -40,15 +41,25 @@ class EmbeddedTriton:
     """One Triton server on loopback, serving ``model_repository``.
 
     Args:
+        state: the state folder. model_repository: what to serve.
+        interpreter: of the environment with ``nvidia-pytriton``.
+        model_key: must have signed what is loaded, see :mod:`recsys_plugin.security.model_manifest`.
         traces_endpoint: URL of the collector that takes spans of those requests whose callers trace them.
     """
 
     def __init__(
-        self, state: Path, model_repository: Path, interpreter: Path | None, *, traces_endpoint: str | None = None
+        self,
+        state: Path,
+        model_repository: Path,
+        interpreter: Path | None,
+        *,
+        model_key: str | None = None,
+        traces_endpoint: str | None = None,
     ) -> None:
         self.process = ServerProcess("triton", state)
         self.model_repository = model_repository.resolve()
         self.interpreter = interpreter
+        self._model_key = model_key
         self._traces_endpoint = traces_endpoint
         self.backends = self.process.state / "triton" / "backends"
         self._loaded_path = self.process.state / "run" / "triton-models.json"
@@ -84,6 +95,7 @@ class EmbeddedTriton:
 
         Raises:
             ConfigurationError: if the environment is unusable, or a model has no exported version.
+            ModelRefused: if the models are not what was exported; what runs goes on serving what it has loaded.
             InferenceUnavailable: if the server ends, or models are not ready; each is named with its reason.
                 What this call started is stopped again.
         """
@@ -97,6 +109,7 @@ class EmbeddedTriton:
             raise ConfigurationError(
                 f"{self.model_repository} has no version to serve of {', '.join(unexported)}: run `recsys export`"
             )
+        check_repository(self.model_repository, _served(models), key=self._model_key)
         environment = TritonEnvironment.inspect(self.interpreter)
         environment.require_usable()
         self._assemble_backends(environment)
@@ -155,6 +168,8 @@ class EmbeddedTriton:
         models = read_model_repository(self.model_repository)
         loaded = json.loads(self._loaded_path.read_text()) if self._loaded_path.exists() else {}
         changed = [model for model in models if loaded.get(model.name) != model.fingerprint]
+        if changed:
+            check_repository(self.model_repository, _served(models), key=self._model_key)
         with TritonManager(self.url) as triton:
             for model in changed:
                 note(f"Triton: loading {model.name} {', '.join(map(str, model.served))}")
@@ -228,6 +243,11 @@ class EmbeddedTriton:
         """Shared memory of model processes that were killed; nobody else would ever free it."""
         for segment in _SHARED_MEMORY.glob(f"{self._segments}*"):
             segment.unlink(missing_ok=True)
+
+
+def _served(models: Iterable[RepositoryModel]) -> set[int]:
+    """Versions of which Triton loads a model."""
+    return {version for model in models for version in model.served}
 
 
 def require_models_ready(triton: TritonManager, models: Iterable[RepositoryModel]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from recsys_plugin.runtime.model_repository import read_model_repository
 from recsys_plugin.runtime.services import Services, known_answers_path, public_url
 from recsys_plugin.runtime.triton_client import TritonManager
 from recsys_plugin.runtime.triton_server import require_models_ready
+from recsys_plugin.security.model_manifest import CheckedVersion, check_repository
 
 __all__ = ["ModelVersion", "ModelVersions"]
 
@@ -87,8 +88,11 @@ class ModelVersions:
 
         Raises:
             CheckFailed: if it answers wrongly; the version that serves is not touched.
+            ModelRefused: if it is not what was exported, or not signed by the key; nor is it then.
         """
         known = load_known_answers(known_answers_path(self._services.settings))
+        # Before anything is pinned or loaded, whoever's Triton it is.
+        self.verify()
         with self._redis() as redis:
             serving = _serving(self._ready(), _number(redis.get(self._key)))
             if serving is not None:
@@ -111,6 +115,7 @@ class ModelVersions:
 
         Raises:
             ConfigurationError: if Triton does not serve it.
+            ModelRefused: if its files are here and are not what was exported.
         """
         ready = self._ready()
         wanted = max(ready, default=None) if version is None else version
@@ -120,9 +125,20 @@ class ModelVersions:
                 f"Triton does not serve version {'?' if wanted is None else wanted}; it has {found}. "
                 "Run `recsys models load` first"
             )
+        if wanted in exported_versions(self._services.settings.model_repository):
+            self.verify([wanted])
         with self._redis() as redis:
             self._promote(redis, wanted)
         return self._one(wanted)
+
+    def verify(self, versions: Iterable[int] | None = None) -> list[CheckedVersion]:
+        """Check the files of versions on disk, all by default, see :func:`check_repository`; asks no server.
+
+        Raises:
+            ModelRefused: naming what is wrong.
+        """
+        settings = self._services.settings
+        return check_repository(settings.model_repository, versions, key=settings.model_key)
 
     def pin(self, version: int) -> None:
         """Let a version go on serving whatever is exported; only Redis is asked."""

@@ -16,6 +16,8 @@ from recsys_plugin.errors import StepFailed
 from recsys_plugin.features.connection import RedisAddress, named_errors
 from recsys_plugin.features.plan import ReadSchema
 from recsys_plugin.features.reader import FeatureReader
+from recsys_plugin.pseudonyms import Pseudonyms
+from recsys_plugin.settings import Settings
 from recsys_plugin.stream.worker import StreamWorker
 
 __all__ = ["run_workers", "stored_schema"]
@@ -116,8 +118,10 @@ def run_workers(
 def _work(redis_url: str, project: str, until_idle: bool, parent: int) -> None:
     """The body of a worker's process; it ends when it is told to, and when its parent is gone."""
     address = RedisAddress.parse(redis_url)
+    key = Settings.from_environment().pseudonym_key
+    names = None if key is None else Pseudonyms(key)
     with named_errors(address, 5.0):
-        worker = StreamWorker(address, project, schema=stored_schema(address, project))
+        worker = StreamWorker(address, project, schema=stored_schema(address, project), names=names)
 
     def stop(*_: Any) -> None:
         worker.stop()

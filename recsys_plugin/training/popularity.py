@@ -29,7 +29,8 @@ _DAY = 86_400_000_000  # microseconds
 
 @dataclass(frozen=True, slots=True)
 class PopularityOptions:
-    """How popularity is counted.
+    """How popularity is counted; for held-out users of the demo shop half-lives of 7 to 14 days and smoothing by 300 to
+    3,000 purchases do about equally well, and longer half-lives worse.
 
     Attributes:
         half_life: days after which a purchase counts half. window: days from which on it does not count.
@@ -37,7 +38,7 @@ class PopularityOptions:
         most: items told of a segment: those that are most popular in it or with everybody.
     """
 
-    half_life: float = 30.0
+    half_life: float = 14.0
     window: float = 365.0
     smoothing: float = 1_000.0
     most: int = 300

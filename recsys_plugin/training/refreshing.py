@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from recsys_plugin.data.store import Dataset, sha256_of
+from recsys_plugin.data.store import Dataset
 from recsys_plugin.pipeline.feast_repository import (
     RANKING_SERVICE,
     SNAPSHOT_SERVICE,
@@ -21,6 +21,7 @@ from recsys_plugin.pipeline.feast_repository import (
     point_in_time_blocks,
 )
 from recsys_plugin.pipeline.workspace import atomic_folder, atomic_text
+from recsys_plugin.security.digests import sha256_of
 from recsys_plugin.training.artefacts import TrainedModels
 from recsys_plugin.training.baselines import Purchases
 from recsys_plugin.training.kept import KeptModels

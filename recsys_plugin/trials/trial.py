@@ -211,7 +211,7 @@ class Trial:
         """
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MalformedTrial(f"the trial in Redis is not JSON: {error}. {_WHAT_TO_DO}") from error
         if not isinstance(document, dict) or document.pop("format", None) != _FORMAT:
             raise MalformedTrial(f"the trial in Redis is not a document of format {_FORMAT}. {_WHAT_TO_DO}")

@@ -27,7 +27,7 @@ def campaign(name: str, *items: str, bid: int = 1_000, **more: Any) -> Campaign:
 
 
 def load(shop: TinyShop, *campaigns: Campaign, **settings: Any) -> None:
-    with Campaigns(shop.redis_url) as there:
+    with Campaigns(shop.operations_url) as there:
         there.load(CampaignBook(campaigns, AuctionSettings(**{"pace": False, "explore": False, **settings})))
 
 
@@ -35,7 +35,7 @@ def load(shop: TinyShop, *campaigns: Campaign, **settings: Any) -> None:
 def shop(tiny: TinyShop) -> Iterator[TinyShop]:
     """The tiny shop without campaigns of other tests, nor what they spent."""
     yield tiny
-    with RedisAddress.parse(tiny.redis_url).connect(5) as client:
+    with RedisAddress.parse(tiny.admin_url).connect(5) as client:
         for key in client.scan_iter(match="recsys:{recsys}:ads*"):
             if key != b"recsys:{recsys}:ads:revision":  # clients trust that it only grows
                 client.delete(key)
@@ -103,7 +103,7 @@ def test_clicks_are_charged_and_counted_once(shop: TinyShop, client: Recommender
 def test_pausing_loading_and_running_out_hold_at_the_next_request(shop: TinyShop, client: Recommender) -> None:
     load(shop, campaign("teas", "tea"), campaign("mugs", "mug"))
     assert client.ads("ann", 5).item_ids == ("tea", "mug")
-    with Campaigns(shop.redis_url) as campaigns:
+    with Campaigns(shop.operations_url) as campaigns:
         campaigns.set_paused("teas", True)
     assert client.ads("ann", 5).item_ids == ("mug",)
     load(shop, Campaign(campaign_id="jars", items=("jar",), bid_micros=9, budget_per_day_micros=9), reserve_micros=9)

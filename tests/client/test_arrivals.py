@@ -50,7 +50,7 @@ def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
 @pytest.fixture
 def client(small_shop: Any) -> Iterator[Recommender]:
     options = {"timeout": 10.0, "clock": small_shop.as_of.timestamp}
-    with Recommender(small_shop.redis_url, small_shop.triton_url, **options) as made:
+    with Recommender(small_shop.client_url, small_shop.triton_url, **options) as made:
         yield made
 
 
@@ -127,7 +127,7 @@ def test_what_was_pushed_before_the_start_is_taken_up(push: Callable[..., None],
     options = {"timeout": 10.0, "clock": small_shop.as_of.timestamp}
 
     async def awaiting() -> Any:
-        async with AsyncRecommender(small_shop.redis_url, small_shop.triton_url, **options) as other:
+        async with AsyncRecommender(small_shop.client_url, small_shop.triton_url, **options) as other:
             deadline = time.monotonic() + 5
             while True:
                 page = await other.recommend(USER, 1000)
@@ -136,7 +136,7 @@ def test_what_was_pushed_before_the_start_is_taken_up(push: Callable[..., None],
 
     (item,) = (item for item in asyncio.run(awaiting()) if item.item_id == "earlier")
     assert (item.title, item.category, item.price) == ("Green tea pot", "", None)
-    with Recommender(small_shop.redis_url, small_shop.triton_url, **options) as client:
+    with Recommender(small_shop.client_url, small_shop.triton_url, **options) as client:
         assert eventually(lambda: "earlier" in client.recommend(USER, 1000).item_ids)
         assert client.refresh() == client.version
 

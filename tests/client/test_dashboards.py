@@ -154,9 +154,9 @@ def stream_samples(event_redis: KillableRedis) -> list[dict[Any, float]]:
 def test_every_panel_and_alert_is_of_a_metric_that_moves(
     tiny: TinyShop, event_redis: KillableRedis, free_port: int, tmp_path: Path
 ) -> None:
-    before = scrape(tiny.triton_metrics_url)
+    before = scrape(tiny.triton.metrics_url)
     clients = client_samples(tiny, f"redis://127.0.0.1:{free_port}", tmp_path)
-    after = scrape(tiny.triton_metrics_url)
+    after = scrape(tiny.triton.metrics_url)
     seen = [*clients, *stream_samples(event_redis), dict(before.samples), dict(after.samples)]
     names = {key[0] for each in seen for key in each}
     moved = {name for name in names if has_moved(name, seen)}

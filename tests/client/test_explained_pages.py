@@ -252,6 +252,13 @@ def test_a_version_without_the_model_says_so(told: Release) -> None:
     context = RequestContext(replace(told, models=models), "request", NOW, lambda: 0.0)
     with pytest.raises(InferenceUnavailable, match="exported before there was one"):
         next(explained(context, test_own_acts.packed([], []), 0, RankedItems()))
+    # A request that falls back has its page, without explanations, and says why.
+    context.strict = False
+    with pytest.raises(StopIteration) as end:
+        next(explained(context, test_own_acts.packed([], []), 0, RankedItems()))
+    assert end.value.value == RankedItems()
+    assert context.fallback_of(None).level == "full"
+    assert "without explanations: version" in context.fallback_of(None).reason
 
 
 @pytest.fixture
@@ -263,7 +270,11 @@ def command(tiny: TinyShop, tmp_path: Path) -> Callable[..., Result]:
         "RECSYS_TRITON_URL": tiny.triton_url,
         "RECSYS_AS_OF": datetime.fromtimestamp(NOW, UTC).isoformat(),
     }
-    return lambda *arguments: CliRunner().invoke(recsys, list(arguments), env=environment)
+    # A benchmark says which server it measured, which it asks it for: that is not for a shop's backend.
+    benchmark = environment | {"RECSYS_REDIS_URL": tiny.admin_url}
+    return lambda *arguments: CliRunner().invoke(
+        recsys, list(arguments), env=benchmark if arguments[0] == "bench" else environment
+    )
 
 
 def test_the_command(command: Callable[..., Result], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ PAGES = 300
 def pages_of(small_shop: Shop, exploration: Exploration, number: int, k: int = 2) -> list[Page]:
     numbers = count()
     with Recommender(
-        small_shop.redis_url, small_shop.triton_url, timeout=30.0, clock=small_shop.as_of.timestamp,
+        small_shop.client_url, small_shop.triton_url, timeout=30.0, clock=small_shop.as_of.timestamp,
         exploration=exploration, request_ids=lambda: f"request {next(numbers)}",
     ) as recommender:  # fmt: skip
         return [recommender.recommend(small_shop.some_users[0], k) for _ in range(number)]

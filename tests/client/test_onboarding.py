@@ -91,7 +91,7 @@ async def test_the_awaiting_client_answers_alike(tiny: TinyShop, recommender: Re
 @pytest.fixture
 def trained(small_shop: Any) -> Iterator[Recommender]:
     options = {"timeout": 10.0, "clock": small_shop.as_of.timestamp}
-    with Recommender(small_shop.redis_url, small_shop.triton_url, **options) as made:
+    with Recommender(small_shop.client_url, small_shop.triton_url, **options) as made:
         yield made
 
 

@@ -39,7 +39,7 @@ def client(module_shop: TinyShop) -> Iterator[Recommender]:
 @pytest.fixture
 def run(module_shop: TinyShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     monkeypatch.setenv("RECSYS_HOME", str(tmp_path))
-    monkeypatch.setenv("RECSYS_REDIS_URL", module_shop.redis_url)
+    monkeypatch.setenv("RECSYS_REDIS_URL", module_shop.operations_url)
     monkeypatch.setenv("RECSYS_TRITON_URL", module_shop.triton_url)
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -248,7 +248,7 @@ def test_a_broken_document_changes_nothing(module_shop: TinyShop, run: Run, capl
     run("load", "-", given='{"default": {"exclude": {"items": ["mug"]}}}')
     urls = module_shop.redis_url, module_shop.triton_url
     with (
-        RedisAddress.parse(module_shop.redis_url).connect(5) as redis,
+        RedisAddress.parse(module_shop.admin_url).connect(5) as redis,
         Recommender(*urls, refresh_every=None, **OPTIONS) as client,
     ):
         redis.set(EventKeys("recsys").rules, '{"default": {"caps": {"brand": 0}}}')

@@ -270,7 +270,7 @@ def test_store_and_model_must_agree_at_start(tiny: TinyShop) -> None:
     finally:
         tiny.write_schema(SCHEMA)
     with pytest.raises(FeatureContractError, match="trained on project 'recsys'"):
-        Recommender(tiny.redis_url, tiny.triton_url, timeout=10, project="other")
+        Recommender(tiny.admin_url, tiny.triton_url, timeout=10, project="other")
 
 
 def test_from_environment(tiny: TinyShop) -> None:

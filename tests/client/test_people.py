@@ -24,7 +24,7 @@ def client(tiny: TinyShop) -> Iterator[Recommender]:
 @pytest.fixture
 def opt_out(tiny: TinyShop) -> Iterator[Any]:
     """Names users who opt out now; all are back afterwards."""
-    redis: Any = RedisAddress.parse(tiny.redis_url).connect(5)
+    redis: Any = RedisAddress.parse(tiny.admin_url).connect(5)
     key = opted_out_key("recsys")
     yield lambda *users: redis.sadd(key, *(PSEUDONYMS.of(user) for user in users))
     redis.delete(key)

@@ -31,7 +31,7 @@ def environ(tiny: TinyShop, tmp_path: Path) -> Iterator[dict[str, str | None]]:
         "RECSYS_PSEUDONYM_KEY": KEY,
         "COLUMNS": "160",
     }
-    redis: Any = RedisAddress.parse(tiny.redis_url).connect(5)
+    redis: Any = RedisAddress.parse(tiny.admin_url).connect(5)
     redis.delete(opted_out_key("recsys"))
     redis.close()
 
@@ -53,19 +53,20 @@ def test_who_is_like_a_user(environ: dict[str, str | None]) -> None:
     assert run({**environ, "RECSYS_PSEUDONYM_KEY": None}, "community", "mug-lover", *slow).exit_code == 2
 
 
-def test_opting_out_and_in(environ: dict[str, str | None], tmp_path: Path) -> None:
-    result = run(environ, "users", "opt-out", "second", "third", "second")
+def test_opting_out_and_in(tiny: TinyShop, environ: dict[str, str | None], tmp_path: Path) -> None:
+    operations: dict[str, str | None] = {**environ, "RECSYS_REDIS_URL": tiny.operations_url}
+    result = run(operations, "users", "opt-out", "second", "third", "second")
     assert result.exit_code == 0, result.output
     assert "2 of 3 users opted out" in result.output
-    listed = run(environ, "users", "opted-out").stdout
+    listed = run(operations, "users", "opted-out").stdout
     assert set(listed.split()) == {PSEUDONYMS.of("second"), PSEUDONYMS.of("third")}
     found = json.loads(run(environ, "similar-users", "mug-lover", "--json", "--timeout", "10").stdout)
     assert found["users"][0]["pseudonym"] == PSEUDONYMS.of("fourth")
     # What is printed is what exports take.
     (tmp_path / "gone.txt").write_text(f"{listed}\n  an id \n")
     assert opted_out(Settings(home=tmp_path, opted_out=tmp_path / "gone.txt")) == {*listed.split(), "an id"}
-    assert "1 of 1 users are no longer opted out" in run(environ, "users", "opt-in", "third").output
-    assert json.loads(run(environ, "users", "opted-out", "--json").stdout) == [PSEUDONYMS.of("second")]
+    assert "1 of 1 users are no longer opted out" in run(operations, "users", "opt-in", "third").output
+    assert json.loads(run(operations, "users", "opted-out", "--json").stdout) == [PSEUDONYMS.of("second")]
 
 
 def test_a_key_and_ids_are_needed(environ: dict[str, str | None], tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def shop_of_two_versions(disposable_shop: TinyShop) -> TinyShop:
 def test_promote_and_roll_back(shop_of_two_versions: TinyShop, caplog: pytest.LogCaptureFixture) -> None:
     tiny = shop_of_two_versions
     with (
-        RedisAddress.parse(tiny.redis_url).connect(2) as redis,
+        RedisAddress.parse(tiny.admin_url).connect(2) as redis,
         Recommender(tiny.redis_url, tiny.triton_url, timeout=10, refresh_every=0.02, clock=lambda: NOW) as client,
     ):
         assert client.version == 2

@@ -18,7 +18,7 @@ TIMEOUT = 30.0
 @pytest.fixture(scope="module")
 def client(shop: Any) -> Iterator[Recommender]:
     moment = shop.as_of.timestamp()
-    with Recommender(shop.redis_url, shop.triton_url, timeout=TIMEOUT, clock=lambda: moment) as recommender:
+    with Recommender(shop.client_url, shop.triton_url, timeout=TIMEOUT, clock=lambda: moment) as recommender:
         yield recommender
 
 
@@ -171,7 +171,7 @@ def test_wrong_arguments(client: Recommender) -> None:
 async def test_async_pages_equal_blocking_ones(client: Recommender, shop: Any) -> None:
     moment = shop.as_of.timestamp()
     user, item = shop.some_users[0], shop.some_items[0]
-    async with AsyncRecommender(shop.redis_url, shop.triton_url, timeout=TIMEOUT, clock=lambda: moment) as other:
+    async with AsyncRecommender(shop.client_url, shop.triton_url, timeout=TIMEOUT, clock=lambda: moment) as other:
         pairs = [
             (await other.recommend(user, 20), client.recommend(user, 20)),
             (await other.rank(user, shop.some_items), client.rank(user, shop.some_items)),

@@ -22,7 +22,7 @@ EVERYTHING = ImpressionLog(candidates_sample=1.0, features_sample=1.0)
 
 @pytest.fixture
 def redis(tiny: TinyShop) -> Iterator[Any]:
-    client = RedisAddress.parse(tiny.redis_url).connect(5)
+    client = RedisAddress.parse(tiny.admin_url).connect(5)
     stream = KEYS.events(KEYS.partition("mug-lover"))
     client.delete(KEYS.impressions, stream)
     yield client
@@ -58,6 +58,7 @@ def test_pages_are_logged_as_served(tiny: TinyShop, redis: Any) -> None:
         recommender.recommend("mug-lover", 0)  # an empty page is no impression
         with pytest.raises(InferenceUnavailable, match=r"(?i)broken|nan"):
             recommender.recommend("broken", strict=True)  # and what was not served is none
+        pages.append(recommender.recommend("broken", 2))
     found = logged(redis)
     assert len(found) == len(pages)
     assert all(same(page, one) for page, one in zip(pages, found, strict=True))
@@ -74,6 +75,7 @@ def test_pages_are_logged_as_served(tiny: TinyShop, redis: Any) -> None:
     assert first.features["user_string"] == ["DE"]
     assert first.features["user_int"][-1] == int(NOW) or len(first.features["user_int"]) == 3
     assert found[3].features is found[4].features is None, "nobody's features are not logged"
+    assert [one.fallback for one in found] == ["full"] * 5 + ["popularity"]
 
 
 async def test_the_awaiting_client_logs_and_records_too(tiny: TinyShop, redis: Any) -> None:

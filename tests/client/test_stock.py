@@ -26,7 +26,7 @@ SetStock = Callable[..., None]
 def set_stock(module_shop: TinyShop) -> Iterator[SetStock]:
     """Writes the stock of an item as Feast does; ``None`` takes it away, as everything is in the end."""
     keys = []
-    with RedisAddress.parse(module_shop.redis_url).connect(5) as client:
+    with RedisAddress.parse(module_shop.admin_url).connect(5) as client:
 
         def write(item_id: str, stock: int | None, dtype: str = "INT64") -> None:
             key = entity_key_prefix("item_id") + entity_key_value(item_id) + b"recsys"

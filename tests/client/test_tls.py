@@ -97,7 +97,8 @@ async def test_tls(tiny: TinyShop, certificates: Path) -> None:
     assert triton_port is not None
     with tls_front(redis_port, certificates) as secure_redis, tls_front(triton_port, certificates) as secure_triton:
         own = f"ssl_certfile={certificates}/cert.pem&ssl_keyfile={certificates}/key.pem"
-        redis_url = f"rediss://127.0.0.1:{secure_redis}?ssl_ca_certs={certificates}/ca.pem&{own}"
+        login = urlsplit(tiny.redis_url).netloc.rpartition("@")[0]
+        redis_url = f"rediss://{login}@127.0.0.1:{secure_redis}?ssl_ca_certs={certificates}/ca.pem&{own}"
         own = f"certificate_chain={certificates}/cert.pem&private_key={certificates}/key.pem"
         triton_url = f"grpcs://127.0.0.1:{secure_triton}?root_certificates={certificates}/ca.pem&{own}"
         with Recommender(redis_url, triton_url, timeout=10, clock=lambda: NOW) as client:

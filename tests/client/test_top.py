@@ -33,11 +33,11 @@ def test_two_readings_show_what_happened_between_them(tiny: TinyShop, free_port:
     ):
         addresses, redis = [f"127.0.0.1:{server.port}", f"127.0.0.1:{free_port}"], RedisAddress.parse(tiny.redis_url)
         recommender.search(None, "cups", 2)
-        before = read(addresses, tiny.triton_metrics_url, redis)
+        before = read(addresses, tiny.triton.metrics_url, redis)
         for _ in range(3):
             recommender.recommend("mug-lover", 3)
         recommender.recommend("broken", 3)
-        seen = view(read(addresses, tiny.triton_metrics_url, redis), before)
+        seen = view(read(addresses, tiny.triton.metrics_url, redis), before)
     shelves = {shelf.shelf: shelf for shelf in seen.shelves}
     assert seen.seconds > 0
     shelf = shelves["recommend"]
@@ -109,7 +109,7 @@ def test_the_command_shows_it_once(tiny: TinyShop, tmp_path: Path, form: str) ->
         environ = {"RECSYS_HOME": str(tmp_path), "RECSYS_REDIS_URL": tiny.redis_url, "COLUMNS": "200"}
         environ["RECSYS_TRITON_URL"] = tiny.triton_url
         command = ["top", "--once", "--every", "0.1", "--scrape", f"127.0.0.1:{server.port}"]
-        command += ["--triton-metrics", tiny.triton_metrics_url, *(["--json"] if form == "json" else [])]
+        command += ["--triton-metrics", tiny.triton.metrics_url, *(["--json"] if form == "json" else [])]
         result = CliRunner().invoke(recsys, command, env=environ)
     assert result.exit_code == 0, result.output
     if form == "json":
@@ -126,7 +126,7 @@ def test_ctrl_c_ends_it_in_good_order(tiny: TinyShop, tmp_path: Path) -> None:
     environ["RECSYS_TRITON_URL"] = tiny.triton_url
     command = [sys.executable, "-c", "from recsys_plugin.cli import main; main()", "top", "--json", "--every", "60"]
     with subprocess.Popen(
-        [*command, "--triton-metrics", tiny.triton_metrics_url], env=environ, stdout=subprocess.PIPE, text=True
+        [*command, "--triton-metrics", tiny.triton.metrics_url], env=environ, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["models"]

@@ -37,10 +37,10 @@ def shop(module_shop: TinyShop) -> TinyShop:
 @pytest.fixture
 def run(shop: TinyShop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     monkeypatch.setenv("RECSYS_HOME", str(tmp_path))
-    monkeypatch.setenv("RECSYS_REDIS_URL", shop.redis_url)
+    monkeypatch.setenv("RECSYS_REDIS_URL", shop.operations_url)
     monkeypatch.setenv("RECSYS_TRITON_URL", shop.triton_url)
     monkeypatch.setenv("COLUMNS", "200")
-    with RedisAddress.parse(shop.redis_url).connect(5) as redis:
+    with RedisAddress.parse(shop.admin_url).connect(5) as redis:
         redis.set(promotion_key("recsys"), 1)
 
     def invoke(*arguments: str, expect: int = 0) -> Result:
@@ -75,7 +75,7 @@ def test_from_start_to_promotion(run: Run, shop: TinyShop, tmp_path: Path) -> No
     assert "no trial was started yet" in run("report", expect=2).output
     run("start", "--candidate", "2", "--share", "0.2", "--salt", "s")
     assert "is running" in run("start", "--candidate", "2", expect=2).output
-    with Trials(shop.redis_url) as trials:
+    with Trials(shop.operations_url) as trials:
         assert (first := trials.read()) is not None
         assert (first.control, first.candidate, first.share, first.salt) == (1, 2, 0.2, "s")
         assert "50.0% of the users" in run("share", "0.5").output
@@ -102,7 +102,7 @@ def test_from_start_to_promotion(run: Run, shop: TinyShop, tmp_path: Path) -> No
     assert bought["estimate"] is None
     assert not bought["certain"]
     run("promote")
-    with RedisAddress.parse(shop.redis_url).connect(5) as redis:
+    with RedisAddress.parse(shop.admin_url).connect(5) as redis:
         assert redis.get(promotion_key("recsys")) == b"2"
     assert "promoted: by hand" in run("status", "--history").output
     assert "no trial is running" in run("stop", expect=2).output
@@ -131,7 +131,7 @@ def test_shadow_report(run: Run, shop: TinyShop) -> None:
 
 
 def test_a_broken_document_can_be_removed(run: Run, shop: TinyShop) -> None:
-    with RedisAddress.parse(shop.redis_url).connect(5) as redis:
+    with RedisAddress.parse(shop.admin_url).connect(5) as redis:
         redis.set("recsys:{recsys}:trial", "nonsense")
     assert "recsys trial stop --force" in run("status", expect=2).output
     # A client goes on without it.

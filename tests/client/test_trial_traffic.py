@@ -33,14 +33,14 @@ def shop(module_shop: TinyShop) -> TinyShop:
     module_shop.publish(ENDLESS, ITEM_IDS, slow=1200)
     for number, user in enumerate(USERS):
         module_shop.write_user(user, (number % 20) / 20, [])
-    with RedisAddress.parse(module_shop.redis_url).connect(5) as redis:
+    with RedisAddress.parse(module_shop.admin_url).connect(5) as redis:
         redis.set(promotion_key("recsys"), 1)
     return module_shop
 
 
 @pytest.fixture
 def trials(shop: TinyShop) -> Iterator[Trials]:
-    with Trials(shop.redis_url) as trials:
+    with Trials(shop.operations_url) as trials:
         yield trials
         trials.remove()
 
@@ -179,7 +179,7 @@ def test_the_control_steps_in_before_the_time_is_over(shop: TinyShop, trials: Tr
 
 def test_the_trial_ends_when_another_version_is_promoted(shop: TinyShop, trials: Trials) -> None:
     start(trials, SAME)
-    with RedisAddress.parse(shop.redis_url).connect(5) as redis, client_of(shop, refresh_every=None) as client:
+    with RedisAddress.parse(shop.admin_url).connect(5) as redis, client_of(shop, refresh_every=None) as client:
         assert client.recommend(USERS[0]).served_by.arm is not None
         redis.set(promotion_key("recsys"), SAME)
         try:

@@ -34,7 +34,7 @@ def popularity_of_tiny_shop(size: int) -> Popularity:
     german = PopularItems(np.array([row for row in (3, 0) if row < size]), np.array([0.6, 0.2], np.float32)[:size])
     segments = {("country", "DE"): german}
     if size > 5:
-        segments["age_group", "18-24"] = PopularItems(np.array([5]), np.array([0.1], np.float32))
+        segments["age_group", "18-24"] = PopularItems(np.array([5]), np.array([0.2], np.float32))
     return Popularity(shares, segments)
 
 

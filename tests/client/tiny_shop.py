@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys_plugin.features.contract import REQUEST_TIMESTAMP, Encoding, FeatureContract, FeatureSpec
+from recsys_plugin.runtime.redis_server import EmbeddedRedis
+from recsys_plugin.runtime.triton_server import EmbeddedTriton
 
 ITEM_IDS = ("tea", "cup", "pot", "mug", "jar", "box")
 TITLES = ("Green tea", "Cup", "Tea pot", "Mug", "Jar", "Box – gift")
@@ -41,6 +43,11 @@ NOW = 1_700_000_000.0
 @dataclass(frozen=True)
 class TinyShop:
     redis_url: str
+    """Logs in as the user that a shop's backend has (:mod:`recsys_plugin.security.acl`): may do what a client does."""
+    operations_url: str
+    """The same server for who runs ``recsys rules``, ``ads``, ``trial`` and ``users``."""
+    admin_url: str
+    """The same server for tests that look at, and change, what no client may."""
     triton_url: str
     write_user: Callable[[str, float, list[str]], None]
     """user id, purchases, recent items"""
@@ -49,4 +56,5 @@ class TinyShop:
     """version, item ids, and how the version is made worse, see :func:`tiny_repository.write_repository`"""
     stop_triton: Callable[[], None]
     start_triton: Callable[[], None]
-    triton_metrics_url: str = ""
+    redis: EmbeddedRedis
+    triton: EmbeddedTriton

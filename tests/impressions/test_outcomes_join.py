@@ -32,7 +32,9 @@ class Archive:
         self._events: list[dict[str, Any]] = []
         self._saved = self._entries = 0
 
-    def page(self, request_id: str, user_id: str | None, hours: float, items: str) -> None:
+    def page(
+        self, request_id: str, user_id: str | None, hours: float, items: str, fallback: str | None = "full"
+    ) -> None:
         self._entries += 1
         row = {
             "entry": f"{self._entries}-0",
@@ -47,6 +49,7 @@ class Archive:
             "items": list(items),
             "scores": [1.0 / (1 + n) for n in range(len(items))],
             "propensities": [0.5] * len(items),
+            "fallback": fallback,
         }
         self._pages.append(row)
 
@@ -91,6 +94,18 @@ def outcomes(output: Path) -> dict[tuple[str, str], str]:
         (row["request_id"], row["item_id"]): "".join(letter for name, letter in names.items() if row[name])
         for row in rows_of(output)
     }
+
+
+def test_pages_of_lower_levels_take_their_events_and_have_no_rows(archive: Archive, tmp_path: Path) -> None:
+    archive.page("r1", "ann", 1, "xy")
+    archive.page("r2", "ann", 2, "xy", fallback="popularity")
+    archive.page("r3", "bob", 2, "x", fallback=None)  # archived before there were levels
+    archive.event("1", "ann", "click", 4, "x", "r2")
+    archive.event("2", "ann", "cart", 4, "y")  # last touch: the page that has no rows
+    archive.event("3", "bob", "click", 4, "x")
+    archive.save()
+    join_outcomes(archive.folder, tmp_path / "out", window=DAY, now=LATER)
+    assert outcomes(tmp_path / "out") == {("r1", "x"): "", ("r1", "y"): "", ("r3", "x"): "c"}
 
 
 def test_attribution(archive: Archive, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import statistics
@@ -88,7 +89,8 @@ def test_a_stopped_server_costs_a_few_deadlines_and_is_back_at_once(event_redis:
     assert [list(reply) for reply in reader.read(READ, timeout=5)] == wanted
     os.kill(pid, signal.SIGSTOP)
     try:
-        took, errors = [], []
+        took: list[float] = []
+        errors: list[type[Exception]] = []
         while len(took) < 30:
             began = time.monotonic()
             with pytest.raises(ServiceUnavailable) as caught:
@@ -107,6 +109,17 @@ def test_a_stopped_server_costs_a_few_deadlines_and_is_back_at_once(event_redis:
     assert [list(reply) for reply in reader.read(READ, timeout=5)] == wanted
     reader.close()
     assert threads() == []
+
+
+def test_a_reader_that_is_dropped_leaves_no_thread_behind() -> None:
+    with refused() as port:
+        reader = FeatureReader(address(port), timeout=Timeout(TIMEOUT, features=1))
+        with pytest.raises(ServiceUnavailable):
+            reader.read(READ, timeout=5)
+        wait_until(threads)
+        del reader
+        gc.collect()
+        wait_until(lambda: not threads())
 
 
 def test_impatient_callers_do_not_make_a_server_count_as_away(event_redis: KillableRedis) -> None:

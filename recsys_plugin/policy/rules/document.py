@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar, get_args
@@ -56,7 +57,7 @@ def _number(name: str, value: object, *, low: float, high: float = math.inf) -> 
     if isinstance(value, bool) or not isinstance(value, int | float) or not (low <= value <= high):
         bounds = f"from {low:g} to {high:g}" if high < math.inf else f"of {low:g} or more"
         raise InvalidInput(f"{name}: {value!r:.60} is not a number {bounds}")
-    if not math.isfinite(value):
+    if value > sys.float_info.max:
         raise InvalidInput(f"{name}: {value!r} is not finite")
 
 

@@ -1,0 +1,66 @@
+"""What a soak concludes from its first and its last sixth, on calls made up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from recsys_plugin.bench.report import Report
+from recsys_plugin.bench.soak import compare, soak_failures
+from recsys_plugin.chaos.load import Observed
+from recsys_plugin.chaos.load_driver import Calls, Footprint
+from recsys_plugin.errors import StepFailed
+
+HELD = Footprint(0, 0, 0)
+
+
+def observed(growth: float, errors: int = 0, seconds: float = 60.0) -> Observed:
+    """Calls of 10 ms and 100 MiB in each of two processes, both growing by so much over the whole time."""
+    begins = np.arange(0, seconds, 0.1)
+    wrong = np.zeros(len(begins), np.int64)
+    wrong[:errors] = 1
+    calls = Calls(
+        begins,
+        begins,
+        begins + 0.01 * (1 + growth * begins / seconds),
+        np.zeros(len(begins), np.int64),
+        wrong,
+        ("full", "error: StoreUnavailable"),
+        {},
+    )
+    looks = tuple((moment, int((1 + growth * moment / seconds) * 100 * 2**20)) for moment in np.arange(0, seconds, 1.0))
+    return Observed(calls, HELD, HELD, HELD, HELD, (looks, looks))
+
+
+def report_of(seen: Observed) -> Report:
+    report = Report("Soak", {}, {})
+    compare(report, seen, {"redis": list(seen.memory[0])})
+    return report
+
+
+def test_what_stays_as_it_was_passes() -> None:
+    report = report_of(observed(0.0))
+    assert soak_failures(report, 0.05) == []
+    assert report.figures["first.calls"] == pytest.approx(100, abs=2)
+    assert report.figures["first.p99_ms"] == pytest.approx(10)
+    assert report.figures["memory.client.first_mib"] == pytest.approx(200)
+    assert report.figures["memory.redis.last_mib"] == pytest.approx(100)
+
+
+def test_what_grows_is_named() -> None:
+    failed = soak_failures(report_of(observed(0.2, errors=3)), 0.05)
+    assert [text.split(":")[0] for text in failed] == [
+        "3 calls were not answered",
+        "p99",
+        "memory of client",
+        "memory of redis",
+    ]
+    assert "+16." in failed[2]
+    assert soak_failures(report_of(observed(0.2)), 0.2) == []
+    assert soak_failures(report_of(observed(-0.5)), 0.05) == []
+
+
+def test_too_short_a_soak_is_refused() -> None:
+    seen = observed(0.0)
+    with pytest.raises(StepFailed, match="memory of client"):
+        report_of(Observed(seen.calls, HELD, HELD, HELD, HELD, ((), ())))
