@@ -149,7 +149,7 @@ def test_pages_are_right_or_say_what_they_are(fragile: TinyShop, target: Target)
         run_state_machine_as_test(  # type: ignore[no-untyped-call]
             Machine,
             settings=settings(
-                max_examples=8,
+                max_examples=5,
                 stateful_step_count=25,
                 deadline=None,
                 database=None,

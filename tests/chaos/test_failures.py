@@ -65,7 +65,7 @@ BUSY = 0.05
 @pytest.fixture(scope="module")
 def everything(target: Target) -> Played:
     """All faults, one after the other."""
-    return played(target, [act(fault, after=0.5 if name in UNNOTICED else 3.0) for name, fault in FAULTS.items()])
+    return played(target, [act(fault, after=0.5 if name in UNNOTICED else 2.5) for name, fault in FAULTS.items()])
 
 
 @pytest.mark.parametrize("name", FAULTS)
