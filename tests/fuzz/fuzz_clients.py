@@ -58,6 +58,8 @@ _RIGHT: Mapping[str, st.SearchStrategy[Any]] = {
     "event": _EVENT,
     "events": st.lists(_EVENT, max_size=3),
     "moment": MOMENTS,
+    "segment": st.none() | st.dictionaries(st.sampled_from(["country", "x"]), st.sampled_from(["DE", ""]), max_size=2),
+    "category": st.none() | st.sampled_from(["kitchen", "food", "nowhere"]),
 }
 #: Method → what it returns.
 _RETURNS: Mapping[str, tuple[type, ...]] = {
@@ -70,6 +72,7 @@ _RETURNS: Mapping[str, tuple[type, ...]] = {
     "cross_category": (Page,),
     "onboard": (Page,),
     "ads": (AdsPage,),
+    "popular": (Page,),
     "similar_users": (SimilarUsers,),
     "community": (Community, type(None)),
     "set_stock": (type(None),),
