@@ -87,6 +87,26 @@ def _secret_in(file: str, name: str) -> str:
     return text
 
 
+def _ports(text: str) -> tuple[int, ...]:
+    if not text:
+        return ()
+    first, dash, last = text.partition("-")
+    numbers = (first, last) if dash else (first, first)
+    if not all(number.isdecimal() for number in numbers) or not 0 <= int(first) <= int(numbers[1]) <= 65_535:
+        raise ConfigurationError(
+            f"RECSYS_METRICS_PORT={text!r} is no port or range of ports, such as 9464 or 9464-9479"
+        )
+    return tuple(range(int(first), int(numbers[1]) + 1))
+
+
+def _traces_endpoint(env: Mapping[str, str]) -> str | None:
+    """As the exporter of OpenTelemetry has it: a variable for all signals, and one for traces alone."""
+    if "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in env:
+        return env["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]
+    base = env.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    return None if base is None else base.rstrip("/") + "/v1/traces"
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Where everything is. Build it with :meth:`from_environment`; every field has one variable.
@@ -113,6 +133,12 @@ class Settings:
                            see :mod:`recsys_plugin.security.model_manifest`; unset means digests without a signature
     ``RECSYS_OPTED_OUT``   file with the ids or pseudonyms, one a line, of users whom exports leave out of
                            neighbours and communities; unset means nobody
+    ``RECSYS_METRICS_PORT``  port, or range of ports such as ``9464-9479`` of which the first free one is taken,
+                           where clients of this machine show Prometheus metrics; unset means none
+    ``RECSYS_REQUEST_LOG``  file that takes slow and degraded requests, for `recsys doctor REQUEST_ID`; unset
+                           means none
+    ``OTEL_EXPORTER_OTLP_ENDPOINT``  collector that takes traces, and further variables of OpenTelemetry; unset
+                           means none
     =====================  ==========================================================================
 
     The four that may hold a secret, :data:`SECRETS`, can be given as files instead, as Docker and Kubernetes do it:
@@ -131,6 +157,10 @@ class Settings:
     pseudonym_key: str | None = field(default=None, repr=False)
     model_key: str | None = field(default=None, repr=False)
     opted_out: Path | None = None
+    metrics_ports: tuple[int, ...] = ()
+    request_log: Path | None = None
+    traces_endpoint: str | None = None
+    """The whole URL."""
     snapshot: Path | None = None
 
     @classmethod
@@ -154,6 +184,9 @@ class Settings:
             pseudonym_key=env.get("RECSYS_PSEUDONYM_KEY"),
             model_key=env.get("RECSYS_MODEL_KEY"),
             opted_out=_resolved(env, "RECSYS_OPTED_OUT"),
+            metrics_ports=_ports(env.get("RECSYS_METRICS_PORT", "")),
+            request_log=_resolved(env, "RECSYS_REQUEST_LOG"),
+            traces_endpoint=_traces_endpoint(env),
             snapshot=_resolved(env, "RECSYS_SNAPSHOT"),
             impressions=_share(env["RECSYS_IMPRESSIONS"]) if "RECSYS_IMPRESSIONS" in env else None,
         )

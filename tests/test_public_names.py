@@ -21,7 +21,18 @@ WRITE_BATCHES = {"features/encoding.py", "features/writer.py"}
 #: What turns the log into tables; only the command line imports it.
 TABLES_OF_THE_LOG = {"impressions/archive.py", "impressions/join.py", "impressions/parquet.py"}
 HEAVY = ["feast", "torch", "transformers", "pandas", "pyarrow", "onnx", "onnxruntime", "click", "rich"]
+HEAVY += ["prometheus_client", "opentelemetry"]
 HEAVY += ["redis", "grpc", "tritonclient"]  # these are dependencies, loaded when a client is made
+
+#: What an optional extra is for; only who asks for it imports the module.
+EXTRAS = {
+    "observability/metrics.py": {"prometheus_client"},
+    "observability/exposition.py": {"prometheus_client"},
+    "observability/families.py": {"prometheus_client"},
+    "observability/stream_metrics.py": {"prometheus_client"},
+    "observability/live.py": {"prometheus_client"},
+    "observability/tracing.py": {"opentelemetry"},
+}
 
 #: Package → what it may import of this project. What is not listed may import anything.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -39,7 +50,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trials": {"errors", "events", "features", "trials"},
     "ads": {"errors", "identifiers", "events", "features", "ads"},
     "impressions": {"errors", "background", "features", "events", "impressions"},
+    "observability": {"errors", "settings", "background", "pseudonyms", "features", "events", "observability"},
     "client": {
+        "observability",
         "errors",
         "settings",
         "identifiers",
@@ -134,7 +147,7 @@ def test_imports_point_one_way(path: Path) -> None:
                     if where in TABLES_OF_THE_LOG
                     else set()
                 )
-                assert top in allowed | heavy, name
+                assert top in allowed | heavy | EXTRAS.get(where, set()), name
 
 
 def test_every_public_name_can_be_imported_from_where_it_lives() -> None:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys_plugin.aggregation.arrays import microseconds
+from recsys_plugin.aggregation.live import LIVE_USER_VIEWS
 from recsys_plugin.data.store import Dataset
 from recsys_plugin.errors import CheckFailed, InvalidInput
 from recsys_plugin.events.event import Event
@@ -25,6 +26,7 @@ from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.view_layout import ViewLayout
 from recsys_plugin.features.writer import BulkWriter
 from recsys_plugin.pipeline.live_state import seed_live_state
+from recsys_plugin.privacy.messages import named_user
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings
 from recsys_plugin.stream.live_rows import LiveRows
@@ -200,7 +202,8 @@ def _live(client: Any, rows: LiveRows, layout: ViewLayout, entities: Iterable[st
 
 
 def _difference(view: str, entity: str, found: dict[str, Any], expected: dict[str, Any]) -> str:
-    return f"{view} of {entity!r} is {found.get(entity)!r:.300}, history has {expected.get(entity)!r:.300}"
+    shown = named_user(entity) if view in LIVE_USER_VIEWS else repr(entity)
+    return f"{view} of {shown} is {found.get(entity)!r:.300}, history has {expected.get(entity)!r:.300}"
 
 
 def _fill(

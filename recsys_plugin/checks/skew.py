@@ -24,6 +24,7 @@ from recsys_plugin.features.contract import Encoding, FeatureContract, FeatureSp
 from recsys_plugin.features.plan import ReadFeatures, ReadPlan, Reply
 from recsys_plugin.features.reader import FeatureReader
 from recsys_plugin.pipeline.feast_repository import RANKING_SERVICE, point_in_time_blocks
+from recsys_plugin.privacy.messages import named_user
 from recsys_plugin.training.packing import UserTensors, pack_frame
 
 __all__ = [
@@ -219,7 +220,7 @@ def _example(spec: FeatureSpec, one: _Array, other: _Array, entities: pd.DataFra
         told = columns[line].tolist()
         values.append(f"{told if spec.is_list else told[0]!r:.200}")
     user, moment = entities["user_id"].iloc[line], entities["event_timestamp"].iloc[line]
-    return f"user {user!r} at {moment.isoformat()}: served {values[0]}, history has {values[1]}"
+    return f"{named_user(str(user))} at {moment.isoformat()}: served {values[0]}, history has {values[1]}"
 
 
 def offline_users(

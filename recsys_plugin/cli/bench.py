@@ -19,6 +19,7 @@ from recsys_plugin.cli.bench_freshness import freshness
 from recsys_plugin.cli.bench_gpu import gpu
 from recsys_plugin.cli.bench_loop import loop
 from recsys_plugin.cli.bench_materialize import materialize
+from recsys_plugin.cli.bench_observing import observability
 from recsys_plugin.cli.bench_search import search
 from recsys_plugin.cli.bench_separation import separation
 from recsys_plugin.cli.bench_soak import soak
@@ -93,6 +94,7 @@ bench.add_command(separation)
 bench.add_command(freshness)
 bench.add_command(diversity)
 bench.add_command(explain)
+bench.add_command(observability)
 
 
 @bench.command()

@@ -176,9 +176,11 @@ def archive(follow: bool, every: float, as_json: bool) -> None:
     from recsys_plugin.background import Warner
     from recsys_plugin.errors import ServiceUnavailable
     from recsys_plugin.impressions.archive import Archiver
+    from recsys_plugin.pseudonyms import Pseudonyms
 
     settings = Settings.from_environment()
-    archiver = Archiver(_address(), settings.state)
+    names = None if settings.pseudonym_key is None else Pseudonyms(settings.pseudonym_key)
+    archiver = Archiver(_address(), settings.state, names=names)
     warner = Warner("could not archive")
     while True:
         try:

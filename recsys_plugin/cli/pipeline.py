@@ -258,6 +258,24 @@ def materialize(force: bool, as_json: bool) -> None:
     show_default=True,
     help="The fewest users that a community has, and that whatever is told of one is true of.",
 )
+@click.option(
+    "--epsilon",
+    type=click.FloatRange(0.0, min_open=True),
+    help="Differential privacy for what is told of communities: noise on every count; less hides better. Needs the "
+    "extra `private`. Exact counts otherwise.",
+)
+@click.option(
+    "--contributions",
+    type=click.IntRange(1),
+    default=ExportOptions().contributions,
+    show_default=True,
+    help="With --epsilon: items, and categories, that a user counts for.",
+)
+@click.option(
+    "--privacy-budget",
+    type=click.FloatRange(0.0, min_open=True),
+    help="Epsilon that all exports may spend together; one that would spend more is refused.",
+)
 @_force
 @json_option
 def export(
@@ -270,6 +288,9 @@ def export(
     graphs: str,
     target: str,
     least_group: int,
+    epsilon: float | None,
+    contributions: int,
+    privacy_budget: float | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -281,10 +302,13 @@ def export(
       recsys export --precision int8
       recsys export --graphs ensembles
       recsys export --target tensorrt --precision fp16
+      recsys export --epsilon 1 --privacy-budget 10
     """
     options = training_options(encoder, seed, two_tower_steps, ranker_epochs)
     with reporter() as progress:
-        laid_out = ExportOptions(precision, most_loss, graphs, target, least_group)
+        laid_out = ExportOptions(
+            precision, most_loss, graphs, target, least_group, epsilon, contributions, privacy_budget
+        )
         done = steps.export(Settings.from_environment(), options, progress, force=force, laid_out=laid_out)
     if as_json:
         emit_json(done.info)

@@ -125,15 +125,27 @@ def status(as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("request_id", required=False)
+@click.option("--request-log", "request_log", metavar="FILE", help="The log that clients write; RECSYS_REQUEST_LOG.")
 @json_option
-def doctor(as_json: bool) -> None:
+def doctor(request_id: str | None, request_log: str | None, as_json: bool) -> None:
     """Find what is missing or mismatched, and say how to mend it; exit code 3 when a check fails.
+
+    With REQUEST_ID, the request_id of a page, say why that page was slow or not a full one. Clients write such requests
+    into the file RECSYS_REQUEST_LOG.
 
     \b
     Examples:
       recsys doctor
       recsys doctor --json | jq '.checks[] | select(.status != "ok")'
+      recsys doctor 3f1c7a2b9d5e4c60a1b2c3d4e5f60718
+      recsys doctor 3f1c7a2b9d5e4c60a1b2c3d4e5f60718 --request-log requests.jsonl --json
     """
+    if request_id is not None:
+        from recsys_plugin.cli.observability import show_request
+
+        show_request(request_id, request_log, as_json=as_json)
+        return
     from recsys_plugin.runtime.doctor import diagnose
 
     with console.status("checking") as spinner:

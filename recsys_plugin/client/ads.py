@@ -18,6 +18,7 @@ from recsys_plugin.ads.campaign import UserCondition
 from recsys_plugin.ads.serving import AdRequest, Creatives, KnownCampaigns, ShownAd, serve_ads
 from recsys_plugin.client.ad_pages import AdItem, AdsPage
 from recsys_plugin.client.arguments import MOST_CANDIDATES, checked_call_context, checked_slots
+from recsys_plugin.client.consents import honoured
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.flows import Flow, score_rows
 from recsys_plugin.client.pages import SCORES, known_values, page, shown_facts
@@ -27,6 +28,7 @@ from recsys_plugin.features.contract import Encoding
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors
 from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.inference.tensors import Array
+from recsys_plugin.privacy.consent import CONSENT_FIELD
 
 __all__ = ["ads"]
 
@@ -63,7 +65,7 @@ def ads(
             context=said,
             excluded=excluded,
         )
-        reads = (("HMGET", plan.key(user), *plan.fields),)
+        reads = (("HMGET", plan.key(user), *plan.fields, CONSENT_FIELD),)
         shown = yield from serve_ads(known, request, reads=reads, admit=seen.admit, score=seen.score)
     placed = [seen.item(ad, place) for place, ad in enumerate(shown, 1)]
     items = RankedItems(len(placed), lambda: (item.item_id for item in placed), placed.__getitem__)
@@ -89,7 +91,8 @@ class _Ranking:
         """Campaigns whose conditions on the user hold, and which of their items there are."""
         release = self.context.release
         plan = release.models["rank"].plan
-        decoded = plan.decode([self.user_id], replies, now=self.context.now, rows=release.catalogue.rows)
+        told = honoured(self.context, [self.user_id], replies, len(plan.fields))
+        decoded = plan.decode([self.user_id], told, now=self.context.now, rows=release.catalogue.rows)
         self.tensors, (self.report,) = decoded
         self.context.end_of("features")
         admitted: dict[str, list[str]] = {}

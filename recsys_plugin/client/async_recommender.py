@@ -17,7 +17,7 @@ from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, beside_these, r
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.course import Course
 from recsys_plugin.client.driving import drive_awaiting
-from recsys_plugin.client.following import follow_rules, written
+from recsys_plugin.client.following import written
 from recsys_plugin.client.limited import Limited
 from recsys_plugin.client.offload import Offload, awaited
 from recsys_plugin.client.release import Release, load_release, loaded, on_one_release
@@ -38,6 +38,7 @@ from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.replicas import AsyncReplicas, connect_async
 from recsys_plugin.inference.triton import AsyncTritonClient
 from recsys_plugin.policy.rules import ShelfRules
+from recsys_plugin.resilience.breaker import CircuitBreaker
 from recsys_plugin.resilience.gate import AsyncGate
 from recsys_plugin.resilience.values import Timeout
 from recsys_plugin.trials.trial import SHADOW
@@ -190,11 +191,12 @@ class AsyncRecommender(AsyncShelves):
     async def refresh(self) -> int:
         """See :meth:`Recommender.refresh`."""
         async with self._loading:
+            await self._follow_rules()
             current = None if self._release is None or self._release.is_snapshot else self._release
             self._release = release = await self._run(load_release(self._project, current), LOADING_TIMEOUT)
-            await self._follow_rules()
             await self._follow_trial(release)
             await self._run(self._snapshots.kept(release, self._rules), LOADING_TIMEOUT)
+            self._refreshed = time.monotonic()
             return release.version
 
     async def close(self) -> None:
@@ -216,6 +218,14 @@ class AsyncRecommender(AsyncShelves):
             self._servers = self._release = None
             await reader.close()
             await triton.close()
+        self._leave()
+
+    @property
+    def _breakers(self) -> Mapping[str, CircuitBreaker]:
+        if self._servers is None:
+            return {}
+        reader, triton = self._servers
+        return {str(self._redis_address): reader.breaker, **triton.breakers}
 
     async def __aenter__(self) -> Self:
         """The client, connected and loaded."""
@@ -284,7 +294,7 @@ class AsyncRecommender(AsyncShelves):
 
     async def _follow_rules(self) -> None:
         try:
-            self._rules = await self._run(follow_rules(self._project, self._rules), LOADING_TIMEOUT)
+            await self._run(self._followed(), LOADING_TIMEOUT)
             self._rules_warner.worked()
         except RecsysError as error:
             self._rules_warner.failed(error)
@@ -330,7 +340,7 @@ class AsyncRecommender(AsyncShelves):
             except RecsysError as error:
                 warner.failed(error)
 
-    async def _ask(
+    async def _ask_releases(
         self,
         ask: AskUsers,
         timeout: float | Timeout | None,
@@ -339,7 +349,7 @@ class AsyncRecommender(AsyncShelves):
         strict: bool | None = None,
         repeats: bool = True,
     ) -> list[Page]:
-        """See :meth:`Recommender._ask`."""
+        """See :meth:`Recommender._ask_releases`."""
         allowed, exact, release = self._time(timeout), self._is_strict(strict), await self._loaded()
         seconds, trying = allowed.total, self._tried(release)
         if trying is None:
@@ -349,10 +359,10 @@ class AsyncRecommender(AsyncShelves):
             self._shadows.offer(flow, trying.tally)
         return pages
 
-    async def _answer(
+    async def _answer_on_release(
         self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
     ) -> _Result:
-        """See :meth:`Recommender._answer`."""
+        """See :meth:`Recommender._answer_on_release`."""
         asked = on_one_release(
             self._project, await self._loaded(), lambda release: ask(self._context(release)), self._adopt
         )

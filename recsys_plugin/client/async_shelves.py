@@ -12,13 +12,16 @@ from recsys_plugin.client import ladder
 from recsys_plugin.client.ad_pages import AdsPage
 from recsys_plugin.client.arguments import checked_stock
 from recsys_plugin.client.base import AskUsers, ClientBase, beside_these, repeatable, under
+from recsys_plugin.client.consents import state_consent
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.following import written
 from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
 from recsys_plugin.client.results import Page
+from recsys_plugin.events.recorder import AsyncEventRecorder
 from recsys_plugin.features.item_stock import stock_commands
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.policy.rules import ShelfRules
+from recsys_plugin.privacy.consent import Consent
 from recsys_plugin.resilience.values import Timeout
 
 __all__ = ["AsyncShelves"]
@@ -29,6 +32,8 @@ _NO_CONTEXT: Mapping[str, str] = {}
 
 class AsyncShelves(ClientBase):
     """:class:`~recsys_plugin.client.shelves.Shelves` for asyncio: same arguments, same methods, same pages."""
+
+    _recorder: AsyncEventRecorder
 
     async def similar_items(
         self,
@@ -174,6 +179,18 @@ class AsyncShelves(ClientBase):
         """See :meth:`Shelves.community`."""
         return await self._answer(lambda context: community(context, self._pseudonyms, user_id), timeout)
 
+    async def set_consent(
+        self,
+        user_id: object,
+        *,
+        personalised: bool = True,
+        tracking: bool = True,
+        timeout: float | Timeout | None = None,
+    ) -> None:
+        """See :meth:`Shelves.set_consent`."""
+        consent = Consent(personalised, tracking)
+        await self._answer(lambda context: state_consent(context, user_id, consent), timeout)
+
     async def set_stock(self, stock: Mapping[Any, int], *, timeout: float | Timeout | None = None) -> None:
         """See :meth:`Shelves.set_stock`."""
         commands = stock_commands(self._project, checked_stock(stock), now=self._clock())
@@ -206,14 +223,45 @@ class AsyncShelves(ClientBase):
         clicked = checked_id(impression_id, "impression_id")
         return await self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._writing_time(timeout))
 
-    @abstractmethod
+    async def _ask(
+        self,
+        ask: AskUsers,
+        timeout: float | Timeout | None,
+        user_ids: Iterable[object] = (),
+        *,
+        strict: bool | None = None,
+        repeats: bool = True,
+    ) -> list[Page]:
+        """See :meth:`Shelves._ask`."""
+        if self._observer is None:
+            return await self._ask_releases(ask, timeout, user_ids, strict=strict, repeats=repeats)
+        with self._watched(self._observer, timeout) as watch:
+            pages = await self._ask_releases(watch.over(ask), timeout, user_ids, strict=strict, repeats=repeats)
+            watch.pages = pages
+        return pages
+
     async def _answer(
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
+    ) -> _Result:
+        """See :meth:`Shelves._answer`."""
+        if self._observer is None:
+            return await self._answer_on_release(ask, timeout)
+        with self._watched(self._observer, timeout) as watch:
+            watched = watch.over(lambda context, _: ask(context))
+            return await self._answer_on_release(lambda context: watched(context, ()), timeout)
+
+    @property
+    def _recorded(self) -> tuple[Mapping[str, int], bool]:
+        return self._recorder.counts, self._recorder.spooling
+
+    @abstractmethod
+    async def _answer_on_release(
         self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
     ) -> _Result:
         """Answer on the release that serves what has no page."""
 
     @abstractmethod
-    async def _ask(
+    async def _ask_releases(
         self,
         ask: AskUsers,
         timeout: float | Timeout | None,

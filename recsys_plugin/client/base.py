@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,10 +14,13 @@ from typing import Any, Self
 from recsys_plugin.ads.serving import KnownCampaigns
 from recsys_plugin.background import Warner
 from recsys_plugin.client.arguments import MOST_USERS, checked_flag, checked_interval, checked_k
+from recsys_plugin.client.consents import follow_refusals
 from recsys_plugin.client.context import BEST_FIRST, Exploration, RequestContext, RequestRules
 from recsys_plugin.client.fallback import DEFAULT_CACHE, FallbackCache, Remembered
 from recsys_plugin.client.flows import Flow
+from recsys_plugin.client.following import follow_rules
 from recsys_plugin.client.ladder import laddered
+from recsys_plugin.client.observed import Observed
 from recsys_plugin.client.release import Release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.snapshots import READY_EVERY, Snapshots
@@ -31,6 +34,8 @@ from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.impressions.log import ImpressionLog, ImpressionWriter
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.tensors import Array
+from recsys_plugin.observability.environment import observer_from_settings
+from recsys_plugin.observability.request import Observer, join
 from recsys_plugin.policy.exploration_settings import parse_exploration
 from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
 from recsys_plugin.policy.rules import NO_RULES, PageRules
@@ -60,7 +65,7 @@ _USUAL, _LIMITS, _RETRY, _TARGET = Timeout(), Limits(), Retry(), LatencyTarget()
 AskUsers = Callable[[RequestContext, Iterable[object]], Flow]
 
 
-class ClientBase(ABC):
+class ClientBase(Observed):
     """The arguments of a client, read and checked.
 
     Args:
@@ -92,6 +97,7 @@ class ClientBase(ABC):
         exploration: how pages of ``recommend`` are chosen among the best candidates; the best themselves by default.
         pseudonym_key: the secret by which users are shown to others, the same as for the export; without one they are
             not, see :mod:`recsys_plugin.pseudonyms`.
+        observe: told of each request, see :mod:`recsys_plugin.observability`; whoever made an observer closes it.
         strict: whether a server that fails is an error of the request, rather than a page of a lower level, see
             :mod:`recsys_plugin.client.ladder`; each request may say otherwise.
         fallback_cache: how much is kept of recent answers for when a server fails.
@@ -108,6 +114,8 @@ class ClientBase(ABC):
     """The trial of a version that this client takes part in."""
     _rules: PageRules = NO_RULES
     """The shop's rules, as they were read last."""
+    _refusals: bytes | None = None
+    """How often it had changed of whom nothing is to be kept, when that was read last."""
 
     def __init__(
         self,
@@ -130,6 +138,7 @@ class ClientBase(ABC):
         limits: Limits = _LIMITS,
         retry: Retry = _RETRY,
         latency_target: LatencyTarget | None = _TARGET,
+        observe: Observer | Sequence[Observer] = (),
         strict: bool = False,
         fallback_cache: FallbackCache = DEFAULT_CACHE,
         snapshot: str | os.PathLike[str] | None = None,
@@ -167,7 +176,11 @@ class ClientBase(ABC):
         self._trial_warner = Warner("could not follow the trial of a model version")
         self._rules_warner = Warner("could not take up the rules for pages")
         self._name = uuid.uuid4().hex
+        self._refreshed = time.monotonic()
+        self._observer = join(observe)
+        self._follow()
         self._open()
+        self._is_open = True
 
     @abstractmethod
     def _open(self) -> None:
@@ -179,7 +192,7 @@ class ClientBase(ABC):
         ``RECSYS_IMPRESSIONS``, ``RECSYS_EXPLORATION``, ``RECSYS_PSEUDONYM_KEY`` and ``RECSYS_SNAPSHOT``.
 
         ``RECSYS_AS_OF`` stops the clock at that moment, for historical data. ``options`` are the keyword arguments
-        of the class.
+        of the class. Requests are observed as :mod:`recsys_plugin.observability.environment` says.
 
         Raises:
             ConfigurationError: if a URL is missing or malformed.
@@ -199,6 +212,8 @@ class ClientBase(ABC):
             options.setdefault("impressions", ImpressionLog(sample=settings.impressions))
         if settings.exploration is not None:
             options.setdefault("exploration", Exploration(parse_exploration(settings.exploration)))
+        if "observe" not in options and (observer := observer_from_settings(settings)) is not None:
+            options["observe"] = observer
         return cls(settings.redis_url, settings.triton_url, **options)
 
     def _context(self, release: Release, *, strict: bool = True) -> RequestContext:
@@ -292,6 +307,14 @@ class ClientBase(ABC):
         if not release.is_snapshot:
             return self._refresh_every
         return min(self._refresh_every or READY_EVERY, READY_EVERY)
+
+    def _followed(self) -> Generator[Any, Any, None]:
+        """Follow, beside the requests, of whom nothing may be kept in process any more, and the shop's rules."""
+        revision = yield from follow_refusals(self._project)
+        if revision != self._refusals:
+            self._memory.clear()
+            self._refusals = revision
+        self._rules = yield from follow_rules(self._project, self._rules)
 
     def _adopt(self, release: Release) -> None:
         self._release = release

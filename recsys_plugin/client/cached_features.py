@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any
 
+from recsys_plugin.client.consents import honoured
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.fallback import Fallback
 from recsys_plugin.errors import FeatureContractError, Overloaded, RecsysError, ServiceUnavailable
@@ -38,7 +39,7 @@ def read_or_recall(
         if context.strict or isinstance(error, Overloaded):
             raise
         return recall(context, plan, user_ids, error, replies)
-    for user_id, reply in zip(user_ids, replies, strict=True):
+    for user_id, reply in zip(user_ids, honoured(context, user_ids, replies, len(plan.fields)), strict=True):
         size = sum(map(len, filter(None, reply))) + _OVERHEAD * len(reply)
         context.memory.put((_KEPT, user_id, plan.contract.fingerprint), reply, size, context.started)
     return decoded
@@ -80,4 +81,5 @@ def recall(
 
 
 def _decode(context: RequestContext, plan: ReadPlan, user_ids: Sequence[str], replies: Sequence[Reply]) -> _Decoded:
-    return plan.decode(user_ids, replies, now=context.now, rows=context.release.catalogue.rows)
+    told = honoured(context, user_ids, replies, len(plan.fields))
+    return plan.decode(user_ids, told, now=context.now, rows=context.release.catalogue.rows)

@@ -88,7 +88,7 @@ def _stand_ins(context: RequestContext, places: Sequence[int]) -> Generator[Infe
             "search",
             {
                 **users,
-                **new_item_texts(release, batch, takes_vector=model.takes_vector),
+                **new_item_texts(release, batch, model),
                 "lexical_rows": padded_rows(nothing),
                 **retrieval_inputs(release, (), 1, 1, [None] * len(batch)),
             },

@@ -18,8 +18,10 @@ from recsys_plugin.features.plan import FeatureTensors
 from recsys_plugin.identifiers import checked_ids
 from recsys_plugin.impressions.document import Candidates, ServedPage
 from recsys_plugin.inference.tensors import Array
+from recsys_plugin.observability.trace import Trace
 from recsys_plugin.policy.exploration import ExplorationPolicy, NoExploration
 from recsys_plugin.policy.rules import NO_RULES, PageRules, ShelfRules
+from recsys_plugin.privacy.consent import Consent
 from recsys_plugin.query.recent import Recent
 from recsys_plugin.resilience.adaptive import AdaptiveShare
 
@@ -122,6 +124,8 @@ class RequestContext:
     """Shelf → the rules that hold for it, see :mod:`recsys_plugin.client.shelf_rules`."""
     applied: RulesReport | None = field(init=False, default=None)
     """The rules of the page under way."""
+    trace: Trace | None = field(init=False, default=None)
+    """If the request is traced."""
     adaptive: AdaptiveShare | None = field(init=False, default=None)
     """Says which share of the candidates to consider at present; ``None`` for all."""
     considered: int | None = field(init=False, default=None)
@@ -134,12 +138,15 @@ class RequestContext:
     """What the shop says of the user."""
     missed: list[str] = field(init=False, default_factory=list)
     """What could not be had for the page under way, though it is on the full level without it."""
+    consents: dict[str | None, Consent] = field(init=False, default_factory=dict)
+    """User → what he allows, where he refuses something."""
     chosen: tuple[NDArray[np.int64], NDArray[np.float32]] | None = field(init=False, default=None)
     """Rows and scores of the page under way."""
     started: float = field(init=False)
-    _stages: dict[str, float] = field(
+    stages: dict[str, float] = field(
         init=False, default_factory=lambda: dict.fromkeys(("features", "inference", "policy"), 0.0)
     )
+    """Seconds that each stage took so far."""
     _last: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -176,10 +183,12 @@ class RequestContext:
     def end_of(self, stage: str) -> None:
         """Book the time since the previous stage ended."""
         now = self.timer()
-        self._stages[stage] += now - self._last
+        self.stages[stage] += now - self._last
+        if self.trace is not None:
+            self.trace.end_of(stage, self._last, now)
         self._last = now
 
     def timings(self) -> Timings:
         """The stages so far, in milliseconds."""
-        stages = {stage: seconds * 1000 for stage, seconds in self._stages.items()}
+        stages = {stage: seconds * 1000 for stage, seconds in self.stages.items()}
         return Timings(**stages, total=(self.timer() - self.started) * 1000)

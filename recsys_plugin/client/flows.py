@@ -33,6 +33,7 @@ from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.inference.calls import Infer, OutputSpec
 from recsys_plugin.inference.new_items import item_text
 from recsys_plugin.inference.tensors import Array
+from recsys_plugin.privacy.consent import CONSENT_FIELD
 
 __all__ = [
     "Flow",
@@ -41,6 +42,7 @@ __all__ = [
     "encode_text",
     "infer",
     "known_rows",
+    "known_vector",
     "new_item_texts",
     "nobody",
     "padded_rows",
@@ -52,6 +54,7 @@ __all__ = [
     "score_rows",
     "similar_items",
     "text_inputs",
+    "tokenize",
     "user_inputs",
     "wanted_outputs",
 ]
@@ -191,7 +194,7 @@ def _similar_texts(
 ) -> Generator[Infer, Any, dict[str, Array]]:
     """Rows of the catalogue and of new items, and the cosine of their texts to that of one new item."""
     new, model = context.release.new_items, context.release.models["search"]
-    words = new_item_texts(context.release, [place], takes_vector=model.takes_vector)
+    words = new_item_texts(context.release, [place], model)
     nothing: dict[str, Array] = {"lexical_rows": padded_rows([np.empty(0, np.int64)])}
     found = yield from infer(
         context,
@@ -217,11 +220,11 @@ def text_inputs(text: str) -> dict[str, Array]:
     return {"query": query}
 
 
-def new_item_texts(release: Release, places: Sequence[int], *, takes_vector: bool) -> dict[str, Array]:
+def new_item_texts(release: Release, places: Sequence[int], model: PersonalModel) -> dict[str, Array]:
     """What the search model is to look for to find what is like some new items: their vectors, which are known, or
-    their texts where it encodes them itself."""
-    if takes_vector:
-        return {"text_embedding": release.new_items.texts[list(places)]}
+    their texts where it takes nothing else."""
+    if model.vector_width:
+        return known_vector(release.new_items.texts[list(places)])
     words = np.empty((len(places), 1), dtype=object)
     for line, place in enumerate(places):
         facts = release.new_items.facts[place]
@@ -229,12 +232,22 @@ def new_item_texts(release: Release, places: Sequence[int], *, takes_vector: boo
     return {"query": words}
 
 
-def encode_text(
-    context: RequestContext, words: Mapping[str, Array], tokenizer: str
-) -> Generator[Infer, Any, dict[str, Array]]:
-    """The unit vector of a text, ``text_embedding`` float32 ``[1, D]``."""
-    tokens = yield from infer(context, tokenizer, words, _TOKENS)
-    return (yield from infer(context, "text_encoder", tokens, {"text_embedding": OutputSpec("FP32", (1, -1))}))
+def known_vector(vectors: Array) -> dict[str, Array]:
+    """What a search model that encodes queries takes instead of their tokens: their unit vectors ``[B, D]``."""
+    none = np.zeros((len(vectors), 1), np.int64)
+    return {"input_ids": none, "attention_mask": none, "known_embedding": vectors}
+
+
+def tokenize(context: RequestContext, text: str) -> Generator[Infer, Any, dict[str, Array]]:
+    """``input_ids`` and ``attention_mask`` of a query, int64 ``[1, T]``."""
+    return (yield from infer(context, "tokenizer", text_inputs(text), _TOKENS))
+
+
+def encode_text(context: RequestContext, text: str) -> Generator[Infer, Any, Array]:
+    """The unit vector of a query, float32 ``[1, D]``."""
+    tokens = yield from tokenize(context, text)
+    encoded = yield from infer(context, "text_encoder", tokens, {"text_embedding": OutputSpec("FP32", (1, -1))})
+    return encoded["text_embedding"]
 
 
 def read_features(
@@ -242,10 +255,12 @@ def read_features(
 ) -> Generator[ReadFeatures, Any, tuple[FeatureTensors, tuple[FeatureReport, ...]]]:
     """One round trip to Redis for all users, decoded into the model's tensors."""
     plan = model.plan
-    call = ReadFeatures([plan.key(user_id) for user_id in user_ids], plan.fields)
-    decoded = yield from read_or_recall(context, plan, user_ids, call)
-    context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}
-    context.end_of("features")
+    call = ReadFeatures([plan.key(user_id) for user_id in user_ids], (*plan.fields, CONSENT_FIELD))
+    try:
+        decoded = yield from read_or_recall(context, plan, user_ids, call)
+        context.features = {user_id: (decoded[0], line) for line, user_id in enumerate(user_ids)}
+    finally:  # a call that failed took its time, too
+        context.end_of("features")
     return decoded
 
 
@@ -256,8 +271,11 @@ def infer(
     release = context.release
     users = len(next(iter(inputs.values())))
     told = {name: OutputSpec("INT64", (users, 1)) for name in release.step_versions.get(model, ())}
-    answer: dict[str, Array] = yield Infer(model, release.version, inputs, {**outputs, **told})
-    context.end_of("inference")
+    traceparent = None if context.trace is None else context.trace.call(model)
+    try:
+        answer: dict[str, Array] = yield Infer(model, release.version, inputs, {**outputs, **told}, traceparent)
+    finally:  # a call that failed took its time, too
+        context.end_of("inference")
     personal = release.models.get(model)
     if personal is not None and personal.value_columns:
         values = answer.pop("values")

@@ -19,6 +19,7 @@ from recsys_plugin.errors import InferenceUnavailable
 from recsys_plugin.features.plan import FeatureReport
 from recsys_plugin.impressions.document import Candidates, ServedPage
 from recsys_plugin.inference.tensors import Array
+from recsys_plugin.privacy.consent import EVERYTHING
 
 __all__ = ["SCORES", "known_values", "line_of", "page", "page_items", "remember_page", "shown_facts"]
 
@@ -133,13 +134,15 @@ def page(
         catalogue_version=release.catalogue.version,
         catalogue_size=len(release.catalogue),
     )
+    consent = context.consents.get(user_id, EVERYTHING)
     if context.candidates is not None:
-        context.served.append(_served(context, user_id, served_by, context.candidates))
+        if consent.tracking:
+            context.served.append(_served(context, user_id, served_by, context.candidates))
         context.candidates = None
     rules, context.applied = context.applied, None
     fallback = context.fallback_of(user_id)
     context.missed.clear()
-    if fallback is FULL and user_id is not None and served_by.model in REMEMBERED:
+    if fallback is FULL and user_id is not None and consent.personalised and served_by.model in REMEMBERED:
         remember_page(context, served_by.model, user_id)
     return Page(
         context.request_id,
@@ -152,6 +155,7 @@ def page(
         rules,
         candidates=context.considered,
         fallback=fallback,
+        personalised=consent.personalised,
     )
 
 
@@ -185,4 +189,5 @@ def _served(context: RequestContext, user_id: str | None, by: ServedBy, candidat
         lambda rows: [context.release.item_id(row) for row in rows],
         features,
         context.fallback_of(user_id).level,
+        None if context.trace is None else f"{context.trace.trace_id:032x}",
     )

@@ -20,7 +20,7 @@ from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, beside_these, r
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.course import Course
 from recsys_plugin.client.driving import drive
-from recsys_plugin.client.following import follow_rules, written
+from recsys_plugin.client.following import written
 from recsys_plugin.client.limited import Limited
 from recsys_plugin.client.offload import Offload, offloaded
 from recsys_plugin.client.release import Release, load_release, loaded, on_one_release
@@ -41,6 +41,7 @@ from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.replicas import connect
 from recsys_plugin.policy.rules import ShelfRules
+from recsys_plugin.resilience.breaker import CircuitBreaker
 from recsys_plugin.resilience.gate import Gate
 from recsys_plugin.resilience.values import Timeout
 from recsys_plugin.trials.trial import SHADOW
@@ -48,9 +49,6 @@ from recsys_plugin.trials.trial import SHADOW
 __all__ = ["Recommender"]
 
 _Result = TypeVar("_Result")
-
-#: Seconds that closing waits for what goes on beside the requests to come to its own end.
-_PATIENCE = 1.0
 
 
 class Recommender(Shelves):
@@ -257,11 +255,12 @@ class Recommender(Shelves):
         Returns the version that serves from now on.
         """
         with self._loading:
+            self._follow_rules()
             current = None if self._release.is_snapshot else self._release
             self._release = self._run(load_release(self._project, current), LOADING_TIMEOUT)
-            self._follow_rules()
             self._follow_trial()
             self._run(self._snapshots.kept(self._release, self._rules), LOADING_TIMEOUT)
+        self._refreshed = time.monotonic()
         return self._release.version
 
     def _look(self) -> None:
@@ -271,7 +270,7 @@ class Recommender(Shelves):
     def close(self) -> None:
         """Close the connections to both servers."""
         for watcher in self._watchers:
-            watcher.close(_PATIENCE)
+            watcher.close(patience=1.0)
         self._end_trial()
         self._recorder.close()
         if self._impressions is not None:
@@ -280,6 +279,11 @@ class Recommender(Shelves):
         self._triton.close()
         for watcher in self._watchers:
             watcher.close()  # what waited for a server that hangs does so no more
+        self._leave()
+
+    @property
+    def _breakers(self) -> Mapping[str, CircuitBreaker]:
+        return {str(self._redis_address): self._reader.breaker, **self._triton.breakers}
 
     def __enter__(self) -> Self:
         """The client itself."""
@@ -311,7 +315,7 @@ class Recommender(Shelves):
 
     def _follow_rules(self) -> None:
         try:
-            self._rules = self._run(follow_rules(self._project, self._rules), LOADING_TIMEOUT)
+            self._run(self._followed(), LOADING_TIMEOUT)
             self._rules_warner.worked()
         except RecsysError as error:
             self._rules_warner.failed(error)
@@ -345,7 +349,7 @@ class Recommender(Shelves):
     def _run_shadow(self, flow: flows.Flow) -> None:
         self._run(flow, LOADING_TIMEOUT)
 
-    def _ask(
+    def _ask_releases(
         self,
         ask: AskUsers,
         timeout: float | Timeout | None,
@@ -367,7 +371,7 @@ class Recommender(Shelves):
             self._shadows.offer(flow, trying.tally)
         return pages
 
-    def _answer(
+    def _answer_on_release(
         self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
     ) -> _Result:
         """Answer on the release that serves, trial or not, what has no page."""

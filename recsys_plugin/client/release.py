@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -62,8 +63,8 @@ class PersonalModel:
     """Its outputs."""
     value_columns: tuple[str, ...]
     """What the columns of its output ``values`` are; empty if every column is an output of its own."""
-    takes_vector: bool
-    """Whether it takes the vector of a query, which the text encoder makes, rather than its text."""
+    vector_width: int = 0
+    """The width of a query's vector, if the model takes that or tokens and answers with it; 0 if it takes the text."""
     item_width: int = 0
     """The width of the packed new items that it takes beside rows of the catalogue; 0 for a model that takes none."""
 
@@ -87,6 +88,8 @@ class Release:
     """What rules worked out of its items, see :mod:`recsys_plugin.client.item_columns`."""
     shelves: frozenset[str] = frozenset()
     """Which of the models that not every version has there are."""
+    taken_up: float = field(default_factory=time.monotonic)
+    """When it was loaded, a moment of ``time.monotonic``."""
     popularity: Popularity = field(default_factory=lambda: nothing_popular(0))
     """What is popular in the catalogue, for when the models cannot be asked."""
 
@@ -305,7 +308,7 @@ def _personal(contract: FeatureContract, settings: ModelSettings) -> PersonalMod
         max(1, settings.max_batch_size),
         settings.outputs,
         tuple(filter(None, settings.parameters.get("value_columns", "").split(","))),
-        "text_embedding" in settings.inputs,
+        settings.inputs.get("known_embedding", (0,))[0],
         int(settings.parameters.get(ITEM_WIDTH, 0)),
     )
 

@@ -172,6 +172,8 @@ class Page:
     """The level of the ladder that it was made on, and why not on a better one."""
     segments: tuple[tuple[str, str], ...] = ()
     """The segments of users whose popularity counted, such as ``("age_group", "25-34")``."""
+    personalised: bool = True
+    """``False`` if the user refuses pages made of what is known of him: he got that of somebody unknown."""
 
     def __iter__(self) -> Iterator[ScoredItem]:
         """The items, best first."""

@@ -19,12 +19,14 @@ from recsys_plugin.client.flows import (
     encode_text,
     infer,
     known_rows,
+    known_vector,
     nobody,
     padded_rows,
     read_features,
     retrieval_inputs,
     score_new_items,
     text_inputs,
+    tokenize,
     user_inputs,
     wanted_outputs,
 )
@@ -33,7 +35,7 @@ from recsys_plugin.client.results import Page, RankedItems
 from recsys_plugin.client.shelf_rules import fetch_vectors, shelf_policy
 from recsys_plugin.features.plan import FeatureReport
 from recsys_plugin.identifiers import checked_id
-from recsys_plugin.inference.calls import Infer
+from recsys_plugin.inference.calls import Infer, OutputSpec
 from recsys_plugin.inference.tensors import Array
 from recsys_plugin.policy.page import SearchBlend
 
@@ -73,33 +75,38 @@ def search(
     plan = plan_of(context, text, excluded, user) if understand else None
     context.end_of("policy")
     looked_for = text if plan is None else plan.intent.text
-    words = text_inputs(looked_for)
-    if model.takes_vector:
-        words = yield from _vector(context, looked_for)
+    key = (context.release.version, looked_for)
+    known = context.query_vectors.get(key)
+    words, vector_output = yield from _words(context, looked_for, known)
     answer = yield from infer(
         context,
         "search",
         {**user_inputs(tensors), **words, **_candidates(context, plan, excluded, count, wanted, user)},
-        wanted_outputs(model, 1, "rows", "relevance", *SCORES),
+        {**wanted_outputs(model, 1, "rows", "relevance", *SCORES), **vector_output},
     )
+    vector = answer.pop("text_embedding", known)
     if context.release.new_items:
-        vector = words if model.takes_vector else (yield from _vector(context, looked_for))
+        if vector is None:
+            vector = yield from encode_text(context, looked_for)
         scored = yield from score_new_items(context, tensors)
-        scored["relevance"] = vector["text_embedding"] @ context.release.new_items.texts.T
+        scored["relevance"] = vector @ context.release.new_items.texts.T
         answer = beside(answer, scored)
-    outputs = line_of("search", answer, 0)
-    rows = outputs["rows"]
+    if vector is not None and vector is not known:
+        # A copy, since what was decoded holds on to the whole answer.
+        context.query_vectors.put(key, vector.copy())
+    found = line_of("search", answer, 0)
+    rows = found["rows"]
     if plan is None:
-        scores = blend.scores(rows, outputs["relevance"], outputs["scores"])
+        scores = blend.scores(rows, found["relevance"], found["scores"])
     else:
         if plan.allowed is not None:
             # The index fills up with others where the filters let through fewer than it was asked for.
-            rows = outputs["rows"] = np.where((rows >= 0) & plan.allowed[rows], rows, -1)
+            rows = found["rows"] = np.where((rows >= 0) & plan.allowed[rows], rows, -1)
         scores = blend.scores(
-            rows, outputs["relevance"], outputs["scores"], matches=plan.matches[rows], boosts=plan.boosts(rows)
+            rows, found["relevance"], found["scores"], matches=plan.matches[rows], boosts=plan.boosts(rows)
         )
     yield from fetch_vectors(context, "search", rows[np.newaxis], scores[np.newaxis])
-    items = page_items(context, "search", outputs, scores, "relevance", excluded, wanted, user_id=user)
+    items = page_items(context, "search", found, scores, "relevance", excluded, wanted, user_id=user)
     if explain:
         items = yield from explained(context, tensors, 0, items)
     return [told(page(context, "search", user, items, report), plan)]
@@ -122,15 +129,19 @@ def told(found: Page, plan: SearchPlan | None) -> Page:
     return found if plan is None else replace(found, intent=plan.intent, relaxed=plan.relaxed)
 
 
-def _vector(context: RequestContext, text: str) -> Generator[Infer, Any, dict[str, Array]]:
-    """The vector of a query; of one that was asked before no server is asked again."""
-    key = (context.release.version, text)
-    vector = context.query_vectors.get(key)
-    if vector is None:
-        vector = (yield from encode_text(context, text_inputs(text), "tokenizer"))["text_embedding"]
-        # A copy, since what was decoded holds on to the whole answer.
-        context.query_vectors.put(key, vector.copy())
-    return {"text_embedding": vector}
+def _words(
+    context: RequestContext, text: str, vector: Array | None
+) -> Generator[Infer, Any, tuple[dict[str, Array], dict[str, OutputSpec]]]:
+    """What the search model takes of a query whose vector may be known, and what it is to tell of that in addition."""
+    width = context.release.models["search"].vector_width
+    if not width:
+        return text_inputs(text), {}
+    if vector is not None:
+        return known_vector(vector), {}
+    tokens = yield from tokenize(context, text)
+    return {**tokens, "known_embedding": np.zeros((1, width), np.float32)}, {
+        "text_embedding": OutputSpec("FP32", (1, width))
+    }
 
 
 def _candidates(

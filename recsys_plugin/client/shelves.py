@@ -12,13 +12,16 @@ from recsys_plugin.client import ladder
 from recsys_plugin.client.ad_pages import AdsPage
 from recsys_plugin.client.arguments import checked_stock
 from recsys_plugin.client.base import AskUsers, ClientBase, beside_these, repeatable, under
+from recsys_plugin.client.consents import state_consent
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.following import written
 from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
 from recsys_plugin.client.results import Page
+from recsys_plugin.events.recorder import EventRecorder
 from recsys_plugin.features.item_stock import stock_commands
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.policy.rules import ShelfRules
+from recsys_plugin.privacy.consent import Consent
 from recsys_plugin.resilience.values import Timeout
 
 __all__ = ["Shelves"]
@@ -29,6 +32,8 @@ _NO_CONTEXT: Mapping[str, str] = {}
 
 class Shelves(ClientBase):
     """What a shop shows beside recommendations and search; a part of the blocking client."""
+
+    _recorder: EventRecorder
 
     def similar_items(
         self,
@@ -235,6 +240,29 @@ class Shelves(ClientBase):
         """
         return self._answer(lambda context: community(context, self._pseudonyms, user_id), timeout)
 
+    def set_consent(
+        self,
+        user_id: object,
+        *,
+        personalised: bool = True,
+        tracking: bool = True,
+        timeout: float | Timeout | None = None,
+    ) -> None:
+        """Write down what a user allows; every client honours it from his next request on.
+
+        Args:
+            personalised: whether pages may be made of what is known of him. If not, he gets those of somebody unknown,
+                and ``page.personalised`` is false.
+            tracking: whether his events and pages may be kept. If not, pages of his are not logged, and events of his
+                are dropped by the stream and the archive.
+            timeout: seconds for this call.
+
+        Raises:
+            InvalidInput: for a wrong argument. StoreUnavailable, DeadlineExceeded: for Redis.
+        """
+        consent = Consent(personalised, tracking)
+        self._answer(lambda context: state_consent(context, user_id, consent), timeout)
+
     def set_stock(self, stock: Mapping[Any, int], *, timeout: float | Timeout | None = None) -> None:
         """Tell the feature store how many of some items can be sold now: what is at 0 leaves the pages of all clients.
 
@@ -302,14 +330,45 @@ class Shelves(ClientBase):
         clicked = checked_id(impression_id, "impression_id")
         return self._run(click_ad(self._campaigns, clicked, now=self._clock()), self._writing_time(timeout))
 
-    @abstractmethod
+    def _ask(
+        self,
+        ask: AskUsers,
+        timeout: float | Timeout | None,
+        user_ids: Iterable[object] = (),
+        *,
+        strict: bool | None = None,
+        repeats: bool = True,
+    ) -> list[Page]:
+        """Answer a request, and tell the observer of it."""
+        if self._observer is None:
+            return self._ask_releases(ask, timeout, user_ids, strict=strict, repeats=repeats)
+        with self._watched(self._observer, timeout) as watch:
+            pages = self._ask_releases(watch.over(ask), timeout, user_ids, strict=strict, repeats=repeats)
+            watch.pages = pages
+        return pages
+
     def _answer(
+        self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
+    ) -> _Result:
+        """Answer what has no page, and tell the observer of it."""
+        if self._observer is None:
+            return self._answer_on_release(ask, timeout)
+        with self._watched(self._observer, timeout) as watch:
+            watched = watch.over(lambda context, _: ask(context))
+            return self._answer_on_release(lambda context: watched(context, ()), timeout)
+
+    @property
+    def _recorded(self) -> tuple[Mapping[str, int], bool]:
+        return self._recorder.counts, self._recorder.spooling
+
+    @abstractmethod
+    def _answer_on_release(
         self, ask: Callable[[RequestContext], Generator[Any, Any, _Result]], timeout: float | Timeout | None
     ) -> _Result:
         """Answer on the release that serves what has no page."""
 
     @abstractmethod
-    def _ask(
+    def _ask_releases(
         self,
         ask: AskUsers,
         timeout: float | Timeout | None,

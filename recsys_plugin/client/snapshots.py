@@ -58,6 +58,14 @@ class Snapshots:
                 _log.warning("%s", error)
         self._loading = min(loading, OPENING_TIMEOUT) if there else loading
 
+    @property
+    def age(self) -> float | None:
+        """Seconds since the file was written; ``None`` if there is none."""
+        try:
+            return None if self._path is None else max(0.0, time.time() - self._path.stat().st_mtime)
+        except OSError:
+            return None
+
     def opened(self) -> Generator[Any, Any, tuple[Release, PageRules]]:
         """The release that serves and the shop's rules; from the file, if the servers fail or take too long.
 

@@ -24,6 +24,8 @@ from recsys_plugin.data.prepare import LIVE_FOR
 from recsys_plugin.data.schema import TABLES
 from recsys_plugin.data.store import Dataset, Description, load_dataset, locked, write_dataset
 from recsys_plugin.errors import DataError
+from recsys_plugin.privacy.rows import LeftOut
+from recsys_plugin.privacy.tombstones import Tombstones
 from recsys_plugin.settings import Settings
 
 __all__ = ["LIVE_EVENTS", "Merged", "merge_live_events"]
@@ -80,6 +82,7 @@ def merge_live_events(
     with locked(settings):
         dataset = load_dataset(settings)
         live, repeated = _archived(settings.state / LIVE_EVENTS, now, progress)
+        live = LeftOut(Tombstones.read(settings)).of("events", live)
         if not live.num_rows:
             return Merged(dataset, repeated=repeated)
         ahead = pc.greater(live["timestamp"], pa.scalar(now, live["timestamp"].type))

@@ -23,6 +23,8 @@ import pyarrow.parquet as parquet
 from recsys_plugin.data.dictionaries import dictionary_frame
 from recsys_plugin.data.schema import TABLES
 from recsys_plugin.errors import ConfigurationError, InvalidInput, StepFailed
+from recsys_plugin.privacy.rows import LeftOut
+from recsys_plugin.privacy.tombstones import Tombstones
 from recsys_plugin.security.digests import sha256_of
 from recsys_plugin.settings import Settings
 
@@ -267,7 +269,7 @@ def write_dataset(
 ) -> Dataset:
     """Write validated tables and their manifest; either all of it replaces what was there, or nothing does.
 
-    Call it inside :func:`locked`.
+    Rows of people whom this home has forgotten are left out, whatever they came from. Call it inside :func:`locked`.
 
     Args:
         settings: ``settings.tables`` is the folder replaced.
@@ -281,18 +283,21 @@ def write_dataset(
         shutil.rmtree(left)
     fresh = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=settings.state))
     digests = {}
+    left_out = LeftOut(Tombstones.read(settings))
     for name in (name for name in TABLES if name in tables or name == "events"):
         path = fresh / f"{name}.parquet"
         with parquet.ParquetWriter(path, TABLES[name].arrow_schema, compression="zstd") as writer:
             for piece in events.pieces() if name == "events" else [tables[name]]:
-                writer.write_table(piece, row_group_size=ROW_GROUP)
+                writer.write_table(left_out.of(name, piece), row_group_size=ROW_GROUP)
         _flush(path)
         digests[name] = sha256_of(path)
     dataset = Dataset(
         description=description,
         folder=final,
-        counts={name: events.rows if name == "events" else tables[name].num_rows for name in digests},
-        event_types=dict(events.types),
+        counts={
+            name: (events.rows if name == "events" else tables[name].num_rows) - left_out.rows[name] for name in digests
+        },
+        event_types={kind: n for kind, count in events.types.items() if (n := count - left_out.types[kind])},
         sha256=digests,
         first_event=events.first,
         last_event=events.last,

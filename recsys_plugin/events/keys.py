@@ -15,6 +15,10 @@
 ``recsys:{P}:trial``                        the trial of a model version, as JSON, and ``:history``, of those that ended
 ``recsys:{P}:trial:ID:PHASE:ARM``           hash of what was counted in an arm, and with ``:users`` who was in it
 ``recsys:{P}:trial:ID:looks``               stream of what the guard of a trial saw
+``recsys:{P}:forgotten``                    set of the pseudonyms of people who were forgotten; ``:key`` tells the
+                                            key that made them
+``recsys:{P}:refusals``                     counts how often forgotten or consent changed
+``recsys:{P}:consent``                      hash: what users refuse, see :mod:`recsys_plugin.privacy.consent`
 ``recsys:{P}:rules``                        the shop's rules for its pages, as JSON
 ``recsys:{P}:ads``                          the campaigns, as JSON; ``:revision`` counts their changes
 ``recsys:{P}:ads:limits``                   hash: budgets of every campaign there ever was, and whether it runs
@@ -102,6 +106,26 @@ class EventKeys:
     def impressions(self) -> str:
         """Stream of pages served."""
         return f"{self.prefix}impressions"
+
+    @property
+    def forgotten(self) -> str:
+        """Set of the pseudonyms of people who were forgotten."""
+        return f"{self.prefix}forgotten"
+
+    @property
+    def refusals(self) -> str:
+        """How often it changed of whom nothing is to be kept."""
+        return f"{self.prefix}refusals"
+
+    @property
+    def forgotten_key(self) -> str:
+        """What tells the key that the pseudonyms were made with."""
+        return f"{self.prefix}forgotten:key"
+
+    @property
+    def consent(self) -> str:
+        """What users refuse."""
+        return f"{self.prefix}consent"
 
     @property
     def rules(self) -> str:

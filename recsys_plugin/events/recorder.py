@@ -102,6 +102,11 @@ class _RecorderBase(ABC):
         """Whether events wait on the local disk."""
         return self._context.spool is not None and self._context.spool.pending
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """What became of events so far: ``recorded``, ``spooled``, ``sent_from_spool``, ``refused``, ``failed``."""
+        return self._context.counts.so_far()
+
     def _allowed(self, timeout: float | None, visible: bool) -> float:
         if timeout is None:
             return VISIBLE_TIMEOUT if visible else self._timeout

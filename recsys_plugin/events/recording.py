@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal
@@ -19,7 +20,16 @@ from recsys_plugin.events.event import Event, EventRefused
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.events.spool import Spool
 
-__all__ = ["MOST_EVENTS", "VISIBLE_TIMEOUT", "RecordFlow", "Recorded", "RecordingContext", "record", "replay"]
+__all__ = [
+    "MOST_EVENTS",
+    "VISIBLE_TIMEOUT",
+    "RecordFlow",
+    "Recorded",
+    "RecordingContext",
+    "RecordingCounts",
+    "record",
+    "replay",
+]
 
 #: Events in one call of ``record_many``.
 MOST_EVENTS = 5_000
@@ -36,11 +46,31 @@ class Recorded:
 
     ``recorded``: it is in the stream. ``visible``: the user's next page reflects it. ``duplicate``: an event of this id
     was there before, and this one does not count (told only to those who wait). ``spooled``: it is on the local disk
-    and is sent as soon as Redis is back.
+    and is sent as soon as Redis is back. ``dropped``: nothing of the user is kept, since he was forgotten or refuses to
+    be tracked (told only to those who wait; of others' events the same becomes, and is counted).
     """
 
     event_id: str
-    state: Literal["recorded", "visible", "duplicate", "spooled"]
+    state: Literal["recorded", "visible", "duplicate", "spooled", "dropped"]
+
+
+class RecordingCounts:
+    """How many events became what, since the recorder was made; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._counts = dict.fromkeys(("recorded", "spooled", "sent_from_spool", "refused", "failed"), 0)
+        self._lock = threading.Lock()
+
+    def add(self, outcome: str, count: int) -> None:
+        """So many more."""
+        with self._lock:
+            self._counts[outcome] += count
+
+    def so_far(self) -> dict[str, int]:
+        """Outcome → events. Those ``spooled`` are later ``sent_from_spool``; ``failed`` are lost to this call only if
+        its caller does not repeat it."""
+        with self._lock:
+            return dict(self._counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +83,7 @@ class RecordingContext:
     """Unix seconds."""
     ids: Callable[[], str] = lambda: uuid.uuid4().hex
     """Names events that have no id, and waits."""
+    counts: RecordingCounts = field(default_factory=lambda: RecordingCounts())
 
     def prepare(self, event: object) -> tuple[str, Entry]:
         """Fill in what an event lacks and check it; its id, and what is written.
@@ -88,23 +119,27 @@ def record(context: RecordingContext, events: Iterable[object], *, visible: bool
     given = list(events)
     if len(given) > MOST_EVENTS:
         raise InvalidInput(f"events: {len(given)} events, at most {MOST_EVENTS} are allowed in one call")
-    prepared = [_prepared(context, event, number, len(given)) for number, event in enumerate(given)]
+    try:
+        prepared = [_prepared(context, event, number, len(given)) for number, event in enumerate(given)]
+    except EventRefused:
+        context.counts.add("refused", len(given))
+        raise
     entries = [entry for _, entry in prepared]
     if not entries:
         return []
     spool = context.spool
     if spool is not None and spool.pending:
-        yield OnDisk(partial(spool.append, entries))
-        return [Recorded(event_id, "spooled") for event_id, _ in prepared]
+        return (yield from _spooled(context, spool, prepared))
     token = context.ids() if visible else None
     try:
         appended: Appended = yield AppendEvents(entries, None if token is None else (token, context.keys.reply(token)))
     except (StoreUnavailable, DeadlineExceeded):
         if spool is None:
+            context.counts.add("failed", len(entries))
             raise
         # A call that timed out may have been carried out: with the same id the event still counts once.
-        yield OnDisk(partial(spool.append, entries))
-        return [Recorded(event_id, "spooled") for event_id, _ in prepared]
+        return (yield from _spooled(context, spool, prepared))
+    context.counts.add("recorded", len(entries))
     if token is None:
         return [Recorded(event_id, "recorded") for event_id, _ in prepared]
     return [_answered(prepared[0][0], appended)]
@@ -124,7 +159,19 @@ def replay(context: RecordingContext) -> Generator[AppendEvents | OnDisk, Any, i
             yield AppendEvents(spooled.entries)
         yield OnDisk(partial(spool.advance, spooled))
         sent += len(spooled.entries)
+        context.counts.add("sent_from_spool", len(spooled.entries))
     return sent
+
+
+def _spooled(context: RecordingContext, spool: Spool, prepared: Sequence[tuple[str, Entry]]) -> RecordFlow:
+    """Queue events on the local disk."""
+    try:
+        yield OnDisk(partial(spool.append, [entry for _, entry in prepared]))
+    except StoreUnavailable:
+        context.counts.add("failed", len(prepared))
+        raise
+    context.counts.add("spooled", len(prepared))
+    return [Recorded(event_id, "spooled") for event_id, _ in prepared]
 
 
 def _prepared(context: RecordingContext, event: object, number: int, count: int) -> tuple[str, Entry]:
@@ -146,6 +193,8 @@ def _answered(event_id: str, appended: Appended) -> Recorded:
     if reply == b"duplicate":
         return Recorded(event_id, "duplicate")
     kind, _, rest = reply.decode(errors="replace").partition(":")
+    if kind == "dropped":
+        return Recorded(event_id, "dropped")
     if kind != "refused":
         raise StoreUnavailable(
             f"event {event_id!r} is recorded; the worker answered {reply!r:.100}, which means nothing"

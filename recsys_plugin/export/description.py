@@ -12,7 +12,9 @@ from recsys_plugin.training.communities import MOST_CATEGORIES, MOST_ITEMS
 __all__ = [
     "BEST_RESULTS",
     "COUNTS",
+    "KNOWN_EMBEDDING",
     "PACK_VALUES",
+    "QUERY_VECTOR",
     "VALUE_COLUMNS",
     "VERSION",
     "Model",
@@ -71,8 +73,11 @@ class Model:
         return bool(self.steps)
 
 
-#: Steps that only merged graphs have: the best of all ranked candidates, and their values in a single tensor.
-BEST_RESULTS, PACK_VALUES = "best_results", "pack_values"
+#: Steps that only merged graphs have: the best of all ranked candidates, their values in a single tensor, and the
+#: vector of a text, which is made only where it is not known.
+BEST_RESULTS, PACK_VALUES, QUERY_VECTOR = "best_results", "pack_values", "query_vector"
+#: The tensor by which a request brings the vector of a text along, instead of tokens.
+KNOWN_EMBEDDING = "known_embedding"
 #: The parameter that names the columns of the tensor ``values``, separated by commas.
 VALUE_COLUMNS = "value_columns"
 #: The output by which a graph says which version of it answered.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,16 @@ import numpy as np
 import onnx
 import pandas as pd
 import torch
-from onnx import compose
 
 from recsys_plugin.errors import StepFailed
 from recsys_plugin.export.catalogue import seconds_of
 from recsys_plugin.export.complement_graphs import complements_graph
 from recsys_plugin.export.complement_parity import check_complements, complements_request
-from recsys_plugin.export.description import Model, describe_repository, own_row_count
+from recsys_plugin.export.description import KNOWN_EMBEDDING, Model, describe_repository, own_row_count
 from recsys_plugin.export.explain_graphs import explainer_graph
 from recsys_plugin.export.explain_parity import check_explanations
 from recsys_plugin.export.graph_files import GRAPH_LIMIT, digest_of, load_graph, save_graph, spill, tidy, total_bytes
+from recsys_plugin.export.graph_parts import prefix_names
 from recsys_plugin.export.index_graphs import answer_version, catalogue_graph, index_graph, lookup_graph
 from recsys_plugin.export.install import exported_versions, install, next_version, promotion_path
 from recsys_plugin.export.local import TOKENIZERS, LocalRepository, tokenizer_of
@@ -139,6 +139,7 @@ def export_repository(
         own_rows=own_row_count(models.contract),
         item=PACKED_WIDTH,
     )
+    described = _stating_privacy(described, material.people)
     folder = state / "export"
     staging = folder / "staging"
     shutil.rmtree(staging, ignore_errors=True)
@@ -183,6 +184,7 @@ def export_repository(
             },
             "new_items": {"compared": new_items.compared, "never_sold": new_items.never_sold},
             "precision": reduced,
+            "communities": _privacy_of(material.people),
             "explanations": METHODS[method_of(models.ranker)],
             "sha256": {
                 f"{path.parent.name}/{version}/{path.name}": sha256_of(path)
@@ -204,6 +206,25 @@ def export_repository(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return manifest
+
+
+def _privacy_of(people: People | None) -> dict[str, Any] | None:
+    """What is promised of the counts about communities; ``None`` for exact ones."""
+    if people is None or people.communities.epsilon is None:
+        return None
+    return {"epsilon": people.communities.epsilon, "delta": 0.0, "mechanism": "discrete Laplace", "protects": "a user"}
+
+
+def _stating_privacy(described: tuple[Model, ...], people: People | None) -> tuple[Model, ...]:
+    """The models, that of communities with the promise among its parameters."""
+    promise = _privacy_of(people)
+    if promise is None:
+        return described
+    said = {"differential_privacy": json.dumps(promise)}
+    return tuple(
+        replace(model, parameters={**model.parameters, **said}) if model.name == "communities" else model
+        for model in described
+    )
 
 
 def _keep_manifest(folder: Path, version: int, manifest: Mapping[str, Any], kept: list[int]) -> None:
@@ -326,9 +347,7 @@ def name_by_content(graphs: Iterable[Path]) -> None:
     for path in graphs:
         prefix = digest_of(path)[:12] + "/"
         model = onnx.load(path, load_external_data=False)
-        compose.add_prefix(
-            model, prefix, rename_inputs=False, rename_outputs=False, rename_functions=False, inplace=True
-        )
+        prefix_names(model.graph, prefix, ends=False)
         onnx.save(model, path)
         tidy(path)
 
@@ -341,7 +360,7 @@ def _known_answers(local: LocalRepository, material: ExportMaterial) -> list[dic
     encoded = local.run("text_encoder", tokens)["text_embedding"]
     merged = material.options.graphs == "merged"
     is_exact = material.options.precision == "fp32" and material.options.target != "tensorrt"
-    asked["search"] |= {"text_embedding": encoded} if merged else {"query": query}
+    asked["search"] |= {**tokens, KNOWN_EMBEDDING: np.zeros_like(encoded)} if merged else {"query": query}
     asked["tokenizer"] = {"query": query}
     asked["text_encoder"] = tokens
     asked |= _new_item_requests(local, material)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from recsys_plugin.export.description import Model
+from recsys_plugin.export.description import KNOWN_EMBEDDING, Model
 from recsys_plugin.export.merged import unpacked
 from recsys_plugin.training.text import TextKind
 
@@ -50,7 +50,7 @@ class LocalRepository:
     def run(self, name: str, inputs: Mapping[str, _Array]) -> dict[str, _Array]:
         """Run a model or an ensemble; texts are ``str`` in object arrays.
 
-        A merged graph that takes the vector of a text may be given the ``query`` instead.
+        A merged graph that takes tokens may be given the ``query`` instead.
         """
         model = self._models[name]
         if not model.is_ensemble:
@@ -60,7 +60,12 @@ class LocalRepository:
             wanted = [output.name for output in model.outputs]
             given = dict(inputs)
             if "query" in given and "query" not in {tensor.name for tensor in model.inputs}:
-                given |= self.run("text_encoder", self._tokenizers["tokenizer"](given["query"]))
+                given |= self._tokenizers["tokenizer"](given["query"])
+                given |= {
+                    tensor.name: np.zeros((len(given["query"]), *tensor.dims), np.float32)
+                    for tensor in model.inputs
+                    if tensor.name == KNOWN_EMBEDDING
+                }
             feed = {value.name: given[value.name] for value in session.get_inputs()}
             return dict(zip(wanted, session.run(wanted, feed), strict=True))
         known = dict(inputs)

@@ -8,10 +8,22 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, compose, helper
+from onnx import TensorProto, helper
 
-from recsys_plugin.export.description import BEST_RESULTS, COUNTS, PACK_VALUES, VALUE_COLUMNS, Model, Step, Tensor
+from recsys_plugin.export.description import (
+    BEST_RESULTS,
+    COUNTS,
+    KNOWN_EMBEDDING,
+    PACK_VALUES,
+    QUERY_VECTOR,
+    VALUE_COLUMNS,
+    Model,
+    Step,
+    Tensor,
+)
+from recsys_plugin.export.graph_parts import leading_to, prefix_names, read_by
 from recsys_plugin.export.index_graphs import IR_VERSION, OPSET, best_graph, pack_graph
+from recsys_plugin.export.query_graphs import query_vector_graph
 
 __all__ = ["lay_out", "merge_descriptions", "merged_graph", "unpacked"]
 
@@ -30,9 +42,9 @@ def lay_out(models: tuple[Model, ...], graphs: str) -> tuple[Model, ...]:
 def merge_descriptions(models: tuple[Model, ...]) -> tuple[Model, ...]:
     """The same repository with one graph for each ensemble; step models that only ensembles need are left out.
 
-    ``search`` takes the vector of a text: the tokenizer is no graph, and what it and the encoder make of a query is the
-    same for everybody, so that clients keep it. What remains of the step models are those that mean something by
-    themselves: the vector of a user, of an item, of a text.
+    ``search`` takes tokens, since the tokenizer is no graph, and answers with the vector of the text too: it is the
+    same for everybody, so that clients keep it and bring it along instead the next time. What remains of the step
+    models are those that mean something by themselves: the vector of a user, of an item, of a text.
     """
     merged: list[Model] = []
     for model in models:
@@ -45,11 +57,16 @@ def merge_descriptions(models: tuple[Model, ...]) -> tuple[Model, ...]:
 
 def _merged(model: Model, models: Mapping[str, Model]) -> Model:
     steps, inputs = list(model.steps), list(model.inputs)
-    if steps[0].model == "tokenizer":
-        inputs = [tensor for tensor in inputs if tensor.name not in steps[0].inputs.values()]
-        inputs += [tensor for tensor in models["text_encoder"].outputs if tensor.name in steps[1].outputs.values()]
-        del steps[:2]
     outputs = tuple(tensor for tensor in model.outputs if not tensor.name.endswith("_version"))
+    vector: tuple[Tensor, ...] = ()
+    if steps[0].model == "tokenizer":
+        encoder = models["text_encoder"]
+        vector = tuple(tensor for tensor in encoder.outputs if tensor.name in steps[1].outputs.values())
+        known = replace(vector[0], name=KNOWN_EMBEDDING, meaning="unit vector of the text, where no token is given")
+        inputs = [tensor for tensor in inputs if tensor.name not in steps[0].inputs.values()]
+        inputs += [*encoder.inputs, known]
+        takes = {tensor.name: tensor.name for tensor in (*encoder.inputs, known)}
+        steps[:2] = [Step(QUERY_VECTOR, takes, {tensor.name: tensor.name for tensor in vector})]
     if model.name in _ORDERED_BY:
         every = {f"candidate_{tensor.name}": f"all_{tensor.name}" for tensor in outputs}
         steps = [_renamed(step, {tensor.name: f"all_{tensor.name}" for tensor in outputs}) for step in steps]
@@ -66,7 +83,7 @@ def _merged(model: Model, models: Mapping[str, Model]) -> Model:
     return replace(
         model,
         inputs=tuple(inputs),
-        outputs=outputs,
+        outputs=(*outputs, *vector),
         steps=(),
         merged_from=tuple(steps),
         parameters=parameters,
@@ -91,8 +108,10 @@ def unpacked(model: Model, answer: Mapping[str, Array]) -> dict[str, Array]:
     return named
 
 
-def _own_graph(model: Model, step: Step) -> onnx.ModelProto:
+def _own_graph(model: Model, step: Step, graphs: Mapping[str, onnx.ModelProto]) -> onnx.ModelProto:
     """The graph of a step that only merged requests have."""
+    if step.model == QUERY_VECTOR:
+        return query_vector_graph(graphs["text_encoder"])
     if step.model == PACK_VALUES:
         return pack_graph(model.parameters[VALUE_COLUMNS].split(","))
     floats = dict.fromkeys(model.parameters[VALUE_COLUMNS].split(","), TensorProto.FLOAT)
@@ -117,12 +136,14 @@ def merged_graph(model: Model, graphs: Mapping[str, onnx.ModelProto]) -> onnx.Mo
     opsets: dict[str, int] = {"": OPSET}
     functions: list[onnx.FunctionProto] = []
     for number, step in enumerate(model.merged_from):
-        source = graphs[step.model] if step.model in graphs else _own_graph(model, step)
+        source = graphs[step.model] if step.model in graphs else _own_graph(model, step, graphs)
         for opset in source.opset_import:
             opsets[opset.domain] = max(opset.version, opsets.get(opset.domain, 0))
         functions += [found for found in source.functions if found not in functions]
         outer = {**step.inputs, **step.outputs}
-        graph = compose.add_prefix_graph(source.graph, f"{step.model}_{number}/")
+        graph = onnx.GraphProto()
+        graph.CopyFrom(source.graph)
+        prefix_names(graph, f"{step.model}_{number}/", ends=True)
         _rename(graph, {f"{step.model}_{number}/{own}": shared for own, shared in outer.items()})
         nodes += graph.node
         initializers += graph.initializer
@@ -131,8 +152,8 @@ def merged_graph(model: Model, graphs: Mapping[str, onnx.ModelProto]) -> onnx.Mo
                 given.setdefault(value.name, value)
         made.update({value.name: value for value in graph.output})
     wanted = [tensor.name for tensor in model.outputs]
-    kept = _leading_to(nodes, set(wanted))
-    used = {name for node in kept for name in node.input}
+    kept = leading_to(nodes, set(wanted))
+    used = {name for node in kept for name in read_by(node)}
     joined = helper.make_graph(
         kept,
         model.name,
@@ -164,16 +185,6 @@ def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
                     values[position] = names[name]
     for value in (*graph.input, *graph.output):
         value.name = names.get(value.name, value.name)
-
-
-def _leading_to(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
-    """The nodes that a value of ``wanted`` depends on, in their order; the nodes are sorted topologically."""
-    kept: list[onnx.NodeProto] = []
-    for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            kept.append(node)
-            wanted = wanted.union(node.input)
-    return kept[::-1]
 
 
 def _with_axes(value: onnx.ValueInfoProto, tensor: Tensor) -> onnx.ValueInfoProto:

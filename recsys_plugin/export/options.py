@@ -28,6 +28,10 @@ class ExportOptions:
         target: what the configurations ask Triton to run the models on, one of :data:`TARGETS`.
         least_group: the fewest users that a community has, and that whatever is told of one is true of.
 
+        epsilon: of differential privacy for what is told of communities; ``None`` for exact counts.
+        contributions: items, and categories, that a user then counts for at most.
+        budget: epsilon that all exports of a home may spend together; as before, if ``None``.
+
     Raises:
         InvalidInput: if there is no such choice, the bound is negative, or the group is of one user.
     """
@@ -37,6 +41,9 @@ class ExportOptions:
     graphs: str = "merged"
     target: str = "cpu"
     least_group: int = 20
+    epsilon: float | None = None
+    contributions: int = 20
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -49,3 +56,7 @@ class ExportOptions:
             raise InvalidInput(f"there is no target {self.target!r}; choose one of {', '.join(TARGETS)}")
         if self.least_group < 2:
             raise InvalidInput(f"a group of {self.least_group} would tell of a single user; the least is 2")
+        if self.epsilon is not None and not 0.0 < self.epsilon < float("inf"):
+            raise InvalidInput(f"epsilon {self.epsilon} is no number above 0")
+        if self.contributions < 1:
+            raise InvalidInput(f"a user counts for {self.contributions} items; the least is 1")

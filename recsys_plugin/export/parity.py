@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from recsys_plugin.errors import CheckFailed
-from recsys_plugin.export.description import COUNTS
+from recsys_plugin.export.description import COUNTS, KNOWN_EMBEDDING
 from recsys_plugin.export.local import LocalRepository
 from recsys_plugin.export.tree_graphs import at_a_split
 from recsys_plugin.training.artefacts import TrainedModels
@@ -140,6 +140,8 @@ def check_merged(
 ) -> dict[str, float]:
     """Compare each merged graph with the ensemble that it was made from, on real users.
 
+    A search is asked both ways: with the tokens of a text, and with its vector as the encoder by itself makes it.
+
     Returns:
         The largest absolute difference of each merged output, by ``model.output``. Where scores tie, rows may change
         places; what belongs to them is compared at the others.
@@ -148,8 +150,11 @@ def check_merged(
         CheckFailed: if one is above :data:`TOLERANCE`.
     """
     differences: dict[str, float] = {}
-    for name, inputs in example_requests(users, texts[0], candidates).items():
-        wanted, got = steps.run(name, inputs), merged.named(name, inputs)
+    asked = example_requests(users, texts[0], candidates)
+    answers = {name: (steps.run(name, inputs), merged.named(name, inputs)) for name, inputs in asked.items()}
+    answers["search_of_known_text"] = (answers["search"][0], _search_by_vector(steps, merged, asked["search"]))
+    answers["search"][1].pop("text_embedding")
+    for name, (wanted, got) in answers.items():
         if name == "recommend":
             order = np.argsort(-np.where(wanted["rows"] < 0, -np.inf, wanted["scores"]), axis=1, kind="stable")
             wanted = {output: np.take_along_axis(wanted[output], order, axis=1) for output in got}
@@ -166,6 +171,21 @@ def check_merged(
         found = ", ".join(f"{name} by {value:.2g}" for name, value in too_large.items())
         raise CheckFailed(f"the merged graphs differ from their steps: {found} (allowed {TOLERANCE:g})")
     return differences
+
+
+def _search_by_vector(
+    steps: LocalRepository, merged: LocalRepository, search: Mapping[str, _Array]
+) -> dict[str, _Array]:
+    """What a merged search answers when it is given the vector of the query."""
+    inputs = dict(search)
+    query = inputs.pop("query")
+    no_token = np.zeros((len(query), 1), np.int64)
+    known = steps.run("text_encoder", steps.run("tokenizer", {"query": query}))["text_embedding"]
+    answer = merged.named(
+        "search", {**inputs, "input_ids": no_token, "attention_mask": no_token, KNOWN_EMBEDDING: known}
+    )
+    answer.pop("text_embedding")
+    return answer
 
 
 def left_out(models: TrainedModels, users: UserTensors, *, candidates: int) -> dict[str, float]:

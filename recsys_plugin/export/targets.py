@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys_plugin.export.description import COUNTS, MAX_BATCH, Model, Tensor
+from recsys_plugin.export.description import COUNTS, KNOWN_EMBEDDING, MAX_BATCH, Model, Tensor
 from recsys_plugin.inference.explanation import MOST_EXPLAINED
 
 __all__ = [
@@ -30,10 +30,11 @@ ENGINE_CACHE = "/tmp/recsys-tensorrt"
 _PAGE = 20
 #: Tokens of a text: the shortest that the text encoder takes, a usual query, and the longest.
 _TOKENS = (2, 16, 64)
+#: The input that says which tokens count; without any, a request whose graph encodes texts does not encode.
+_MASK = "attention_mask"
 #: Inputs of open length.
 _OPEN = {
-    "basket_rows", "candidate_rows", "input_ids", "attention_mask", "excluded_rows", "lexical_rows", "new_items",
-    "own_rows",
+    "basket_rows", "candidate_rows", "input_ids", _MASK, "excluded_rows", "lexical_rows", "new_items", "own_rows",
 }  # fmt: skip
 #: Numbers of new items that are warmed.
 _NEW_ITEMS = (1, 16, 128)
@@ -61,7 +62,10 @@ class WarmUp:
 
     def file_of(self, tensor: str) -> str:
         """The name of the file that holds an input's values, below the model's folder ``warmup``."""
-        return f"{tensor}_" + "_".join(str(value) for value in self.values[tensor])
+        values = self.values[tensor]
+        if len(values) > 2 and len(set(values)) == 1:
+            return f"{tensor}_{len(values)}_times_{values[0]}"
+        return f"{tensor}_" + "_".join(str(value) for value in values)
 
 
 def runs_on_gpu(model: Model, target: str) -> bool:
@@ -120,7 +124,7 @@ def _precision(model: Model) -> str:
 
 def _takes_profiles(model: Model) -> bool:
     """Whether TensorRT takes the whole graph, so that its inputs are the only tensors with open sizes."""
-    return {tensor.name for tensor in model.inputs} == {"input_ids", "attention_mask"}
+    return {tensor.name for tensor in model.inputs} == {"input_ids", _MASK}
 
 
 def accelerator_lines(model: Model, target: str) -> list[str]:
@@ -194,7 +198,9 @@ def warm_ups(model: Model, target: str) -> tuple[WarmUp, ...]:
 
 def _sample(model: Model, name: str, users: int, size: int, *, largest: bool) -> WarmUp:
     shapes = {tensor.name: _shape(tensor, size, largest=largest) for tensor in model.inputs}
-    values = {COUNTS: (size, min(size, _PAGE))} if COUNTS in shapes else {}
+    values: dict[str, tuple[int, ...]] = {COUNTS: (size, min(size, _PAGE))} if COUNTS in shapes else {}
+    if KNOWN_EMBEDDING in shapes:
+        values[_MASK] = (1,) * shapes[_MASK][0]
     return WarmUp(name, users, shapes, values)
 
 
@@ -202,7 +208,7 @@ def _shape(tensor: Tensor, size: int, *, largest: bool) -> tuple[int, ...]:
     """An input's dimensions; what is open there depends on what it is."""
     if tensor.name in ("candidate_rows", "new_items"):
         length = size
-    elif tensor.name in ("input_ids", "attention_mask"):
+    elif tensor.name in ("input_ids", _MASK):
         length = min(max(size, _TOKENS[0]), _TOKENS[-1])
     else:
         length = CANDIDATE_BUCKETS[-1] if largest else 1

@@ -33,6 +33,7 @@ from recsys_plugin.features.contract import (
     Slot,
     TensorName,
 )
+from recsys_plugin.privacy.messages import named_user
 
 __all__ = ["FeatureReport", "FeatureTensors", "ReadFeatures", "ReadPlan", "ReadPromotion", "ReadSchema", "Reply"]
 
@@ -159,7 +160,7 @@ class ReadPlan:
         number = int(user_id) if user_id.removeprefix("-").isdecimal() else None
         # "007", "-0" and the like are refused rather than read as another user's number.
         if number is None or str(number) != user_id or not -(2**63) <= number < 2**63:
-            raise InvalidInput(f"user_id {user_id!r}: this shop's users are 64-bit whole numbers")
+            raise InvalidInput(f"user_id ({named_user(user_id)}): this shop's users are 64-bit whole numbers")
         return self._prefix + entity_key_value(number) + self._suffix
 
     def decode(
@@ -232,16 +233,18 @@ class ReadPlan:
         try:
             return now - decode_timestamp(data)
         except MalformedValueError as error:
-            raise StoreUnavailable(f"event time of {view} for user {user_id!r} is corrupt in Redis: {error}") from error
+            raise StoreUnavailable(
+                f"event time of {view} for {named_user(user_id)} is corrupt in Redis: {error}"
+            ) from error
 
     def _decoded(self, user_id: str, spec: FeatureSpec, data: bytes) -> Value:
         try:
             dtype, value = decode_value(data)
         except MalformedValueError as error:
-            raise StoreUnavailable(f"{spec.reference} of user {user_id!r} is corrupt in Redis: {error}") from error
+            raise StoreUnavailable(f"{spec.reference} of {named_user(user_id)} is corrupt in Redis: {error}") from error
         if dtype not in (spec.dtype, "NULL"):
             raise FeatureContractError(
-                f"{spec.reference} of user {user_id!r}: the model wants {spec.dtype}, the feature store "
+                f"{spec.reference} of {named_user(user_id)}: the model wants {spec.dtype}, the feature store "
                 f"holds {dtype}. Run `recsys apply` or export the model again."
             )
         return value

@@ -25,8 +25,10 @@ from recsys_plugin.features.connection import RedisAddress, named_errors
 from recsys_plugin.impressions.document import Impression
 from recsys_plugin.impressions.log import PAGE_FIELD
 from recsys_plugin.impressions.parquet import EVENTS, IMPRESSIONS, write_days
+from recsys_plugin.privacy.refusals import Refusals
+from recsys_plugin.pseudonyms import Pseudonyms
 
-__all__ = ["ARCHIVE_GROUP", "PROFILES_GROUP", "Archived", "Archiver", "Progress"]
+__all__ = ["ARCHIVE_GROUP", "PROFILES_GROUP", "Archived", "Archiver", "Progress", "alone_in_archive"]
 
 #: Consumer groups: ours, and that of ``recsys stream``.
 ARCHIVE_GROUP, PROFILES_GROUP = "archive", "profiles"
@@ -51,6 +53,8 @@ class Archived:
     malformed: int = 0
     """Entries that are no event or no page: an event is the worker's to dead-letter, a page is dead-lettered here."""
     files: int = 0
+    dropped: int = 0
+    """Entries of people who were forgotten, or refuse to be tracked: not archived, and taken out of the streams."""
     trimmed: int = 0
     """Entries that every consumer group had acknowledged, taken out of the streams."""
 
@@ -63,14 +67,22 @@ class Archiver:
         folder: gets ``impressions/day=…/`` and ``live_events/day=…/``.
         project: the Feast project.
         clock: unix seconds, for dead letters.
+        names: by which people who were forgotten are recognised.
 
     Raises, from :meth:`run`: ``StoreUnavailable`` and ``DeadlineExceeded`` for Redis, ``ConfigurationError`` if another
-    archiver is at work on the folder.
+    archiver is at work on the folder, or people were forgotten and ``names`` cannot tell who.
     """
 
     def __init__(
-        self, address: RedisAddress, folder: Path, *, project: str = "recsys", clock: Callable[[], float] = time.time
+        self,
+        address: RedisAddress,
+        folder: Path,
+        *,
+        project: str = "recsys",
+        clock: Callable[[], float] = time.time,
+        names: Pseudonyms | None = None,
     ) -> None:
+        self._names = names
         self._address, self._folder, self._clock = address, folder, clock
         self._keys = EventKeys(project)
         self._event_streams = [self._keys.events(number) for number in range(PARTITIONS)]
@@ -80,7 +92,7 @@ class Archiver:
     def run(self, progress: Progress = lambda what, done, total: None) -> Archived:
         """Archive what there is, and trim what every group has acknowledged."""
         done = Archived()
-        with self._alone(), named_errors(self._address, _TIMEOUT):
+        with alone_in_archive(self._folder), named_errors(self._address, _TIMEOUT):
             client: Any = self._address.connect(_TIMEOUT)
             try:
                 for stream in (self._keys.impressions, *self._event_streams):
@@ -93,18 +105,6 @@ class Archiver:
             finally:
                 client.close()
         return done
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / ".archive.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigurationError(
-                    f"another `recsys events archive` is at work on {self._folder}; one is enough"
-                ) from error
-            yield
 
     def _join_group(self, client: Any, stream: str) -> None:
         import redis
@@ -137,16 +137,35 @@ class Archiver:
                 continue
             # Redis gives no fields for a pending entry that was deleted meanwhile.
             there = {stream: [one for one in entries if one[1]] for stream, entries in batch.items()}
-            rows, malformed, files = write(client, _name(batch), there)
+            refused = self._refused(client, there)
+            kept = {stream: [one for one in entries if one not in refused[stream]] for stream, entries in there.items()}
+            rows, malformed, files = write(client, _name(batch), kept)
             pipeline = client.pipeline(transaction=True)
             for stream, entries in batch.items():
+                if refused.get(stream):
+                    pipeline.xdel(stream, *(entry for entry, _ in refused[stream]))
+                    done.dropped += len(refused[stream])
                 pipeline.xack(stream, ARCHIVE_GROUP, *(entry for entry, _ in entries))
             pipeline.execute()
             setattr(done, what, getattr(done, what) + rows)
             done.malformed += malformed
             done.files += files
-            so_far += rows + malformed
+            so_far += rows + malformed + sum(map(len, refused.values()))
             progress(what, min(so_far, total), total)
+
+    def _refused(self, client: Any, batch: dict[str, _Entries]) -> dict[str, _Entries]:
+        """The entries of users of whom nothing is to be kept."""
+
+        def ask(commands: list[tuple[Any, ...]]) -> list[Any]:
+            pipeline = client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            answers: list[Any] = pipeline.execute()
+            return answers
+
+        users = {id(fields): _user_of(fields) for entries in batch.values() for _, fields in entries}
+        reasons = Refusals(ask, self._keys, self._names).of(user for user in users.values() if user is not None).reasons
+        return {stream: [one for one in entries if users[id(one[1])] in reasons] for stream, entries in batch.items()}
 
     def _pages(self, client: Any, name: str, batch: dict[str, _Entries]) -> tuple[int, int, int]:
         rows, malformed = [], 0
@@ -210,6 +229,33 @@ class Archiver:
             oldest.append(_id(group["last-delivered-id"] if pending is None else pending))
         first = min(oldest)
         return int(client.xtrim(stream, minid=f"{first[0]}-{first[1]}", approximate=False))
+
+
+@contextmanager
+def alone_in_archive(folder: Path) -> Iterator[None]:
+    """Keep others from writing the archive's files at the same time.
+
+    Raises:
+        ConfigurationError: if somebody is at it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".archive.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(
+                f"another `recsys events archive` is at work on {folder}; one is enough"
+            ) from error
+        yield
+
+
+def _user_of(fields: dict[bytes, bytes]) -> str | None:
+    """Whose entry it is, if that can be told."""
+    try:
+        user = json.loads(fields.get(EVENT_FIELD) or fields.get(PAGE_FIELD, b""))["user_id"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return user if isinstance(user, str) else None
 
 
 def _id(entry: bytes) -> tuple[int, int]:

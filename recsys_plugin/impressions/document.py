@@ -63,6 +63,8 @@ class ServedPage:
     """Tensor → one user's values in the contract's order."""
     fallback: str = FULL_LEVEL
     """The level of the ladder that it was made on."""
+    trace_id: str | None = None
+    """32 hexadecimal digits, if the request was traced."""
 
     def encode(self, *, with_candidates: bool, with_features: bool) -> bytes:
         """The document in JSON; float32 scores with the nine digits that name them exactly."""
@@ -81,6 +83,8 @@ class ServedPage:
         }
         if self.fallback != FULL_LEVEL:
             document["fallback"] = self.fallback
+        if self.trace_id is not None:
+            document["trace_id"] = self.trace_id
         if chosen.propensities is not None:
             document["propensities"] = chosen.propensities.tolist()
         if with_candidates:
@@ -118,6 +122,8 @@ class Impression:
     """Tensor → values as served, in the contract's order, NaN as ``None``; ``None`` where that was not sampled."""
     fallback: str = FULL_LEVEL
     """The level of the ladder that it was made on. Any other than ``full`` says nothing of the models."""
+    trace_id: str | None = None
+    """32 hexadecimal digits; ``None`` of a request that was not traced."""
 
     @classmethod
     def decode(cls, document: bytes) -> Impression:

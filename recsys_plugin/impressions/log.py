@@ -138,6 +138,11 @@ class ImpressionWriter:
                 self.written += len(self._unsent)
                 self._unsent = []
 
+    @property
+    def waiting(self) -> int:
+        """Pages that wait to be written."""
+        return len(self._waiting) + len(self._unsent)
+
     def close(self) -> None:
         """Write what waits and end; what Redis does not take is lost, and said."""
         if self._watcher is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from recsys_plugin.inference.tensors import Array
 
@@ -26,6 +26,8 @@ class Infer:
     version: int
     inputs: Mapping[str, Array]
     outputs: Mapping[str, OutputSpec]
+    traceparent: str | None = None
+    """The header of W3C Trace Context by which the server's spans belong to the caller's; none if not traced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,8 @@ class ModelSettings:
     parameters: Mapping[str, str]
     outputs: tuple[str, ...] = ()
     """The names of its outputs."""
-    inputs: tuple[str, ...] = ()
-    """The names of its inputs."""
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Its inputs and their dimensions, that of the batch left out; -1 is any."""
 
     @property
     def step_versions(self) -> tuple[str, ...]:

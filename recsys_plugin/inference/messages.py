@@ -11,7 +11,7 @@ from recsys_plugin.errors import InferenceUnavailable
 from recsys_plugin.inference.calls import Infer, ModelSettings
 from recsys_plugin.inference.tensors import Array, MalformedTensorError, datatype_of, decode_tensor, encode_tensor
 
-__all__ = ["checked_outputs", "infer_message", "model_message", "settings_of", "versions_of"]
+__all__ = ["checked_outputs", "headers", "infer_message", "model_message", "settings_of", "versions_of"]
 
 
 def infer_message(call: Infer, timeout: float) -> Any:
@@ -27,6 +27,11 @@ def infer_message(call: Infer, timeout: float) -> Any:
     for name in call.outputs:
         message.outputs.add(name=name)
     return message
+
+
+def headers(call: Infer) -> tuple[tuple[str, str], ...] | None:
+    """What goes beside the request of a call."""
+    return None if call.traceparent is None else (("traceparent", call.traceparent),)
 
 
 def model_message(method: str, model: str, version: int | None = None) -> Any:
@@ -81,5 +86,5 @@ def settings_of(reply: Any) -> ModelSettings:
     """What a client needs of a model's configuration."""
     parameters = {name: parameter.string_value for name, parameter in reply.config.parameters.items()}
     outputs = tuple(output.name for output in reply.config.output)
-    inputs = tuple(value.name for value in reply.config.input)
+    inputs = {value.name: tuple(value.dims) for value in reply.config.input}
     return ModelSettings(reply.config.max_batch_size, parameters, outputs, inputs)

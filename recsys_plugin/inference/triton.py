@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Awaitable, Callable
@@ -11,12 +12,19 @@ from recsys_plugin.errors import DeadlineExceeded, InferenceUnavailable, Release
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.calls import Infer, ModelSettings
 from recsys_plugin.inference.lines import AsyncLines, Line, Lines, TritonUnreachable
-from recsys_plugin.inference.messages import checked_outputs, infer_message, model_message, settings_of, versions_of
+from recsys_plugin.inference.messages import (
+    checked_outputs,
+    headers,
+    infer_message,
+    model_message,
+    settings_of,
+    versions_of,
+)
 from recsys_plugin.inference.tensors import Array
 from recsys_plugin.resilience.breaker import CircuitBreaker
 from recsys_plugin.resilience.values import Limits, Retry, Timeout
 
-__all__ = ["AsyncTritonClient", "Pending", "TritonClient", "named_error"]
+__all__ = ["AsyncTritonClient", "TritonClient", "named_error"]
 
 _Answer = TypeVar("_Answer")
 
@@ -47,6 +55,11 @@ class TritonClient:
         weakref.finalize(self, self._lines.end)
 
     @property
+    def breakers(self) -> dict[str, CircuitBreaker]:
+        """Server → its breaker."""
+        return {str(self._address): self._lines.breaker}
+
+    @property
     def breaker(self) -> CircuitBreaker:
         """Whether Triton is known to be away."""
         return self._lines.breaker
@@ -55,20 +68,13 @@ class TritonClient:
         """Call a model; output name → array, each checked against what the call asked for."""
 
         def ask(line: Line, left: float) -> Any:
-            return line.stub.ModelInfer(infer_message(call, left), timeout=left)
+            return line.stub.ModelInfer(infer_message(call, left), timeout=left, metadata=headers(call))
 
         return checked_outputs(call, self._ask(f"model {call.model} version {call.version}", ask, timeout))
 
-    def begin(self, call: Infer, *, timeout: float) -> Pending:
-        """Call a model without waiting for the answer.
-
-        Raises:
-            TritonUnreachable: if the server is known to be away.
-        """
-        line = self._lines.take(timeout)
-        return Pending(
-            self._lines, call, line.stub.ModelInfer.future(infer_message(call, timeout), timeout=timeout), timeout
-        )
+    def was_slow(self) -> bool:
+        """Take note that another server was asked because this one took too long; whether it counts as away by now."""
+        return _was_slow(self._lines, self._address)
 
     def versions(self, model: str, *, timeout: float) -> tuple[int, ...]:
         """The versions of a model that are ready, in ascending order."""
@@ -125,38 +131,6 @@ class TritonClient:
             return answer
 
 
-class Pending:
-    """A call under way."""
-
-    def __init__(self, lines: Lines, call: Infer, future: Any, timeout: float) -> None:
-        self.future = future
-        self._lines, self._call, self._timeout = lines, call, timeout
-
-    def result(self) -> dict[str, Array]:
-        """The answer of a call that is done.
-
-        Raises:
-            ServiceUnavailable: as :meth:`TritonClient.infer`.
-        """
-        import grpc
-
-        try:
-            reply = self.future.result()
-        except grpc.RpcError as raised:
-            what = f"model {self._call.model} version {self._call.version}"
-            error = named_error(raised, what, self._lines.address, self._timeout)
-            self._lines.failed(error, self._timeout)
-            raise error from raised
-        self._lines.worked()
-        return checked_outputs(self._call, reply)
-
-    def abandon(self) -> None:
-        """Do without the answer; that another server was quicker speaks against this one."""
-        self.future.cancel()
-        error = DeadlineExceeded(f"{self._lines.address} was slower than another server")
-        self._lines.failed(error, self._timeout)
-
-
 class AsyncTritonClient:
     """The same for asyncio; belongs to the event loop it was made in."""
 
@@ -167,6 +141,11 @@ class AsyncTritonClient:
         self._lines = AsyncLines(address, timeout, limits, retry)
 
     @property
+    def breakers(self) -> dict[str, CircuitBreaker]:
+        """Server → its breaker."""
+        return {str(self._address): self._lines.breaker}
+
+    @property
     def breaker(self) -> CircuitBreaker:
         """See :attr:`TritonClient.breaker`."""
         return self._lines.breaker
@@ -175,14 +154,16 @@ class AsyncTritonClient:
         """See :meth:`TritonClient.infer`."""
 
         def ask(line: Line, left: float) -> Awaitable[Any]:
-            asked: Awaitable[Any] = line.stub.ModelInfer(infer_message(call, left), timeout=left)
+            asked: Awaitable[Any] = line.stub.ModelInfer(
+                infer_message(call, left), timeout=left, metadata=headers(call)
+            )
             return asked
 
         return checked_outputs(call, await self._ask(f"model {call.model} version {call.version}", ask, timeout))
 
-    def abandoned(self, timeout: float) -> None:
-        """Another server was quicker than a call that had so many seconds; see :meth:`Pending.abandon`."""
-        self._lines.failed(DeadlineExceeded(f"{self._address} was slower than another server"), timeout)
+    def was_slow(self) -> bool:
+        """See :meth:`TritonClient.was_slow`."""
+        return _was_slow(self._lines, self._address)
 
     async def versions(self, model: str, *, timeout: float) -> tuple[int, ...]:
         """See :meth:`TritonClient.versions`."""
@@ -250,3 +231,8 @@ def named_error(error: Any, what: str, address: TritonAddress, timeout: float) -
     if code == grpc.StatusCode.UNAVAILABLE:
         return TritonUnreachable(f"{message}. Is Triton running? `recsys up` starts the embedded one")
     return InferenceUnavailable(message)
+
+
+def _was_slow(lines: Lines | AsyncLines, address: TritonAddress) -> bool:
+    lines.failed(DeadlineExceeded(f"{address} was slower than usual, several times in a row"), math.inf)
+    return lines.breaker.state != "closed"

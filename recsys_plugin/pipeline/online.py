@@ -14,6 +14,7 @@ from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.pipeline.feature_tables import FEATURE_TABLES
 from recsys_plugin.pipeline.steps import PROJECT, Progress, publish_schema, repository_digest, require_applied
 from recsys_plugin.pipeline.workspace import Workspace, source_digest
+from recsys_plugin.privacy.consent import restore_consents
 from recsys_plugin.runtime.services import Services, public_url
 from recsys_plugin.security.digests import sha256_of
 from recsys_plugin.settings import Settings
@@ -91,6 +92,7 @@ def materialize(settings: Settings, progress: Progress, *, as_of: Any = None, fo
                 seed_live_state(dataset, client, EventKeys(PROJECT), as_of=moment, progress=progress)
                 client.hset(key, LIVE_STATE, state)
                 result[LIVE_STATE] = "materialised"
+            restore_consents(client, PROJECT)
             publish_schema(settings, redis_url)
         except (redis.RedisError, ServiceUnavailable) as error:
             raise StoreUnavailable(

@@ -327,7 +327,14 @@ def export(
                 reference=training_reference(run, selected, users=len(dataset.table("users", ["user_id"]))),
                 complements=complements_now(run),
                 popularity=popularity_now(run, least=chosen.least_group),
-                people=exported_people(settings, run, least=chosen.least_group),
+                people=exported_people(
+                    settings,
+                    run,
+                    least=chosen.least_group,
+                    epsilon=chosen.epsilon,
+                    most=chosen.contributions,
+                    budget=chosen.budget,
+                ),
             )
             made = export_repository(
                 settings.model_repository, settings.state, material, progress=progress, key=settings.model_key
@@ -359,7 +366,7 @@ def export(
                 *("export", "checks/reference", "checks/distributions", "checks/features"),
                 *("training/kept", "training/complements", "training/baskets", "training/communities"),
                 "training/popularity",
-                *("pipeline/people", "pseudonyms"),
+                *("pipeline/people", "privacy/noise", "pseudonyms"),
             ),
         )
         return workspace.run(step, action, force=force or not _exported_files_exist(settings))

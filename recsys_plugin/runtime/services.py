@@ -109,7 +109,11 @@ class Services:
         self.settings = settings
         self.redis = EmbeddedRedis(settings.state)
         self.triton = EmbeddedTriton(
-            settings.state, settings.model_repository, settings.triton_python, model_key=settings.model_key
+            settings.state,
+            settings.model_repository,
+            settings.triton_python,
+            model_key=settings.model_key,
+            traces_endpoint=settings.traces_endpoint,
         )
 
     @property

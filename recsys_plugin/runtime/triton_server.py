@@ -31,6 +31,10 @@ _PORTS = ("triton-http", "triton-grpc", "triton-metrics")
 _BACKENDS = Path(__file__).parent / "backends"
 _SHARED_MEMORY = Path("/dev/shm")
 _POLL_SECONDS = 0.05
+#: Of so many requests that nobody traces Triton traces one: as good as none, which it does not offer.
+_SELDOM = 2**31 - 1
+#: Milliseconds from a span to its sending; 5 seconds if nothing were said.
+_SEND_TRACES_MS = 1_000
 
 
 class EmbeddedTriton:
@@ -40,15 +44,23 @@ class EmbeddedTriton:
         state: the state folder. model_repository: what to serve.
         interpreter: of the environment with ``nvidia-pytriton``.
         model_key: must have signed what is loaded, see :mod:`recsys_plugin.security.model_manifest`.
+        traces_endpoint: URL of the collector that takes spans of those requests whose callers trace them.
     """
 
     def __init__(
-        self, state: Path, model_repository: Path, interpreter: Path | None, *, model_key: str | None = None
+        self,
+        state: Path,
+        model_repository: Path,
+        interpreter: Path | None,
+        *,
+        model_key: str | None = None,
+        traces_endpoint: str | None = None,
     ) -> None:
         self.process = ServerProcess("triton", state)
         self.model_repository = model_repository.resolve()
         self.interpreter = interpreter
         self._model_key = model_key
+        self._traces_endpoint = traces_endpoint
         self.backends = self.process.state / "triton" / "backends"
         self._loaded_path = self.process.state / "run" / "triton-models.json"
         self._ports = PortBook(state)
@@ -211,7 +223,21 @@ class EmbeddedTriton:
                 for kind in ("http", "grpc", "metrics")
                 for option in (f"address={LOOPBACK}", f"port={ports[f'triton-{kind}']}")
             ),
+            *(f"--trace-config={setting}" for setting in self._tracing()),
         ]
+
+    def _tracing(self) -> tuple[str, ...]:
+        """Triton traces every request that comes with a trace context, and of the others one in ``rate``."""
+        if self._traces_endpoint is None:
+            return ()
+        return (
+            "mode=opentelemetry",
+            f"opentelemetry,url={self._traces_endpoint}",
+            "opentelemetry,resource=service.name=triton",
+            f"opentelemetry,bsp_schedule_delay={_SEND_TRACES_MS}",
+            "level=TIMESTAMPS",
+            f"rate={_SELDOM}",
+        )
 
     def _remove_segments(self) -> None:
         """Shared memory of model processes that were killed; nobody else would ever free it."""

@@ -6,11 +6,12 @@
 ``pipeline``          ``recsys apply``, ``materialize``, ``export``, ``retrain``, ``refresh``, ``models``, ``up``,
                       ``status`` and ``events``
 ``operations``        ``recsys rules``, ``ads``, ``trial``, ``users``: what shows on pages and who is left out
+``privacy``           ``recsys privacy``, which must see every key to prove that nothing is left
 ====================  =============================================================================================
 
-The lines are of Redis 7 and Valkey 7.2 or later: ``%R~`` allows reading keys of a pattern, ``%W~`` writing. Nobody may
-change the server's configuration, see other connections, or flush; ``recsys bench`` and a feature view that Feast takes
-away need the administrator. Two rights reach further than their key patterns:
+The lines are of Redis 7 and Valkey 7.2 or later: ``%R~`` allows reading keys of a pattern, ``%W~`` writing. Nobody but
+``privacy`` may change the server's configuration, and nobody may see other connections, or flush; ``recsys bench`` and
+a feature view that Feast takes away need the administrator. Two rights reach further than their key patterns:
 ``SCAN`` tells the names of all keys of the database, and the invalidation channel the names of all items that are
 written. Where that matters, give the shop a Redis, or a database, of its own.
 
@@ -109,12 +110,12 @@ def _client(project: str) -> Role:
     prefix = _escaped(keys.prefix)
     return Role(
         "client",
-        "a shop's backend: asks for pages, records events, serves ads, takes part in trials, sets stock",
+        "a shop's backend: asks for pages, records events, serves ads, takes part in trials, sets stock and consent",
         (
             *CONNECTING,
-            "blpop", "client|id", "client|tracking", "eval", "expire", "get", "hget", "hgetall", "hincrby",
-            "hincrbyfloat", "hmget", "hset", "mget", "pfadd", "pfcount", "ping", "rpush", "scan", "set", "smismember",
-            "subscribe", "xadd", "xrevrange",
+            "blpop", "client|id", "client|tracking", "eval", "expire", "get", "hdel", "hget", "hgetall", "hincrby",
+            "hincrbyfloat", "hmget", "hset", "incr", "mget", "pfadd", "pfcount", "ping", "rpush", "scan", "set",
+            "smismember", "subscribe", "xadd", "xrevrange",
         ),
         (
             schema_key(project),
@@ -123,7 +124,6 @@ def _client(project: str) -> Role:
             _escaped(keys.rules),
             _escaped(keys.ads),
             _escaped(keys.ads_revision),
-            *_entities(project, "user_id"),
         ),
         (
             f"{prefix}events:*",
@@ -132,7 +132,9 @@ def _client(project: str) -> Role:
             f"{prefix}trial",
             f"{prefix}trial:*",
             f"{prefix}ads:*",
-            *_entities(project, "item_id"),  # stock
+            f"{prefix}consent",
+            f"{prefix}refusals",
+            *_entities(project, "item_id", "user_id"),  # stock, and what a user refuses
         ),
         ("__redis__:invalidate",),
     )  # fmt: skip
@@ -146,11 +148,14 @@ def _worker(project: str) -> Role:
         (
             *CONNECTING,
             "del", "eval", "exec", "expire", "get", "hdel", "hgetall", "hincrby", "hmget", "hset", "mget", "multi",
-            "pexpire", "rpush", "set", "time", "watch", "xack", "xadd", "xclaim", "xgroup|create",
-            "xgroup|delconsumer", "xinfo|consumers", "xinfo|groups", "xpending", "xreadgroup", "zadd", "zrange", "zrem",
-            "zremrangebyscore",
+            "pexpire", "rpush", "set", "smismember", "time", "unwatch", "watch", "xack", "xadd", "xclaim", "xdel",
+            "xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "xinfo|groups", "xpending", "xreadgroup",
+            "zadd", "zrange", "zrem", "zremrangebyscore",
         ),
-        (schema_key(project),),
+        (
+            schema_key(project),
+            *(f"{prefix}{name}" for name in ("consent", "forgotten", "forgotten:key", "refusals")),
+        ),
         (
             *(f"{prefix}{name}" for name in ("events:*", "item_events:*", "owner:*", "user:*", "seen:*", "item:*")),
             *(f"{prefix}{name}" for name in ("dead", "counts", "workers", "reply:*")),
@@ -166,9 +171,10 @@ def _pipeline(project: str) -> Role:
         "recsys apply, materialize, export, retrain, refresh, models, up, status, events: fills the store, archives",
         (
             *CONNECTING,
-            "dbsize", "del", "eval", "evalsha", "exec", "exists", "expire", "get", "hdel", "hget", "hgetall", "hincrby",
-            "hset", "hsetex", "info", "multi", "ping", "set", "xack", "xadd", "xdel", "xgroup|create",
-            "xinfo|groups", "xlen", "xpending", "xrange", "xreadgroup", "xtrim", "zadd", "zrange",
+            "dbsize", "del", "eval", "evalsha", "exec", "exists", "expire", "get", "hdel", "hget", "hgetall",
+            "hincrby", "hmget", "hscan", "hset", "hsetex", "info", "mget", "multi", "ping", "set", "smismember",
+            "xack", "xadd", "xdel", "xgroup|create", "xinfo|groups", "xlen", "xpending", "xrange", "xreadgroup",
+            "xtrim", "zadd", "zrange",
         ),
         (),
         (
@@ -208,12 +214,30 @@ def _operations(project: str) -> Role:
     )  # fmt: skip
 
 
+def _privacy(project: str) -> Role:
+    return Role(
+        "privacy",
+        "recsys privacy: forgets people, says what is held, searches everything, has the server write its files anew",
+        (
+            *CONNECTING,
+            "bgrewriteaof", "bgsave", "config|get", "config|set", "dbsize", "del", "dump", "exec", "exists", "get",
+            "hdel", "hget", "hgetall", "hscan", "hset", "incr", "info", "lrange", "multi", "ping", "rename", "sadd",
+            "scan", "set", "sismember", "slowlog|reset", "srem", "sscan", "type", "watch", "unwatch", "xadd", "xclaim",
+            "xdel", "xgroup|create", "xgroup|help", "xinfo|groups", "xinfo|stream", "xlen", "xpending", "xrange",
+            "xsetid", "xtrim", "zrange", "zrangebyscore", "zrem", "zscan",
+        ),
+        (),
+        ("*",),
+    )  # fmt: skip
+
+
 #: Name → makes the role of a project.
 ROLES: Mapping[str, Callable[[str], Role]] = {
     "client": _client,
     "worker": _worker,
     "pipeline": _pipeline,
     "operations": _operations,
+    "privacy": _privacy,
 }
 
 

@@ -37,6 +37,9 @@ class Transaction:
         self._keys = keys
         self.commands: list[tuple[Any, ...]] = []
         self.outcomes: Counter[str] = Counter()
+        #: How often people had been forgotten when these events were let in; what :attr:`checked` says was looked at.
+        self.revision: bytes | None = None
+        self.checked = False
         self._acknowledged: dict[str, list[bytes]] = {}
 
     def add(self, *command: Any) -> None:
@@ -47,6 +50,11 @@ class Transaction:
         """Say that an entry is done with, and what became of it."""
         self._acknowledged.setdefault(entry.stream, []).append(entry.id)
         self.outcomes[outcome] += 1
+
+    def drop(self, entry: Entry, reason: str) -> None:
+        """Take an entry out of its stream, since nothing of it is to be kept; it is done with then."""
+        self.add("XDEL", entry.stream, entry.id)
+        self.acknowledge(entry, reason)
 
     def bury(self, entry: Entry, reason: str, message: str, content: dict[bytes, bytes], now: int) -> None:
         """Put an entry that cannot be used among the dead letters, with the reason; it is done with then.

@@ -16,6 +16,8 @@ from recsys_plugin.errors import StepFailed
 from recsys_plugin.features.connection import RedisAddress, named_errors
 from recsys_plugin.features.plan import ReadSchema
 from recsys_plugin.features.reader import FeatureReader
+from recsys_plugin.pseudonyms import Pseudonyms
+from recsys_plugin.settings import Settings
 from recsys_plugin.stream.worker import StreamWorker
 
 __all__ = ["run_workers", "stored_schema"]
@@ -55,13 +57,14 @@ def run_workers(
     stopping: threading.Event,
     until_idle: bool = False,
     look: Callable[[], None] = lambda: None,
+    died: Callable[[], None] = lambda: None,
 ) -> None:
     """Run workers until ``stopping`` is set or, with ``until_idle``, until there is nothing left to do.
 
     A worker that dies is started again after a second; what it had not committed is done again.
 
     Args:
-        look: called several times a second.
+        look: called several times a second. died: called for each worker that died.
 
     Raises:
         StepFailed: if a worker dies again and again.
@@ -87,6 +90,7 @@ def run_workers(
                 if process.exitcode == 0:
                     processes[number] = None
                     continue
+                died()
                 lived = time.monotonic() - born[number]
                 deaths[number] = 1 if lived > _LIVED_SECONDS else deaths[number] + 1
                 if deaths[number] > _MOST_DEATHS:
@@ -114,8 +118,10 @@ def run_workers(
 def _work(redis_url: str, project: str, until_idle: bool, parent: int) -> None:
     """The body of a worker's process; it ends when it is told to, and when its parent is gone."""
     address = RedisAddress.parse(redis_url)
+    key = Settings.from_environment().pseudonym_key
+    names = None if key is None else Pseudonyms(key)
     with named_errors(address, 5.0):
-        worker = StreamWorker(address, project, schema=stored_schema(address, project))
+        worker = StreamWorker(address, project, schema=stored_schema(address, project), names=names)
 
     def stop(*_: Any) -> None:
         worker.stop()

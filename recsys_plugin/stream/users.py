@@ -15,6 +15,7 @@ from recsys_plugin.aggregation.live import Categories
 from recsys_plugin.events.event import EVENT_FIELD, MOST_LATE, RECORDED_FIELD, REPLY_FIELD, Event, EventRefused
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.codec import MalformedValueError, decode_value, hash_field
+from recsys_plugin.privacy.refusals import Refusals
 from recsys_plugin.stream.categories import ItemCategories
 from recsys_plugin.stream.entries import Entry, Transaction
 from recsys_plugin.stream.live_rows import LiveRows
@@ -39,6 +40,7 @@ class UserFold:
     Args:
         ask: performs commands, many at a time, and returns their answers.
         keys, rows, categories: where everything lies.
+        refusals: tells of whom nothing is to be kept.
         clock: microseconds since the epoch, for dead letters.
     """
 
@@ -48,8 +50,11 @@ class UserFold:
         keys: EventKeys,
         rows: LiveRows,
         categories: ItemCategories,
+        refusals: Refusals,
         clock: Callable[[], int],
     ) -> None:
+        self._refusals = refusals
+        self._revision: bytes | None = None
         self._ask, self._keys, self._rows, self._categories, self._clock = ask, keys, rows, categories, clock
         self._users: OrderedDict[str, UserActs] = OrderedDict()
 
@@ -68,7 +73,7 @@ class UserFold:
 
     def fold(self, entries: Sequence[Entry], transaction: Transaction) -> None:
         """Add the commands that the entries call for, in order."""
-        events = [(entry, event) for entry in entries if (event := self._event(entry, transaction)) is not None]
+        events = self._let_in(entries, transaction)
         self._load({event.user_id for _, event in events}, transaction)
         changed: dict[str, None] = {}
         done: list[tuple[str, int, int]] = []
@@ -101,10 +106,34 @@ class UserFold:
         transaction.add("ZREMRANGEBYSCORE", key, "-inf", self._users[user_id].acts[-1][0] - _AGAIN)
         transaction.add("EXPIRE", key, _AGAIN // 1_000_000)
 
-    def _event(self, entry: Entry, transaction: Transaction) -> Event | None:
-        """The event in an entry; one that is none is buried."""
+    def _let_in(self, entries: Sequence[Entry], transaction: Transaction) -> list[tuple[Entry, Event]]:
+        """The events in entries; of people who were forgotten, or refuse to be tracked, entry and event are dropped."""
+        read: list[tuple[Entry, Event | EventRefused]] = []
+        for entry in entries:
+            try:
+                read.append((entry, Event.decode(entry.fields.get(EVENT_FIELD, b""))))
+            except EventRefused as error:
+                read.append((entry, error))
+        refused = self._refusals.of(event.user_id for _, event in read if isinstance(event, Event))
+        transaction.revision, transaction.checked = refused.revision, True
+        if refused.revision != self._revision:
+            # Acts at hand may be of somebody who was forgotten.
+            self._users.clear()
+            self._revision = refused.revision
+        events = []
+        for entry, event in read:
+            if isinstance(event, Event) and (reason := refused.reasons.get(event.user_id)) is not None:
+                transaction.drop(entry, reason)
+                self._reply(entry, transaction, f"dropped:{reason}".encode())
+            elif (sound := self._sound(entry, event, transaction)) is not None:
+                events.append((entry, sound))
+        return events
+
+    def _sound(self, entry: Entry, event: Event | EventRefused, transaction: Transaction) -> Event | None:
+        """The event of an entry; what is none, or cannot be right, is buried."""
         try:
-            event = Event.decode(entry.fields.get(EVENT_FIELD, b""))
+            if isinstance(event, EventRefused):
+                raise event
             recorded_at = entry.fields.get(RECORDED_FIELD, b"")
             if not recorded_at.isdigit():
                 raise EventRefused("malformed", f"entry: recorded_at {recorded_at!r:.60} is no number of microseconds")

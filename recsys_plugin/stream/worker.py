@@ -16,6 +16,8 @@ from recsys_plugin.errors import ConfigurationError, RecsysError, ServiceUnavail
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.connection import RedisAddress, named_errors
 from recsys_plugin.features.item_facts import ItemPlan
+from recsys_plugin.privacy.refusals import Refusals
+from recsys_plugin.pseudonyms import Pseudonyms
 from recsys_plugin.stream.categories import ItemCategories
 from recsys_plugin.stream.entries import GROUP, Entry, Transaction
 from recsys_plugin.stream.items import ItemFold
@@ -60,9 +62,10 @@ class StreamWorker:
         schema: reference → type of every feature of the store, which the live views must match.
         timeout: seconds for making a connection and for each answer.
         clock: unix seconds, for dead letters.
+        names: by which people who were forgotten are recognised.
 
     Raises:
-        ConfigurationError: for a cluster.
+        ConfigurationError: for a cluster; in work, if people were forgotten and ``names`` cannot tell who.
         FeatureContractError: if the store's live views have other types than the stream writes.
         StoreUnavailable, DeadlineExceeded: if Redis cannot be reached at the start. Later it waits for it.
     """
@@ -75,6 +78,7 @@ class StreamWorker:
         schema: dict[str, str],
         timeout: float = 5.0,
         clock: Callable[[], float] = time.time,
+        names: Pseudonyms | None = None,
     ) -> None:
         if address.kind == "redis_cluster":
             raise ConfigurationError(
@@ -90,7 +94,8 @@ class StreamWorker:
         rows.check(schema)
         name = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         categories = ItemCategories(self._ask, ItemPlan(project), time.monotonic)
-        self._users = UserFold(self._ask, self._keys, rows, categories, lambda: int(clock() * 1_000_000))
+        refusals = Refusals(self._ask, self._keys, names)
+        self._users = UserFold(self._ask, self._keys, rows, categories, refusals, lambda: int(clock() * 1_000_000))
         self._items = ItemFold(self._ask, self._keys, rows)
         self._clock = clock
         self._leases = PartitionLeases(self._ask, self._keys, name, time.monotonic)
@@ -214,19 +219,24 @@ class StreamWorker:
 
     def _commit(self, transaction: Transaction, partitions: Iterable[int]) -> bool:
         owners = [self._keys.owner(number) for number in sorted(partitions)]
-        _, held = self._ask([("WATCH", *owners), ("MGET", *owners)])
+        revision = self._keys.refusals
+        _, (*held, forgotten) = self._ask([("WATCH", *owners, revision), ("MGET", *owners, revision)])
         if any(owner != self.name.encode() for owner in held):
             self._ask([("UNWATCH",)])
             _log.warning("%s lost partitions to another worker; it begins again", self.name)
             return False
+        if transaction.checked and forgotten != transaction.revision:
+            # Somebody was forgotten since his events were let in: what is to be written may hold them.
+            self._ask([("UNWATCH",)])
+            return False
         commands = transaction.whole()
         *_, answers = self._ask([("MULTI",), *commands, ("EXEC",)])
         if answers is None:
-            _log.warning("%s lost partitions to another worker; it begins again", self.name)
+            _log.info("%s begins again: it lost partitions to another worker, or somebody was forgotten", self.name)
             return False
         for command, answer in zip(commands, answers, strict=True):
             if isinstance(answer, Exception):
-                raise StoreUnavailable(f"{self._address!r}: {command[0]} {command[1]!r}: {answer}")
+                raise StoreUnavailable(f"{self._address!r}: {command[0]} {_family(command[1])}: {answer}")
         return True
 
     def _take_over(self, gained: set[int]) -> int:
@@ -356,6 +366,12 @@ class StreamWorker:
 def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
     parts = iter(flat)
     return dict(zip(parts, parts, strict=True))
+
+
+def _family(key: Any) -> str:
+    """What a key is of, without whose it is."""
+    text = key.decode(errors="replace") if isinstance(key, bytes) else str(key)
+    return ":".join(text.split(":")[:3]) if text.startswith("recsys:") else "the features of a user or an item"
 
 
 def _entry_id(line: Any) -> bytes:

@@ -16,12 +16,22 @@ import pandas as pd
 import pyarrow.parquet as pq
 import scipy.sparse as sp
 
+from recsys_plugin.privacy.noise import Mechanism, bounded
 from recsys_plugin.pseudonyms import Pseudonyms, halves_of
 
 if TYPE_CHECKING:  # descriptions of models need the numbers below and not torch
     from recsys_plugin.training.run import TrainingRun
 
-__all__ = ["MOST_CATEGORIES", "MOST_ITEMS", "Communities", "People", "communities_of", "nobody", "people_now"]
+__all__ = [
+    "MOST_CATEGORIES",
+    "MOST_ITEMS",
+    "Communities",
+    "CountedPrivately",
+    "People",
+    "communities_of",
+    "nobody",
+    "people_now",
+]
 
 _Array = np.ndarray[Any, np.dtype[Any]]
 #: Favourite items and categories that are told of a community.
@@ -32,6 +42,31 @@ _ROUNDS = 30
 
 
 @dataclass(frozen=True, slots=True)
+class CountedPrivately:
+    """How what is told of communities is counted under differential privacy.
+
+    A user is in one community, and counts for one of its members, for at most ``most`` items, and for at most ``most``
+    categories. What is told is computed of the three noisy counts alone. The grouping of users is not protected by it,
+    nor what else is served of them.
+
+    Attributes:
+        sizes, items, categories: the mechanisms of the counts, of sensitivity 1, ``most`` and ``most``.
+        most: items, and categories, that a user counts for. generator: draws them.
+    """
+
+    sizes: Mechanism
+    items: Mechanism
+    categories: Mechanism
+    most: int
+    generator: np.random.Generator
+
+    @property
+    def epsilon(self) -> float:
+        """Of all three, composed."""
+        return self.sizes.epsilon + self.items.epsilon + self.categories.epsilon
+
+
+@dataclass(frozen=True, slots=True)
 class Communities:
     """C groups of users.
 
@@ -39,12 +74,14 @@ class Communities:
         centroids: float32 [C, D], unit vectors; a user belongs to the nearest. sizes: int64 [C].
         item_rows: int64 [C, 10], what its members buy more than others do, catalogue rows, -1 pads.
         categories: of each, at most 5, likewise.
+        epsilon: that what is told of them was counted with; ``None`` for exact counts.
     """
 
     centroids: _Array
     sizes: _Array
     item_rows: _Array
     categories: tuple[tuple[str, ...], ...]
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +150,19 @@ def _seeds(vectors: _Array, count: int, generator: np.random.Generator) -> _Arra
 
 
 def people_now(
-    run: TrainingRun, pseudonyms: Pseudonyms, *, opted_out: Collection[str], least: int, seed: int = 0
+    run: TrainingRun,
+    pseudonyms: Pseudonyms,
+    *,
+    opted_out: Collection[str],
+    least: int,
+    seed: int = 0,
+    privately: CountedPrivately | None = None,
 ) -> People:
     """Who bought something, as of now, without those who opted out, by the vectors that training wrote.
 
     Args:
         opted_out: ids or pseudonyms; they are in no count either. least: of a community, and of every count.
-        seed: of the clustering.
+        seed: of the clustering. privately: how members, items and categories are counted; exactly, if ``None``.
     """
     table = pq.read_table(run.feature_data / "user_embedding.parquet", columns=["user_id", "vector"])
     user_ids, columns = table["user_id"].to_pylist(), ["user_id", "item_id", "event_type"]
@@ -141,12 +184,17 @@ def people_now(
         vectors[kept],
         np.array([halves_of(names[line]) for line in kept], np.int64).reshape(-1, 2),
         np.array(halves_of(pseudonyms.check), np.int64),
-        _described(centroids, labels, owned[kept], list(categories.reindex(run.item_ids).fillna("")), least),
+        _described(centroids, labels, owned[kept], list(categories.reindex(run.item_ids).fillna("")), least, privately),
     )
 
 
 def _described(
-    centroids: _Array, labels: _Array, owned: sp.csr_matrix, categories: Sequence[str], least: int
+    centroids: _Array,
+    labels: _Array,
+    owned: sp.csr_matrix,
+    categories: Sequence[str],
+    least: int,
+    privately: CountedPrivately | None = None,
 ) -> Communities:
     """What members of each community buy more than others, of what at least so many of them bought."""
     count, (users, items) = len(centroids), owned.shape
@@ -156,16 +204,31 @@ def _described(
     of_category = owned @ sp.csr_matrix((np.ones(items, np.float32), (np.arange(items), codes)), (items, len(names)))
     of_category.data[:] = 1.0
     of_category = of_category.multiply(np.array([name != "" for name in names], np.float32)).tocsr()
-    rows = _favourites((members @ owned).toarray()[:count], sizes, least, MOST_ITEMS)
-    found = _favourites((members @ of_category).toarray()[:count], sizes, least, MOST_CATEGORIES)
+    if privately is not None:
+        sizes = np.maximum(privately.sizes.noise(sizes), least)
+        owned = bounded(owned, privately.most, privately.generator)
+        of_category = bounded(of_category, privately.most, privately.generator)
+    buyers, category_buyers = (members @ owned).toarray()[:count], (members @ of_category).toarray()[:count]
+    if privately is not None:
+        # Every column gets noise: which of them nobody bought would tell something too.
+        buyers = privately.items.noise(buyers.astype(np.int64)).astype(np.float32)
+        category_buyers = privately.categories.noise(category_buyers.astype(np.int64)).astype(np.float32)
+        category_buyers *= np.array([name != "" for name in names], np.float32)
+    rows = _favourites(buyers, sizes, least, MOST_ITEMS)
+    found = _favourites(category_buyers, sizes, least, MOST_CATEGORIES)
     return Communities(
-        centroids, sizes, rows, tuple(tuple(str(names[code]) for code in line if code >= 0) for line in found)
+        centroids,
+        sizes,
+        rows,
+        tuple(tuple(str(names[code]) for code in line if code >= 0) for line in found),
+        None if privately is None else privately.epsilon,
     )
 
 
 def _favourites(buyers: _Array, sizes: _Array, least: int, most: int) -> _Array:
     """The columns that lines stand out by, int64 [C, most], -1 pads: buyers times the logarithm of their lift."""
     found = np.full((len(buyers), most), -1, np.int64)
+    buyers = np.maximum(buyers, 0)  # noise may take a count below it
     overall = buyers.sum(axis=0) / max(1, sizes.sum())
     for line, counts in enumerate(buyers):
         allowed = np.flatnonzero((counts >= least) & (counts > 0))

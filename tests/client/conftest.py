@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 from tiny_servers import serve_in
@@ -14,10 +14,19 @@ from recsys_plugin import Recommender
 
 
 @contextmanager
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyShop]:
+def serve(tmp_path_factory: pytest.TempPathFactory, *, traces_endpoint: str | None = None) -> Iterator[TinyShop]:
     """The tiny shop's version 1 on servers of its own."""
-    with serve_in(tmp_path_factory.mktemp("state"), tmp_path_factory.mktemp("models")) as shop:
+    state, models = tmp_path_factory.mktemp("state"), tmp_path_factory.mktemp("models")
+    with serve_in(state, models, traces_endpoint=traces_endpoint) as shop:
         yield shop
+
+
+@pytest.fixture(scope="session")
+def traced_shop_of(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], AbstractContextManager[TinyShop]]:
+    """The tiny shop on a Triton that sends its spans to a collector."""
+    return lambda traces_endpoint: serve(tmp_path_factory, traces_endpoint=traces_endpoint)
 
 
 @pytest.fixture(scope="session")

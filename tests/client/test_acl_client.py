@@ -76,6 +76,8 @@ async def _everything(watched: WatchedRedis, triton_url: str) -> None:
         with pytest.raises(DeadlineExceeded):  # no worker runs, so nobody says that it is visible
             client.record(_event(2), visible=True, timeout=0.2)
         client.set_stock({"tea": 3})
+        client.set_consent("e", personalised=False)
+        client.set_consent("e")
         (ad,) = client.ads("u", 1)
         client.record_ad_click(ad.impression_id)
         with watched.connect() as admin, Trials(watched.url("operations")) as trials:
@@ -86,6 +88,7 @@ async def _everything(watched: WatchedRedis, triton_url: str) -> None:
         with pytest.raises(DeadlineExceeded):
             await other.record(_event(3), visible=True, timeout=0.2)
         await other.set_stock({"tea": 4})
+        await other.set_consent("e", tracking=False)
         await other.ads("u", 1)
 
 

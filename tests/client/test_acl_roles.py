@@ -36,6 +36,9 @@ from recsys_plugin.features.writer import BulkWriter
 from recsys_plugin.impressions.archive import Archiver
 from recsys_plugin.pipeline.live_state import seed_live_state
 from recsys_plugin.pipeline.materialize import Cursor
+from recsys_plugin.privacy.consent import restore_consents
+from recsys_plugin.privacy.tombstones import bury_in_store
+from recsys_plugin.pseudonyms import Pseudonyms
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.runtime.versions import ModelVersions
 from recsys_plugin.security.acl import CONNECTING, role
@@ -90,17 +93,77 @@ def test_workers(watched: WatchedRedis, monkeypatch: pytest.MonkeyPatch) -> None
         admin.xgroup_createconsumer(stream, GROUP, "idle")
         for number in range(3, 70):
             add(admin, number, days=number)  # more than an item's counters reach back
+        bury_in_store(admin, KEYS, Pseudonyms(KEY), ["gone"])
+        gone = Event(user_id="gone", item_id="i", event_type="click", timestamp=NOW, event_id="gone")
+        admin.xadd(KEYS.events(0), {"event": gone.encode(), "recorded_at": microseconds_of(NOW)})
     address = RedisAddress.parse(watched.url("worker"))
     with watched.watched() as asked:
         reader = FeatureReader(address, timeout=5)
         schema = reader.read_schema(ReadSchema("recsys"), timeout=5)
         reader.close()
         assert schema is not None
-        worker = StreamWorker(address, "recsys", schema=schema, clock=NOW.timestamp)
+        worker = StreamWorker(address, "recsys", schema=schema, clock=NOW.timestamp, names=Pseudonyms(KEY))
+        forget_somebody_meanwhile(worker, watched, monkeypatch)
         worker.run(until_idle=True)
         worker.close()
     assert worker.counts.entries > 60
     does_what_it_may(asked, watched, "worker")
+
+
+def forget_somebody_meanwhile(worker: StreamWorker, watched: WatchedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the first look at who is refused and the commit; what was under way is then done again, at once."""
+    monkeypatch.setattr("recsys_plugin.stream.worker._CLAIM_SECONDS", 0.0)
+    commit, times = worker._commit, iter(range(10**6))
+
+    def meanwhile(*arguments: Any) -> bool:
+        if next(times) == 0:
+            with watched.connect() as admin:
+                admin.incr(KEYS.refusals)
+        return commit(*arguments)
+
+    monkeypatch.setattr(worker, "_commit", meanwhile)
+
+
+def test_privacy(watched: WatchedRedis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write_tables(source, users=20, items=60)
+    url = watched.url("privacy")
+    for name, value in {"HOME": tmp_path, "REDIS_URL": url, "PSEUDONYM_KEY": KEY}.items():
+        monkeypatch.setenv(f"RECSYS_{name}", str(value))
+    settings = Settings.from_environment()
+    prepare_data(settings, folder=source, now=datetime(2025, 5, 2, tzinfo=UTC))
+    stream = KEYS.events(KEYS.partition("u"))
+    with watched.connect() as admin:
+        for number in range(3):
+            add(admin, number)
+        admin.xgroup_create(stream, GROUP, "0")
+        admin.xreadgroup(GROUP, "somebody", {stream: ">"}, count=2)
+        for user in ("u", "user-001"):
+            admin.zadd(KEYS.user(user), {json.dumps(["e", "i", 2, None]): 1})
+            admin.zadd(KEYS.seen(user), {"e0": 1})
+            admin.hset(KEYS.ads_shown(1, user), "tea", 1)
+            admin.hset(ROWS.user_key(user), b"abcd", b"")
+        admin.rpush(KEYS.reply("token"), "applied")
+        admin.set(schema_key("recsys"), "{}")
+        admin.xadd(KEYS.dead, {"reason": "malformed"}, id="1-1")
+        admin.xadd(KEYS.dead, {"reason": "malformed"})
+        admin.set("counter", 1)
+
+    def run(*arguments: str) -> None:
+        done = CliRunner().invoke(recsys, ["privacy", *arguments])
+        assert done.exit_code == 0, done.output
+
+    document = tmp_path / "retention.json"
+    document.write_text('{"click": "1d", "dead_letters": "1d"}')
+    with watched.watched() as asked:
+        run("consent", "u", "--personalised", "no")
+        run("consent", "u", "--personalised", "yes")
+        run("export", "u")
+        run("forget", "user-001")
+        run("retention", "set", str(document))
+        run("retention", "apply")
+        run("admit", "user-001")
+    does_what_it_may(asked, watched, "privacy")
 
 
 def test_the_pipeline(watched: WatchedRedis, tiny: TinyShop, tmp_path: Path) -> None:
@@ -141,12 +204,13 @@ def test_the_pipeline(watched: WatchedRedis, tiny: TinyShop, tmp_path: Path) -> 
             client.hgetall("recsys:materialized:recsys")
             client.set(schema_key("recsys"), "{}")
             seed_live_state(dataset, client, KEYS, as_of=dataset.as_of)
+            restore_consents(client, "recsys")
         ModelVersions(services, "recsys").promote(1)
         ModelVersions(services, "recsys").follow()
         with services.ensure_redis():
             services.status()
         refuse_during_trial(url)
-        Archiver(address, tmp_path / "archive").run()
+        Archiver(address, tmp_path / "archive", names=Pseudonyms(KEY)).run()
         event_status(address)
         letters = DeadLetters(address)
         found = list(letters.list())

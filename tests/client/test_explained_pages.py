@@ -252,6 +252,13 @@ def test_a_version_without_the_model_says_so(told: Release) -> None:
     context = RequestContext(replace(told, models=models), "request", NOW, lambda: 0.0)
     with pytest.raises(InferenceUnavailable, match="exported before there was one"):
         next(explained(context, test_own_acts.packed([], []), 0, RankedItems()))
+    # A request that falls back has its page, without explanations, and says why.
+    context.strict = False
+    with pytest.raises(StopIteration) as end:
+        next(explained(context, test_own_acts.packed([], []), 0, RankedItems()))
+    assert end.value.value == RankedItems()
+    assert context.fallback_of(None).level == "full"
+    assert "without explanations: version" in context.fallback_of(None).reason
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,14 @@ from tiny_shop import NOW, SCHEMA, TinyShop
 from waiting import wait_until
 
 from recsys_plugin import AsyncRecommender, Recommender
-from recsys_plugin.client.fallback import FallbackCache
+from recsys_plugin.client.fallback import Fallback, FallbackCache, Level
+from recsys_plugin.client.flows import Flow
+from recsys_plugin.client.trying import Trying, serve
 from recsys_plugin.errors import InferenceUnavailable, InvalidInput, ServiceUnavailable, StoreUnavailable
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.requests import schema_key
+from recsys_plugin.trials.tally import Tally
+from recsys_plugin.trials.trial import Phase, Trial
 
 OPTIONS: dict[str, Any] = {"timeout": 5.0, "clock": lambda: NOW, "refresh_every": None, "follow_items": False}
 EVERY = ["tea", "cup", "pot", "mug", "jar", "box"]
@@ -129,7 +135,6 @@ def test_every_shelf_answers_without_triton(away: Recommender) -> None:
     spread = away.cross_category("mug-lover", 5, per_category=1)
     assert spread.fallback.level == "popularity"
     assert spread.item_ids == ("tea", "box")  # the kitchen is what he knows
-    assert (len(away.ads("mug-lover", 2)), away.ads("mug-lover", 2).fallback.level) == (0, "empty")
     assert not away.recommend("mug-lover", 0)
     with pytest.raises(InvalidInput):
         away.recommend("mug-lover", -1)
@@ -169,6 +174,8 @@ async def test_awaiting_clients_fall_back_too(module_shop: TinyShop, redis: Kill
         assert (both.item_ids, both.fallback.level) == (page.item_ids, "retrieval")
         assert (await client.recommend("far", 3)).fallback.level == "popularity"
         assert (await client.search(None, "tea pot", 1)).item_ids == ("pot",)
+        ads = await client.ads("mug-lover", 2)
+        assert (len(ads), ads.fallback.level, ads.user_id) == (0, "empty", "mug-lover")
         with pytest.raises(ServiceUnavailable):
             await client.recommend("mug-lover", 3, strict=True)
         module_shop.start_triton()
@@ -176,6 +183,7 @@ async def test_awaiting_clients_fall_back_too(module_shop: TinyShop, redis: Kill
         deadline = time.monotonic() + 10
         while (await client.recommend("mug-lover", 3)).fallback.level != "full":
             assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)  # calls that are not made do not wait, and nothing else would have its turn
 
 
 def test_a_page_comes_in_time_however_slow_triton_is(disposable_shop: TinyShop) -> None:
@@ -190,3 +198,25 @@ def test_a_page_comes_in_time_however_slow_triton_is(disposable_shop: TinyShop) 
             assert page.fallback.level == "popularity"
             assert len(page) == 3
         assert min(took) < 0.055
+
+
+@pytest.mark.parametrize("level, failed", [("full", 0), ("cached_features", 1), ("popularity", 1)])
+def test_in_a_trial_a_page_of_a_lower_level_counts_as_failed(
+    recommender: Recommender, level: Level, failed: int
+) -> None:
+    trial = Trial("t", 1, 2, "salt", (Phase(0.0, 0.0),))
+    trying = Trying(trial, None, Tally("recsys", trial))
+    page = replace(recommender.recommend("mug-lover", 2), fallback=Fallback(level))
+
+    def control(users: Sequence[str]) -> Flow:
+        yield from ()
+        return [page]
+
+    flow = serve(
+        trying, ["mug-lover"], lambda users: pytest.fail("of nobody"), control, timeout=1.0, timer=time.perf_counter
+    )
+    with pytest.raises(StopIteration) as end:
+        next(flow)
+    assert [served.item_ids for served in end.value.value] == [page.item_ids]
+    counted = {command[2]: command[3] for command in trying.tally.drain() if command[0] == "HINCRBY"}
+    assert (counted["requests"], counted.get("errors", 0)) == (1, failed)

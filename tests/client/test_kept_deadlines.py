@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import statistics
 import threading
 import time
@@ -41,8 +43,6 @@ OPTIONS: dict[str, Any] = {"clock": lambda: NOW, "refresh_every": None, "follow_
 @pytest.fixture
 def hung() -> Any:
     """The URL of a server that takes connections and never answers."""
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1024)
@@ -107,15 +107,9 @@ async def test_a_triton_that_was_down_is_found_again_within_two_seconds(disposab
     deadline = time.monotonic() + 2
     while not await answers():
         assert time.monotonic() < deadline
-        await waiting_a_little()
+        await asyncio.sleep(0.005)
     client.close()
     await waiting.close()
-
-
-async def waiting_a_little() -> None:
-    import asyncio
-
-    await asyncio.sleep(0.005)
 
 
 async def test_a_replica_that_hangs_is_gone_round_within_the_deadline(tiny: TinyShop, hung: str) -> None:
@@ -155,6 +149,23 @@ def test_more_requests_than_may_be_are_refused_and_say_when_to_ask_again(disposa
         first.join()
         assert pages[0].item_ids[0] == "mug"
         assert client.recommend("mug-lover", 2).item_ids == pages[0].item_ids
+
+
+def test_closing_does_not_wait_for_a_server_that_hangs(disposable_shop: TinyShop) -> None:
+    urls = disposable_shop.redis_url, disposable_shop.triton_url
+    with RedisAddress.parse(urls[0]).connect(5) as redis:
+        pid = redis.info("server")["process_id"]
+    client = Recommender(*urls, timeout=10.0, clock=lambda: NOW, refresh_every=0.01, follow_items=False)
+    try:
+        os.kill(pid, signal.SIGSTOP)
+        # The look for another version waits for an answer, and may do so for a minute.
+        wait_until(lambda: client._reader._connections._in_use)
+        began = time.monotonic()
+        client.close()
+        assert time.monotonic() - began < 10
+        assert threads() == []
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 async def test_a_client_that_is_slow_considers_fewer_candidates_and_says_so(tiny: TinyShop) -> None:

@@ -122,7 +122,7 @@ def flow_of(query: str, kept: Recent[tuple[int, str], Any], size: int) -> Genera
         stock=np.full(size, UNKNOWN_STOCK, np.int64),
         vectors=ItemVectors(size),
     )
-    model = PersonalModel(ReadPlan(CONTRACT), 64, ("rows", "relevance", "scores"), (), takes_vector=True)
+    model = PersonalModel(ReadPlan(CONTRACT), 64, ("rows", "relevance", "scores"), (), vector_width=2)
     release = Release(7, catalogue, {"search": model}, {}, search_index=SearchIndex.of(catalogue))
     context = RequestContext(release, "r", NOW, lambda: 0.0, query_vectors=kept)
     return search(
@@ -130,12 +130,12 @@ def flow_of(query: str, kept: Recent[tuple[int, str], Any], size: int) -> Genera
     )  # fmt: skip
 
 
-def finish(flow: Generator[Any, Any, list[Page]], rows: list[int]) -> Page:
+def finish(flow: Generator[Any, Any, list[Page]], rows: list[int], **further: Any) -> Page:
     """Answer the last call of a search: every row as near as the others."""
     numbers = np.array([rows], np.int64)
     equal = np.zeros(numbers.shape, np.float32)
     with pytest.raises(StopIteration) as end:
-        flow.send({"rows": numbers, "relevance": equal, "scores": equal})
+        flow.send({"rows": numbers, "relevance": equal, "scores": equal, **further})
     page = end.value.value[0]
     assert isinstance(page, Page)
     return page
@@ -150,13 +150,16 @@ def test_the_vector_of_a_query_is_made_once() -> None:
     # The bound of the price is no part of what is looked for.
     assert (first.model, first.inputs["query"].item()) == ("tokenizer", b"a mug")
     second = flow.send(tokens)
-    assert second.model == "text_encoder"
+    assert second.model == "search"
+    assert (second.inputs["attention_mask"].tolist(), second.inputs["known_embedding"].tolist()) == ([[1]], [[0, 0]])
+    assert "text_embedding" in second.outputs
     vector = np.array([[0.6, 0.8]], np.float32)
-    third = flow.send({"text_embedding": vector})
-    assert (third.model, third.inputs["text_embedding"].tolist()) == ("search", vector.tolist())
+    finish(flow, [0, 2], text_embedding=vector)
     again = next(flow_of("a mug over 20", kept, 100))
     assert again.model == "search"
-    assert again.inputs["text_embedding"].tolist() == vector.tolist()
+    assert again.inputs["known_embedding"].tolist() == vector.tolist()
+    assert not again.inputs["attention_mask"].any()
+    assert "text_embedding" not in again.outputs
 
 
 def test_few_rows_are_sent_as_candidates_and_many_as_exclusions() -> None:

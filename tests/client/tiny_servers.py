@@ -26,11 +26,14 @@ __all__ = ["serve_in"]
 
 
 @contextmanager
-def serve_in(state: Path, repository: Path, redis_server: EmbeddedRedis | None = None) -> Iterator[TinyShop]:
+def serve_in(
+    state: Path, repository: Path, redis_server: EmbeddedRedis | None = None, *, traces_endpoint: str | None = None
+) -> Iterator[TinyShop]:
     """Version 1, in two empty folders; ``redis_server`` is a server of the first, if not the usual one."""
     tiny_repository.write_repository(repository, 1)
     redis_server = redis_server or EmbeddedRedis(state)
-    triton = EmbeddedTriton(state, repository, Settings.from_environment().triton_python)
+    interpreter = Settings.from_environment().triton_python
+    triton = EmbeddedTriton(state, repository, interpreter, traces_endpoint=traces_endpoint)
     client: Any = None
 
     def start_triton() -> None:

@@ -197,7 +197,8 @@ def test_known_answers_and_manifest(exported: Exported) -> None:
 def test_merged_graphs_answer_as_their_steps(exported: Exported, merged: Exported) -> None:
     assert (exported.manifest["graphs"], merged.manifest["graphs"]) == ("ensembles", "merged")
     differences = check_merged(exported.local(), merged.local(), merged.material.users, ["blue mugs"], candidates=50)
-    assert {name.partition(".")[0] for name in differences} == {"recommend", "rank", "search", "similar"}
+    asked = {"recommend", "rank", "search", "search_of_known_text", "similar"}
+    assert {name.partition(".")[0] for name in differences} == asked
 
 
 def test_who_else_is_in_a_batch_changes_nothing(merged: Exported) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys_plugin.errors import CheckFailed
+from recsys_plugin.export.description import Model
+from recsys_plugin.export.export import _stating_privacy
+from recsys_plugin.pipeline.people import exported_people
+from recsys_plugin.privacy.budget import read_budget
 from recsys_plugin.pseudonyms import Pseudonyms, of_halves
+from recsys_plugin.settings import Settings
 from recsys_plugin.training.communities import communities_of, people_now
 from recsys_plugin.training.run import TrainingRun
 
@@ -67,6 +74,7 @@ class Shop:
     events: pd.DataFrame
     items: pd.DataFrame
     item_ids: pd.Index[str] = field(init=False)
+    progress: Any = lambda what, done, total: None
 
     def __post_init__(self) -> None:
         self.item_ids = pd.Index(self.items["item_id"])
@@ -134,3 +142,26 @@ def test_a_community_is_told_by_what_it_buys_more_than_others(
 def test_with_too_few_users_there_is_no_community(run: TrainingRun) -> None:
     people = people_now(run, NAMES, opted_out=(), least=100)
     assert (len(people.vectors), len(people.communities.sizes)) == (55, 0)
+
+
+def test_under_differential_privacy_it_is_told_by_noisy_counts(run: TrainingRun, tmp_path: Path) -> None:
+    """What is spent is stated with what is told, in the account, and in the model's parameters."""
+    settings = Settings(home=tmp_path, pseudonym_key="0123456789abcdef0123456789abcdef")
+    made = exported_people(settings, run, least=10, epsilon=8.0, most=3, budget=20.0)
+    assert made is not None
+    epsilon = made.communities.epsilon
+    assert epsilon is not None
+    assert 8.0 <= epsilon < 8.001
+    assert read_budget(settings).epsilon == epsilon
+    assert made.communities.sizes.min() >= 10
+    (model,) = _stating_privacy((Model("communities", "", (), ()),), made)
+    assert json.loads(model.parameters["differential_privacy"]) == {
+        "epsilon": epsilon, "delta": 0.0, "mechanism": "discrete Laplace", "protects": "a user",
+    }  # fmt: skip
+    exported_people(settings, run, least=10, epsilon=8.0, most=3)
+    with pytest.raises(CheckFailed, match="would spend epsilon 8"):
+        exported_people(settings, run, least=10, epsilon=8.0, most=3)
+    exact = exported_people(settings, run, least=10)
+    assert exact is not None
+    assert exact.communities.epsilon is None
+    assert not _stating_privacy((Model("communities", "", (), ()),), exact)[0].parameters

@@ -1,0 +1,116 @@
+"""From a request to what an observer is told of it, once it is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from types import GeneratorType, TracebackType
+from typing import Self, TypeVar, get_args
+
+from recsys_plugin.client.context import RequestContext
+from recsys_plugin.client.fallback import Level
+from recsys_plugin.client.results import Page
+from recsys_plugin.observability.request import ANSWERED, FeatureCounts, FinishedRequest, Observer
+
+__all__ = ["Watch"]
+
+_Flow = TypeVar("_Flow")
+_Ask = Callable[[RequestContext, Iterable[object]], _Flow]
+
+#: The shelf of a request that failed before it was begun, such as one that had to wait for its turn in vain.
+_UNKNOWN = "unknown"
+#: The best first.
+_LEVELS = get_args(Level)
+#: Flow → the shelf that its pages belong to, where that is called otherwise.
+_SHELVES = {"similar_items": "similar"}
+
+
+class Watch:
+    """One request that is observed, as a context manager; give it the pages before it ends.
+
+    Args:
+        observer: told when the request is over.
+        timeout: seconds that the request was allowed.
+    """
+
+    __slots__ = (
+        "_context",
+        "_observer",
+        "_over",
+        "_shelf",
+        "_started",
+        "_started_at",
+        "_timeout",
+        "_trace",
+        "_users",
+        "pages",
+    )
+
+    def __init__(self, observer: Observer, timeout: float) -> None:
+        self._observer, self._timeout = observer, timeout
+        self._context: RequestContext | None = None
+        self._shelf, self._over = _UNKNOWN, False
+        self._users: Iterable[object] = ()
+        self._trace = observer.begin()
+        self.pages: Sequence[Page] = ()
+        self._started_at, self._started = time.time(), time.perf_counter()
+
+    def over(self, ask: _Ask[_Flow]) -> _Ask[_Flow]:
+        """The same request, whose contexts are known here."""
+
+        def watched(context: RequestContext, users: Iterable[object]) -> _Flow:
+            if self._over:  # a shadow's request, which nobody waits for
+                return ask(context, users)
+            self._context, context.trace, self._users = context, self._trace, users
+            flow = ask(context, users)
+            if isinstance(flow, GeneratorType):
+                self._shelf = _SHELVES.get(flow.__name__, flow.__name__)
+            return flow
+
+        return watched
+
+    def __enter__(self) -> Self:
+        """The watch itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """The request is over."""
+        seconds = time.perf_counter() - self._started
+        context, pages, self._over = self._context, self.pages, True
+        finished = FinishedRequest(
+            self._shelf,
+            "",
+            self._started_at,
+            self._started,
+            seconds,
+            {},
+            ANSWERED if error is None else type(error).__name__,
+            error,
+            timeout=self._timeout,
+            trace=self._trace,
+        )
+        if context is not None:
+            finished.request_id, finished.candidates = context.request_id, context.considered or 0
+            finished.stages, finished.version = context.stages, context.release.version
+            finished.catalogue_version = context.release.catalogue.version
+        if error is not None and isinstance(self._users, list | tuple):
+            finished.users = [str(user) for user in self._users]
+        if pages:
+            page = pages[0]
+            finished.shelf, finished.request_id = page.served_by.model, page.request_id
+            finished.version, finished.catalogue_version = page.served_by.version, page.served_by.catalogue_version
+            finished.contract = page.served_by.contract
+            if degraded := [page.fallback for page in pages if page.fallback.degraded]:
+                # Of several pages the worst tells how the request went.
+                worst = max(degraded, key=lambda fallback: _LEVELS.index(fallback.level))
+                finished.level, finished.reason, finished.fallback_age = worst.level, worst.reason, worst.age
+            finished.users = [page.user_id for page in pages if page.user_id is not None]
+            finished.features = [
+                FeatureCounts(report.known, report.total, report.missing, report.expired)
+                for report in [page.features for page in pages]
+                if report is not None
+            ]
+            finished.items = sum(map(len, pages))
+        self._observer.finished(finished)

@@ -1,0 +1,134 @@
+"""`recsys top` shows what clients, Redis and Triton do, and says what it cannot see."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_shop import NOW, TinyShop
+
+from recsys_plugin import Recommender
+from recsys_plugin.cli._group import recsys
+from recsys_plugin.errors import InvalidInput, ServiceUnavailable
+from recsys_plugin.features.connection import RedisAddress
+from recsys_plugin.observability.live import Reading, Scrape, quantile, read, scrape, view
+from recsys_plugin.observability.metrics import Metrics
+from recsys_plugin.observability.statistics import SECOND_BUCKETS, Histogram
+
+
+def test_two_readings_show_what_happened_between_them(tiny: TinyShop, free_port: int) -> None:
+    metrics = Metrics()
+    with (
+        metrics.serve(0) as server,
+        Recommender(tiny.redis_url, tiny.triton_url, timeout=10, clock=lambda: NOW, observe=metrics) as recommender,
+    ):
+        addresses, redis = [f"127.0.0.1:{server.port}", f"127.0.0.1:{free_port}"], RedisAddress.parse(tiny.redis_url)
+        recommender.search(None, "cups", 2)
+        before = read(addresses, tiny.triton.metrics_url, redis)
+        for _ in range(3):
+            recommender.recommend("mug-lover", 3)
+        recommender.recommend("broken", 3)
+        seen = view(read(addresses, tiny.triton.metrics_url, redis), before)
+    shelves = {shelf.shelf: shelf for shelf in seen.shelves}
+    assert seen.seconds > 0
+    shelf = shelves["recommend"]
+    assert shelf.per_second == pytest.approx(4 / seen.seconds)
+    assert dict(shelf.levels)["full"] == 0.75
+    assert shelf.failed == 0.0
+    assert shelf.p50_ms is not None
+    assert shelf.p99_ms is not None
+    assert 0 < shelf.p50_ms <= shelf.p99_ms
+    assert set(shelf.stages) == {"features", "inference", "policy"}
+    assert shelves["search"].per_second == 0.0
+    assert shelves["search"].p50_ms is None
+    assert seen.versions == {"1": 1}
+    assert (seen.missing, seen.expired) == (0.0, 0.0)
+    assert seen.lag == 0
+    assert f"http://127.0.0.1:{free_port}/metrics" in seen.unreachable
+    models = {model.model: model for model in seen.models}
+    assert models["recommend"].per_second == pytest.approx(4 / seen.seconds, rel=0.5)
+    assert models["recommend"].queue_ms is not None
+    json.dumps(seen.to_dict(), allow_nan=False)
+
+
+def test_nothing_to_see_is_an_error(free_port: int) -> None:
+    redis = RedisAddress.parse(f"redis://127.0.0.1:{free_port}")
+    reading = read([f"127.0.0.1:{free_port}"], f"http://127.0.0.1:{free_port}/metrics", redis)
+    with pytest.raises(ServiceUnavailable, match="RECSYS_METRICS_PORT"):
+        view(reading)
+    with pytest.raises(InvalidInput, match="host:port"):
+        scrape("ftp://127.0.0.1/metrics")
+
+
+def test_a_client_that_began_anew_counts_from_zero() -> None:
+    key = ("recsys_requests_total", (("level", "full"), ("outcome", "answered"), ("shelf", "rank")))
+    before = Reading((Scrape("a", 0.0, {key: 100.0}),))
+    (shelf,) = view(Reading((Scrape("a", 2.0, {key: 10.0}),)), before).shelves
+    assert shelf.per_second == 5.0
+
+
+@given(st.lists(st.floats(0.0001, 0.9), min_size=1, max_size=200), st.floats(0.01, 0.99))
+def test_a_quantile_lies_in_the_class_of_the_value(values: list[float], share: float) -> None:
+    histogram = Histogram(SECOND_BUCKETS)
+    for value in values:
+        histogram.add(value)
+    ends = [*SECOND_BUCKETS, math.inf]
+    cumulated = [float(sum(histogram.counts[: place + 1])) for place in range(len(ends))]
+    found = quantile(share, ends, cumulated)
+    exact = sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+    place = next(number for number, end in enumerate(ends) if exact <= end)
+    assert found is not None
+    assert (ends[place - 1] if place else 0.0) <= found <= ends[place]
+    assert sum(histogram.counts) == len(values)
+    assert histogram.total == pytest.approx(sum(values))
+
+
+def test_quantiles_at_the_ends() -> None:
+    assert quantile(0.5, [1.0, math.inf], [0.0, 0.0]) is None
+    assert quantile(0.5, [1.0, math.inf], [0.0, 4.0]) == 1.0
+    assert quantile(0.5, [math.inf], [4.0]) is None
+
+
+@pytest.mark.parametrize("form", ["people", "json"])
+def test_the_command_shows_it_once(tiny: TinyShop, tmp_path: Path, form: str) -> None:
+    metrics = Metrics()
+    with (
+        metrics.serve(0) as server,
+        Recommender(tiny.redis_url, tiny.triton_url, timeout=10, clock=lambda: NOW, observe=metrics) as recommender,
+    ):
+        recommender.recommend("mug-lover", 3)
+        environ = {"RECSYS_HOME": str(tmp_path), "RECSYS_REDIS_URL": tiny.redis_url, "COLUMNS": "200"}
+        environ["RECSYS_TRITON_URL"] = tiny.triton_url
+        command = ["top", "--once", "--every", "0.1", "--scrape", f"127.0.0.1:{server.port}"]
+        command += ["--triton-metrics", tiny.triton.metrics_url, *(["--json"] if form == "json" else [])]
+        result = CliRunner().invoke(recsys, command, env=environ)
+    assert result.exit_code == 0, result.output
+    if form == "json":
+        told = json.loads(result.stdout)
+        assert told["versions"] == {"1": 1}
+        assert [shelf["shelf"] for shelf in told["shelves"]] == ["recommend"]
+    else:
+        assert "versions 1 (1)" in result.stderr
+        assert "recommend" in result.stderr
+
+
+def test_ctrl_c_ends_it_in_good_order(tiny: TinyShop, tmp_path: Path) -> None:
+    environ = {**os.environ, "RECSYS_HOME": str(tmp_path), "RECSYS_REDIS_URL": tiny.redis_url}
+    environ["RECSYS_TRITON_URL"] = tiny.triton_url
+    command = [sys.executable, "-c", "from recsys_plugin.cli import main; main()", "top", "--json", "--every", "60"]
+    with subprocess.Popen(
+        [*command, "--triton-metrics", tiny.triton.metrics_url], env=environ, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["models"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
