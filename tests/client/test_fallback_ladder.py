@@ -186,20 +186,6 @@ async def test_awaiting_clients_fall_back_too(module_shop: TinyShop, redis: Kill
             await asyncio.sleep(0.01)  # calls that are not made do not wait, and nothing else would have its turn
 
 
-def test_a_page_comes_in_time_however_slow_triton_is(disposable_shop: TinyShop) -> None:
-    disposable_shop.publish(2, tuple(EVERY), slow=200)
-    with Recommender(disposable_shop.redis_url, disposable_shop.triton_url, **OPTIONS) as client:
-        client.similar_items("mug", 2)
-        took = []
-        for _ in range(5):
-            began = time.perf_counter()
-            page = client.recommend("mug-lover", 3, timeout=0.05)
-            took.append(time.perf_counter() - began)
-            assert page.fallback.level == "popularity"
-            assert len(page) == 3
-        assert min(took) < 0.055
-
-
 @pytest.mark.parametrize("level, failed", [("full", 0), ("cached_features", 1), ("popularity", 1)])
 def test_in_a_trial_a_page_of_a_lower_level_counts_as_failed(
     recommender: Recommender, level: Level, failed: int
