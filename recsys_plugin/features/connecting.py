@@ -53,11 +53,11 @@ def connection_set(address: RedisAddress, client: Any, timeout: Timeout, limits:
             raise
 
     def check(wire: Wire) -> None:
-        import redis
+        from redis.exceptions import NoPermissionError
 
         deadline = time.monotonic() + _check_seconds(timeout)
         wire.send(_PING, deadline)
-        with contextlib.suppress(redis.NoPermissionError):  # an answer, too
+        with contextlib.suppress(NoPermissionError):  # an answer, too
             wire.read(deadline)
 
     return ConnectionSet(repr(address), make, check, limits, retry)
@@ -81,11 +81,11 @@ def async_connection_set(
             raise
 
     async def check(wire: AsyncWire) -> None:
-        import redis
+        from redis.exceptions import NoPermissionError
 
         async with asyncio.timeout(_check_seconds(timeout)):
             await wire.send(_PING)
-            with contextlib.suppress(redis.NoPermissionError):
+            with contextlib.suppress(NoPermissionError):
                 await wire.read()
 
     return AsyncConnectionSet(repr(address), make, check, limits, retry)
