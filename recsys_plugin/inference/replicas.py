@@ -246,11 +246,12 @@ def connect(
     timeout: Timeout = _USUAL,
     limits: Limits = _LIMITS,
     retry: Retry = _RETRY,
+    hedging: Hedging = _HEDGING,
 ) -> TritonClient | Replicas:
     """A blocking client of one Triton or of several that serve the same."""
     if len(addresses) == 1:
         return TritonClient(addresses[0], timeout=timeout, limits=limits, retry=retry)
-    return Replicas(addresses, timeout=timeout, limits=limits, retry=retry)
+    return Replicas(addresses, timeout=timeout, limits=limits, retry=retry, hedging=hedging)
 
 
 def connect_async(
@@ -259,8 +260,9 @@ def connect_async(
     timeout: Timeout = _USUAL,
     limits: Limits = _LIMITS,
     retry: Retry = _RETRY,
+    hedging: Hedging = _HEDGING,
 ) -> AsyncTritonClient | AsyncReplicas:
     """The same for asyncio."""
     if len(addresses) == 1:
         return AsyncTritonClient(addresses[0], timeout=timeout, limits=limits, retry=retry)
-    return AsyncReplicas(addresses, timeout=timeout, limits=limits, retry=retry)
+    return AsyncReplicas(addresses, timeout=timeout, limits=limits, retry=retry, hedging=hedging)

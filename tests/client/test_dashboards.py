@@ -100,14 +100,14 @@ def client_samples(tiny: TinyShop, dead_url: str, folder: Path) -> list[dict[Any
     metrics, seen = Metrics(), list[dict[Any, float]]()
     options: dict[str, Any] = {
         "observe": metrics,
+        "impressions": ImpressionLog(),
         "snapshot": folder / "snapshot",
         "refresh_every": 0.05,
         "clock": lambda: NOW,
     }
     with metrics.serve(0) as server:
         seen.append(scraped(server.url))
-        log = ImpressionLog(most_waiting=1)
-        with Recommender(tiny.redis_url, tiny.triton_url, timeout=10, impressions=log, **options) as ours:
+        with Recommender(tiny.redis_url, tiny.triton_url, timeout=10, **options) as ours:
             seen.append(scraped(server.url))
             work(ours, tiny)
             ours.record(Event(user_id="mug-lover", event_type="click", item_id="tea"))

@@ -18,7 +18,6 @@ from waiting import holds_within, wait_until
 
 from recsys_plugin import AsyncRecommender, Limits, Recommender, Timeout
 from recsys_plugin.errors import DeadlineExceeded, Overloaded, ServiceUnavailable
-from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.calls import Infer, OutputSpec
 from recsys_plugin.inference.lines import TritonUnreachable
@@ -47,6 +46,13 @@ def hung() -> Any:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1024)
         yield f"grpc://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def pid_of(shop: TinyShop) -> int:
+    """The process of its Redis."""
+    record = shop.redis.process.record
+    assert record is not None
+    return record.pid
 
 
 def threads() -> list[str]:
@@ -129,8 +135,7 @@ async def test_a_replica_that_hangs_is_gone_round_within_the_deadline(tiny: Tiny
 
 def test_more_requests_than_may_be_are_refused_and_say_when_to_ask_again(disposable_shop: TinyShop) -> None:
     urls = disposable_shop.redis_url, disposable_shop.triton_url
-    with RedisAddress.parse(urls[0]).connect(5) as redis:
-        pid = redis.info("server")["process_id"]
+    pid = pid_of(disposable_shop)
     limits = Limits(concurrency=1, waiting=0)
     with Recommender(*urls, timeout=Timeout(10.0, features=1.0), limits=limits, strict=True, **OPTIONS) as client:
         pages: list[Any] = []
@@ -153,8 +158,7 @@ def test_more_requests_than_may_be_are_refused_and_say_when_to_ask_again(disposa
 
 def test_closing_does_not_wait_for_a_server_that_hangs(disposable_shop: TinyShop) -> None:
     urls = disposable_shop.redis_url, disposable_shop.triton_url
-    with RedisAddress.parse(urls[0]).connect(5) as redis:
-        pid = redis.info("server")["process_id"]
+    pid = pid_of(disposable_shop)
     client = Recommender(*urls, timeout=10.0, clock=lambda: NOW, refresh_every=0.01, follow_items=False)
     try:
         os.kill(pid, signal.SIGSTOP)

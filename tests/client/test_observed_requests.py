@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
+import sys
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +20,12 @@ from recsys_plugin import AsyncRecommender, Event, ImpressionLog, InvalidInput, 
 from recsys_plugin.bench.observing import measure_observing, require_cheap
 from recsys_plugin.errors import CheckFailed, ConfigurationError, RecsysError
 from recsys_plugin.observability import FinishedRequest, Observer
+from recsys_plugin.observability.environment import observer_from_settings
 from recsys_plugin.observability.logs import JsonFormatter, LogRequests, RateLimit
 from recsys_plugin.observability.metrics import Metrics
 from recsys_plugin.observability.request import ANSWERED
 from recsys_plugin.pseudonyms import Pseudonyms
+from recsys_plugin.settings import Settings
 
 KEY = "a key that is long enough"
 
@@ -212,3 +216,25 @@ def test_the_bench_measures_each_way(tiny: TinyShop) -> None:
     report.figures["recommend.observed_to_off.ratio_p50_low"] = 1.031
     with pytest.raises(CheckFailed, match=r"1\.03"):
         require_cheap(report)
+
+
+def test_without_the_extras_the_environment_asks_in_vain(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("metrics", "exposition", "families", "tracing"):
+        monkeypatch.delitem(sys.modules, f"recsys_plugin.observability.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    environ = {"RECSYS_METRICS_PORT": "9464-9479", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318/"}
+    settings = Settings.from_environment(environ)
+    assert settings.metrics_ports == tuple(range(9464, 9480))
+    assert settings.traces_endpoint == "http://127.0.0.1:4318/v1/traces"
+    assert observer_from_settings(settings) is None
+    assert [extra for message in caplog.messages for extra in re.findall(r"recsys-plugin\[(\w+)\]", message)] == [
+        "metrics",
+        "tracing",
+    ]
+    assert observer_from_settings(Settings.from_environment({})) is None
+    for wrong in ("http", "9464-", "9479-9464", "70000"):
+        with pytest.raises(ConfigurationError, match="RECSYS_METRICS_PORT"):
+            Settings.from_environment({"RECSYS_METRICS_PORT": wrong})
