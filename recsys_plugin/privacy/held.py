@@ -16,7 +16,7 @@ from recsys_plugin.consent.consent import CONSENT_FIELD, Consent
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.codec import MalformedValueError, decode_timestamp, decode_value, hash_field
 from recsys_plugin.features.connection import RedisAddress, named_errors
-from recsys_plugin.features.reader import schema_key
+from recsys_plugin.features.requests import schema_key
 from recsys_plugin.privacy.files import files_of
 from recsys_plugin.privacy.person import Person
 from recsys_plugin.privacy.rows import belongs

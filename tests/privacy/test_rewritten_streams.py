@@ -75,7 +75,8 @@ def test_groups_and_what_they_were_handed_stay(
 
 def test_nothing_is_lost_while_others_write_and_read(event_redis: Any) -> None:
     """Every entry that stays is read once, in order."""
-    count, seen = 3_000, []
+    count = 3_000
+    seen: list[int] = []
     written = threading.Event()
 
     def write() -> None:
