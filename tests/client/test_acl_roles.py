@@ -144,6 +144,7 @@ def test_privacy(watched: WatchedRedis, monkeypatch: pytest.MonkeyPatch, tmp_pat
             add(admin, number)
         admin.xgroup_create(stream, GROUP, "0")
         admin.xreadgroup(GROUP, "somebody", {stream: ">"}, count=2)
+        admin.xadd(stream, {"event": b'{"user_id":"user-001"}'})
         for user in ("u", "user-001"):
             admin.zadd(KEYS.user(user), {json.dumps(["e", "i", 2, None]): 1})
             admin.zadd(KEYS.seen(user), {"e0": 1})

@@ -64,8 +64,10 @@ def test_groups_and_what_they_were_handed_stay(
         after = state(client)
         assert {entry for entry, _ in client.xrange(STREAM)} == there - gone
         assert (after["last"], after["added"]) == (before["last"], before["added"])
+        # Of one without entries nothing is left to write, whatever its groups wait for.
+        rewritten = gone or (there and len(there) < len(ids))
         for name, (last, pending) in before["groups"].items():
-            kept = [one for one in pending if one[0] in there - gone] if gone or len(there) < len(ids) else pending
+            kept = [one for one in pending if one[0] in there - gone] if rewritten else pending
             assert after["groups"][name] == (last, kept)
         if there - gone and (gone or deleted):
             client.config_set("rdbcompression", "no")
