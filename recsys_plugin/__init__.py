@@ -57,7 +57,7 @@ from recsys_plugin.policy import SearchBlend
 from recsys_plugin.policy.exploration import EpsilonGreedy, GumbelTopK, NoExploration
 from recsys_plugin.policy.rules import ShelfRules
 from recsys_plugin.policy.thompson import ThompsonSampling
-from recsys_plugin.resilience import Backoff, CircuitBreaker, LatencyTarget, Limits, Retry, Timeout
+from recsys_plugin.resilience import Backoff, CircuitBreaker, Hedging, LatencyTarget, Limits, Retry, Timeout
 
 __all__ = [
     "AdClick",
@@ -84,6 +84,7 @@ __all__ = [
     "FeatureContractError",
     "FeatureReport",
     "GumbelTopK",
+    "Hedging",
     "ImpressionLog",
     "InferenceUnavailable",
     "InvalidInput",

@@ -13,7 +13,17 @@ from recsys_plugin.bench.report import Report
 from recsys_plugin.chaos.load import Observed
 from recsys_plugin.chaos.load_driver import ERROR, Calls
 
-__all__ = ["FULL", "GRACE", "Window", "add_figures", "is_error", "levels_over_time", "overshoot", "seconds_until_full"]
+__all__ = [
+    "FULL",
+    "GRACE",
+    "Window",
+    "add_figures",
+    "is_error",
+    "is_full",
+    "levels_over_time",
+    "overshoot",
+    "seconds_until_full",
+]
 
 #: The level at which nothing is amiss.
 FULL = "full"

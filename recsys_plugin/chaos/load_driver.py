@@ -238,6 +238,7 @@ def _ask_on(client: Recommender, plan: DriverPlan, place: int, begins: float, lo
         if over.wait(max(0.0, intended - time.monotonic())):
             return
         began = time.monotonic()
+        outcome: str
         try:
             found = _ask(client, plan, number, plan.timeout).fallback
             outcome = found.level

@@ -38,6 +38,10 @@ REDIS, TRITON = SERVERS = ("redis", "triton")
 _IGNORE_XFSZ = ("/bin/sh", "-c", 'trap "" XFSZ; exec "$@"', "sh")
 
 
+#: Seconds that a server may take to end in order; Triton would wait for connections left half open.
+_GRACE = 3.0
+
+
 class FragileRedis(EmbeddedRedis):
     """The embedded Redis, started so that its disk can be made to look full, see
     :class:`~recsys_plugin.chaos.faults.FullDisk`."""
@@ -186,7 +190,7 @@ def _stop_all_but(services: Services, ran: Collection[str]) -> None:
     for server in (services.triton, services.redis):
         if server.process.name not in ran:
             with server.process.lock():
-                server.stop()
+                server.stop(grace_seconds=_GRACE)
 
 
 def _link_tree(source: Path, target: Path) -> None:

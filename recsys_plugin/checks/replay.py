@@ -26,11 +26,11 @@ from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.view_layout import ViewLayout
 from recsys_plugin.features.writer import BulkWriter
 from recsys_plugin.pipeline.live_state import seed_live_state
-from recsys_plugin.privacy.messages import named_user
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings
 from recsys_plugin.stream.live_rows import LiveRows
 from recsys_plugin.stream.worker import StreamWorker
+from recsys_plugin.user_names import named_user
 
 __all__ = ["Replay", "replay", "require_equal"]
 

@@ -24,8 +24,8 @@ from recsys_plugin.features.contract import Encoding, FeatureContract, FeatureSp
 from recsys_plugin.features.plan import ReadFeatures, ReadPlan, Reply
 from recsys_plugin.features.reader import FeatureReader
 from recsys_plugin.pipeline.feast_repository import RANKING_SERVICE, point_in_time_blocks
-from recsys_plugin.privacy.messages import named_user
 from recsys_plugin.training.packing import UserTensors, pack_frame
+from recsys_plugin.user_names import named_user
 
 __all__ = [
     "FeatureSkew",

@@ -133,11 +133,11 @@ def consent(user_id: str, personalised: str | None, tracking: str | None, as_jso
       recsys privacy consent 2020 --personalised no
       recsys privacy consent 2020 --personalised yes --tracking no
     """
+    from recsys_plugin.consent.consent import Consent, consent_commands
     from recsys_plugin.events.keys import EventKeys
     from recsys_plugin.features.connection import RedisAddress, named_errors
     from recsys_plugin.identifiers import checked_id
     from recsys_plugin.pipeline.steps import PROJECT
-    from recsys_plugin.privacy.consent import Consent, consent_commands
     from recsys_plugin.runtime.services import Services
 
     user = checked_id(user_id, "USER")

@@ -23,12 +23,12 @@ from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.flows import Flow, score_rows
 from recsys_plugin.client.pages import SCORES, known_values, page, shown_facts
 from recsys_plugin.client.results import RankedItems
+from recsys_plugin.consent.consent import CONSENT_FIELD
 from recsys_plugin.errors import InferenceUnavailable
 from recsys_plugin.features.contract import Encoding
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors
 from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.inference.tensors import Array
-from recsys_plugin.privacy.consent import CONSENT_FIELD
 
 __all__ = ["ads"]
 

@@ -16,10 +16,8 @@ from recsys_plugin.client.async_shelves import AsyncShelves
 from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, beside_these, repeatable, under
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.course import Course
-from recsys_plugin.client.driving import drive_awaiting
+from recsys_plugin.client.driving import drive_awaiting, perform_awaiting
 from recsys_plugin.client.following import written
-from recsys_plugin.client.limited import Limited
-from recsys_plugin.client.offload import Offload, awaited
 from recsys_plugin.client.release import Release, load_release, loaded, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.shadowing import ShadowTask
@@ -29,12 +27,9 @@ from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
 from recsys_plugin.events.recorder import AsyncEventRecorder
 from recsys_plugin.events.recording import Recorded
-from recsys_plugin.features.commands import Commands
 from recsys_plugin.features.item_changes import AsyncItemChanges
-from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import AsyncFeatureReader
 from recsys_plugin.identifiers import checked_id
-from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.replicas import AsyncReplicas, connect_async
 from recsys_plugin.inference.triton import AsyncTritonClient
 from recsys_plugin.policy.rules import ShelfRules
@@ -381,26 +376,6 @@ class AsyncRecommender(AsyncShelves):
             options: dict[str, Any] = {"timeout": self._allowed, "limits": self._limits, "retry": self._retry}
             reader = AsyncFeatureReader(self._redis_address, **options)
             reader.begin()
-            self._servers = reader, connect_async(self._triton_addresses, **options)
+            self._servers = reader, connect_async(self._triton_addresses, **options, hedging=self._hedging)
         reader, triton = self._servers
-        match call:
-            case ReadFeatures():
-                return await reader.read(call, timeout=timeout)
-            case Infer():
-                return await triton.infer(call, timeout=timeout)
-            case Limited():
-                return await self._perform(call.call, min(timeout, call.seconds))
-            case Commands():
-                return await reader.execute(call.commands, timeout=timeout)
-            case ReadSchema():
-                return await reader.read_schema(call, timeout=timeout)
-            case ReadPromotion():
-                return await reader.read_promotion(call, timeout=timeout)
-            case GetVersions():
-                return await triton.versions(call.model, timeout=timeout)
-            case GetSettings():
-                return await triton.settings(call.model, call.version, timeout=timeout)
-            case Offload():
-                return await awaited(call, seconds=timeout)
-            case _:
-                raise TypeError(f"a flow made a call of unknown kind: {call!r}")
+        return await perform_awaiting(call, timeout, reader, triton)

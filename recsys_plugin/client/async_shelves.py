@@ -17,11 +17,11 @@ from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.following import written
 from recsys_plugin.client.people import Community, SimilarUsers, community, similar_users
 from recsys_plugin.client.results import Page
+from recsys_plugin.consent.consent import Consent
 from recsys_plugin.events.recorder import AsyncEventRecorder
 from recsys_plugin.features.item_stock import stock_commands
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.policy.rules import ShelfRules
-from recsys_plugin.privacy.consent import Consent
 from recsys_plugin.resilience.values import Timeout
 
 __all__ = ["AsyncShelves"]

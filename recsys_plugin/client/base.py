@@ -42,6 +42,7 @@ from recsys_plugin.policy.rules import NO_RULES, PageRules
 from recsys_plugin.pseudonyms import KEY_VARIABLE, Pseudonyms
 from recsys_plugin.query.recent import Recent
 from recsys_plugin.resilience.adaptive import AdaptiveShare, LatencyTarget
+from recsys_plugin.resilience.hedging import Hedging
 from recsys_plugin.resilience.values import Limits, Retry, Timeout
 from recsys_plugin.settings import Settings
 from recsys_plugin.trials.assignment import is_shadowed
@@ -49,8 +50,9 @@ from recsys_plugin.trials.trial import MalformedTrial
 
 __all__ = ["LOADING_TIMEOUT", "AskUsers", "ClientBase", "beside_these", "repeatable", "under"]
 
-#: Seconds kept back of a request's time for making its page in process if the servers fail; of little time, a part.
-_RESERVE, _MOST_RESERVED = 0.002, 0.25
+#: Seconds kept back of a request's time for making its page in process if the servers fail, and because timers are
+#: late; of little time, a part.
+_RESERVE, _MOST_RESERVED = 0.003, 0.25
 
 #: Seconds that loading a release may take; it happens at start-up and in ``refresh``, never within a request.
 LOADING_TIMEOUT = 60.0
@@ -59,7 +61,7 @@ WRITING_TIMEOUT = 0.5
 #: Seconds for what is asked beside the requests, at least.
 _BESIDE_TIMEOUT = 1.0
 
-_USUAL, _LIMITS, _RETRY, _TARGET = Timeout(), Limits(), Retry(), LatencyTarget()
+_USUAL, _LIMITS, _RETRY, _HEDGING, _TARGET = Timeout(), Limits(), Retry(), Hedging(), LatencyTarget()
 
 #: A request: makes its flow from a context and the users that it is for, who may be a part of those asked for.
 AskUsers = Callable[[RequestContext, Iterable[object]], Flow]
@@ -78,6 +80,7 @@ class ClientBase(Observed):
         limits: how many requests at once, how many waiting, how many connections. One more is refused with
             :class:`~recsys_plugin.errors.Overloaded`.
         retry: how often a call is made anew whose connection broke, and how often a server that is away is looked for.
+        hedging: with several Tritons, when a call is made once more, of the next one, and how often at most.
         latency_target: which latency ``recommend`` and ``search`` hold by considering fewer candidates while the client
             is slow, down to a tenth; ``page.candidates`` says how many. ``None`` for always as many as are asked for.
         project: the Feast project.
@@ -137,6 +140,7 @@ class ClientBase(Observed):
         pseudonym_key: str | None = None,
         limits: Limits = _LIMITS,
         retry: Retry = _RETRY,
+        hedging: Hedging = _HEDGING,
         latency_target: LatencyTarget | None = _TARGET,
         observe: Observer | Sequence[Observer] = (),
         strict: bool = False,
@@ -146,6 +150,7 @@ class ClientBase(Observed):
         self._redis_address = RedisAddress.parse(redis_url)
         self._triton_addresses = TritonAddress.parse_several(triton_url)
         self._allowed, self._limits, self._retry = Timeout.of(timeout), limits, retry
+        self._hedging = hedging
         self._requests = _reserved(self._allowed)
         self._writing_seconds = max(self._allowed.total, WRITING_TIMEOUT)
         self._beside_seconds = max(self._allowed.total, _BESIDE_TIMEOUT)

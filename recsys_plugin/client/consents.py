@@ -6,11 +6,11 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from recsys_plugin.client.context import RequestContext
+from recsys_plugin.consent.consent import Consent, consent_commands
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.commands import Commands
 from recsys_plugin.features.plan import Reply
 from recsys_plugin.identifiers import checked_id
-from recsys_plugin.privacy.consent import Consent, consent_commands
 
 __all__ = ["follow_refusals", "honoured", "state_consent"]
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from recsys_plugin.client.fallback import FULL, Fallback, FallbackCache, Remembered
 from recsys_plugin.client.release import Release
 from recsys_plugin.client.results import RulesReport, Timings
+from recsys_plugin.consent.consent import Consent
 from recsys_plugin.errors import InvalidInput, RecsysError, ReleaseChanged, ServiceUnavailable
 from recsys_plugin.features.plan import FeatureTensors
 from recsys_plugin.identifiers import checked_ids
@@ -21,7 +22,6 @@ from recsys_plugin.inference.tensors import Array
 from recsys_plugin.observability.trace import Trace
 from recsys_plugin.policy.exploration import ExplorationPolicy, NoExploration
 from recsys_plugin.policy.rules import NO_RULES, PageRules, ShelfRules
-from recsys_plugin.privacy.consent import Consent
 from recsys_plugin.query.recent import Recent
 from recsys_plugin.resilience.adaptive import AdaptiveShare
 

@@ -6,10 +6,18 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar
 
 from recsys_plugin.client.course import Course
+from recsys_plugin.client.limited import Limited
+from recsys_plugin.client.offload import Offload, awaited, offloaded
 from recsys_plugin.errors import RecsysError
+from recsys_plugin.features.commands import Commands
+from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
+from recsys_plugin.features.reader import AsyncFeatureReader, FeatureReader
+from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
+from recsys_plugin.inference.replicas import AsyncReplicas, Replicas
+from recsys_plugin.inference.triton import AsyncTritonClient, TritonClient
 from recsys_plugin.resilience.gate import AsyncGate, Gate
 
-__all__ = ["drive", "drive_awaiting"]
+__all__ = ["drive", "drive_awaiting", "perform", "perform_awaiting"]
 
 _Result = TypeVar("_Result")
 
@@ -84,3 +92,55 @@ async def drive_awaiting(
     finally:
         if gate is not None and course.inside:
             gate.leave(course.took())
+
+
+def perform(call: object, timeout: float, reader: FeatureReader, triton: TritonClient | Replicas) -> object:
+    """The answer to a call of a flow, which may take so many seconds."""
+    match call:
+        case ReadFeatures():
+            return reader.read(call, timeout=timeout)
+        case Infer():
+            return triton.infer(call, timeout=timeout)
+        case Limited():
+            return perform(call.call, min(timeout, call.seconds), reader, triton)
+        case Commands():
+            return reader.execute(call.commands, timeout=timeout)
+        case ReadSchema():
+            return reader.read_schema(call, timeout=timeout)
+        case ReadPromotion():
+            return reader.read_promotion(call, timeout=timeout)
+        case GetVersions():
+            return triton.versions(call.model, timeout=timeout)
+        case GetSettings():
+            return triton.settings(call.model, call.version, timeout=timeout)
+        case Offload():
+            return offloaded(call, seconds=timeout)
+        case _:
+            raise TypeError(f"a flow made a call of unknown kind: {call!r}")
+
+
+async def perform_awaiting(
+    call: object, timeout: float, reader: AsyncFeatureReader, triton: AsyncTritonClient | AsyncReplicas
+) -> object:
+    """:func:`perform` from an event loop."""
+    match call:
+        case ReadFeatures():
+            return await reader.read(call, timeout=timeout)
+        case Infer():
+            return await triton.infer(call, timeout=timeout)
+        case Limited():
+            return await perform_awaiting(call.call, min(timeout, call.seconds), reader, triton)
+        case Commands():
+            return await reader.execute(call.commands, timeout=timeout)
+        case ReadSchema():
+            return await reader.read_schema(call, timeout=timeout)
+        case ReadPromotion():
+            return await reader.read_promotion(call, timeout=timeout)
+        case GetVersions():
+            return await triton.versions(call.model, timeout=timeout)
+        case GetSettings():
+            return await triton.settings(call.model, call.version, timeout=timeout)
+        case Offload():
+            return await awaited(call, seconds=timeout)
+        case _:
+            raise TypeError(f"a flow made a call of unknown kind: {call!r}")

@@ -27,13 +27,13 @@ from recsys_plugin.client.release import PersonalModel, Release
 from recsys_plugin.client.results import Page, RankedItems
 from recsys_plugin.client.segments import segment_lifts
 from recsys_plugin.client.shelf_rules import ShelfPolicy, fetch_vectors, shelf_policy
+from recsys_plugin.consent.consent import CONSENT_FIELD
 from recsys_plugin.errors import ReleaseChanged
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors, ReadFeatures
 from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.inference.calls import Infer, OutputSpec
 from recsys_plugin.inference.new_items import item_text
 from recsys_plugin.inference.tensors import Array
-from recsys_plugin.privacy.consent import CONSENT_FIELD
 
 __all__ = [
     "Flow",

@@ -15,11 +15,11 @@ from recsys_plugin.client.fallback import FULL
 from recsys_plugin.client.release import Release
 from recsys_plugin.client.results import Page, RankedItems, ScoredItem, ServedBy
 from recsys_plugin.client.shelf_rules import shelf_policy
+from recsys_plugin.consent.consent import EVERYTHING
 from recsys_plugin.errors import InferenceUnavailable
 from recsys_plugin.features.plan import FeatureReport
 from recsys_plugin.impressions.document import Candidates, ServedPage
 from recsys_plugin.inference.tensors import Array
-from recsys_plugin.privacy.consent import EVERYTHING
 
 __all__ = ["SCORES", "known_values", "line_of", "page", "page_items", "remember_page", "shown_facts"]
 

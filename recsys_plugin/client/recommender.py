@@ -19,10 +19,8 @@ from recsys_plugin.client.arrivals import TakeUp, take_up, take_up_everything
 from recsys_plugin.client.base import LOADING_TIMEOUT, AskUsers, beside_these, repeatable, under
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.course import Course
-from recsys_plugin.client.driving import drive
+from recsys_plugin.client.driving import drive, perform
 from recsys_plugin.client.following import written
-from recsys_plugin.client.limited import Limited
-from recsys_plugin.client.offload import Offload, offloaded
 from recsys_plugin.client.release import Release, load_release, loaded, on_one_release
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.shadowing import ShadowThread
@@ -33,12 +31,9 @@ from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
 from recsys_plugin.events.recorder import EventRecorder
 from recsys_plugin.events.recording import Recorded
-from recsys_plugin.features.commands import Commands
 from recsys_plugin.features.item_changes import ItemChanges
-from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
 from recsys_plugin.features.reader import FeatureReader
 from recsys_plugin.identifiers import checked_id
-from recsys_plugin.inference.calls import GetSettings, GetVersions, Infer
 from recsys_plugin.inference.replicas import connect
 from recsys_plugin.policy.rules import ShelfRules
 from recsys_plugin.resilience.breaker import CircuitBreaker
@@ -70,7 +65,7 @@ class Recommender(Shelves):
         options: dict[str, Any] = {"timeout": self._allowed, "limits": self._limits, "retry": self._retry}
         self._reader = FeatureReader(self._redis_address, **options)
         self._reader.begin()
-        self._triton = connect(self._triton_addresses, **options)
+        self._triton = connect(self._triton_addresses, **options, hedging=self._hedging)
         self._recorder = EventRecorder(**self._recording)
         try:
             self._release, self._rules = self._run(self._snapshots.opened(), LOADING_TIMEOUT)
@@ -384,24 +379,4 @@ class Recommender(Shelves):
         return drive(flow, course, gate, self._perform)
 
     def _perform(self, call: object, timeout: float) -> object:
-        match call:
-            case ReadFeatures():
-                return self._reader.read(call, timeout=timeout)
-            case Infer():
-                return self._triton.infer(call, timeout=timeout)
-            case Limited():
-                return self._perform(call.call, min(timeout, call.seconds))
-            case Commands():
-                return self._reader.execute(call.commands, timeout=timeout)
-            case ReadSchema():
-                return self._reader.read_schema(call, timeout=timeout)
-            case ReadPromotion():
-                return self._reader.read_promotion(call, timeout=timeout)
-            case GetVersions():
-                return self._triton.versions(call.model, timeout=timeout)
-            case GetSettings():
-                return self._triton.settings(call.model, call.version, timeout=timeout)
-            case Offload():
-                return offloaded(call, seconds=timeout)
-            case _:
-                raise TypeError(f"a flow made a call of unknown kind: {call!r}")
+        return perform(call, timeout, self._reader, self._triton)

@@ -18,7 +18,7 @@
 ``recsys:{P}:forgotten``                    set of the pseudonyms of people who were forgotten; ``:key`` tells the
                                             key that made them
 ``recsys:{P}:refusals``                     counts how often forgotten or consent changed
-``recsys:{P}:consent``                      hash: what users refuse, see :mod:`recsys_plugin.privacy.consent`
+``recsys:{P}:consent``                      hash: what users refuse, see :mod:`recsys_plugin.consent.consent`
 ``recsys:{P}:rules``                        the shop's rules for its pages, as JSON
 ``recsys:{P}:ads``                          the campaigns, as JSON; ``:revision`` counts their changes
 ``recsys:{P}:ads:limits``                   hash: budgets of every campaign there ever was, and whether it runs

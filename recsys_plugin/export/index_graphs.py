@@ -22,6 +22,7 @@ __all__ = [
     "lookup_graph",
     "make_graph",
     "pack_graph",
+    "paged_graph",
 ]
 
 #: What the ONNX Runtime of Triton 24.10 and later reads.

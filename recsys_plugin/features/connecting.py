@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -52,9 +53,12 @@ def connection_set(address: RedisAddress, client: Any, timeout: Timeout, limits:
             raise
 
     def check(wire: Wire) -> None:
+        from redis.exceptions import NoPermissionError
+
         deadline = time.monotonic() + _check_seconds(timeout)
         wire.send(_PING, deadline)
-        wire.read(deadline)
+        with contextlib.suppress(NoPermissionError):  # an answer, too
+            wire.read(deadline)
 
     return ConnectionSet(repr(address), make, check, limits, retry)
 
@@ -77,9 +81,12 @@ def async_connection_set(
             raise
 
     async def check(wire: AsyncWire) -> None:
+        from redis.exceptions import NoPermissionError
+
         async with asyncio.timeout(_check_seconds(timeout)):
             await wire.send(_PING)
-            await wire.read()
+            with contextlib.suppress(NoPermissionError):
+                await wire.read()
 
     return AsyncConnectionSet(repr(address), make, check, limits, retry)
 

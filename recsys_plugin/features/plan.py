@@ -33,7 +33,7 @@ from recsys_plugin.features.contract import (
     Slot,
     TensorName,
 )
-from recsys_plugin.privacy.messages import named_user
+from recsys_plugin.user_names import named_user
 
 __all__ = ["FeatureReport", "FeatureTensors", "ReadFeatures", "ReadPlan", "ReadPromotion", "ReadSchema", "Reply"]
 

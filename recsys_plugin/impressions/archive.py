@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from recsys_plugin.consent.refusals import Refusals
 from recsys_plugin.errors import ConfigurationError, InvalidInput
 from recsys_plugin.events.dead_letters import dead_letter
 from recsys_plugin.events.event import EVENT_FIELD, RECORDED_FIELD, Event, microseconds_of
@@ -25,7 +26,6 @@ from recsys_plugin.features.connection import RedisAddress, named_errors
 from recsys_plugin.impressions.document import Impression
 from recsys_plugin.impressions.log import PAGE_FIELD
 from recsys_plugin.impressions.parquet import EVENTS, IMPRESSIONS, write_days
-from recsys_plugin.privacy.refusals import Refusals
 from recsys_plugin.pseudonyms import Pseudonyms
 
 __all__ = ["ARCHIVE_GROUP", "PROFILES_GROUP", "Archived", "Archiver", "Progress", "alone_in_archive"]

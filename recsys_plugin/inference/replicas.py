@@ -11,13 +11,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from queue import Empty, SimpleQueue
 
 from recsys_plugin.errors import DeadlineExceeded, ServiceUnavailable
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.calls import Infer, ModelSettings
 from recsys_plugin.inference.tensors import Array
-from recsys_plugin.inference.triton import AsyncTritonClient, Pending, TritonClient
+from recsys_plugin.inference.triton import AsyncTritonClient, TritonClient
 from recsys_plugin.inference.turns import LOOK, Attempts, Found, Turns
 from recsys_plugin.resilience.breaker import CircuitBreaker
 from recsys_plugin.resilience.hedging import Hedges, Hedging
@@ -33,8 +32,8 @@ class Replicas:
 
     Calls go to them in turn. One that cannot be reached is left out from that moment on and the call goes to the next
     one within the same time; it is taken back once it says that it is ready. A model call that takes unusually long is
-    made once more, of the next server, and the quicker answer counts; a server that is too slow several times in a row
-    is left out likewise. A call made for a version goes to those that have it.
+    given up and made once more, of the next server; one that is too slow several times in a row is left out likewise. A
+    call made for a version goes to those that have it.
 
     Args:
         addresses: two or more.
@@ -64,40 +63,26 @@ class Replicas:
     def infer(self, call: Infer, *, timeout: float) -> dict[str, Array]:
         """See :meth:`TritonClient.infer`."""
         self._look_for_those_away()
-        began = time.monotonic()
+        began, may_hedge = time.monotonic(), True
         attempts = Attempts(self._turns, (call.model, call.version), timeout)
-        servers, ends = iter(attempts), SimpleQueue[int]()
-        pending: dict[int, Pending] = {}
-        may_hedge, delay = True, self.hedges.delay(timeout)
-        self._begin_next(call, attempts, servers, pending, ends)
-        try:
-            while pending:
-                left = began + timeout - time.monotonic()
-                try:
-                    server = ends.get(timeout=max(0.0, began + delay - time.monotonic() if may_hedge else left))
-                except Empty:
-                    if not may_hedge:
-                        raise self._too_late(call, timeout) from None  # gRPC will say so in a moment
-                    may_hedge = False
-                    if self.hedges.allows():
-                        self._begin_next(call, attempts, servers, pending, ends)
-                    continue
-                asked = pending.pop(server)
-                try:
-                    answer = asked.result()
-                except ServiceUnavailable as error:
+        for server, left in attempts:
+            client = self._clients[server]
+            seconds = min(left, self.hedges.delay(left)) if may_hedge and self.hedges.left else left
+            try:
+                answer = client.infer(call, timeout=seconds)
+            except DeadlineExceeded as error:
+                if seconds == left or not self.hedges.allows():
                     attempts.failed(server, error)
-                    if not pending:
-                        self._begin_next(call, attempts, servers, pending, ends)
-                else:
-                    attempts.worked(server)
-                    self.hedges.observe(time.monotonic() - began)
-                    return answer
-        finally:
-            for server, asked in pending.items():
-                asked.abandon()
-                if self._clients[server].breaker.state != "closed":
+                may_hedge = False
+                attempts.slow(server, error)
+                if client.was_slow():
                     self._turns.went(server)
+            except ServiceUnavailable as error:
+                attempts.failed(server, error)
+            else:
+                attempts.worked(server)
+                self.hedges.observe(time.monotonic() - began)
+                return answer
         raise attempts.error()
 
     def versions(self, model: str, *, timeout: float) -> tuple[int, ...]:
@@ -130,37 +115,17 @@ class Replicas:
         for client in self._clients:
             client.close()
 
-    def _begin_next(
-        self,
-        call: Infer,
-        attempts: Attempts,
-        servers: Iterator[tuple[int, float]],
-        pending: dict[int, Pending],
-        ends: SimpleQueue[int],
-    ) -> None:
-        """Ask the next server that can be asked, if there is one; ``ends`` is told when it is done."""
-        for server, left in servers:
-            try:
-                asked = self._clients[server].begin(call, timeout=left)
-            except ServiceUnavailable as error:
-                attempts.failed(server, error)
-            else:
-                pending[server] = asked
-                asked.future.add_done_callback(lambda _, server=server: ends.put(server))
-                return
-
-    def _too_late(self, call: Infer, timeout: float) -> DeadlineExceeded:
-        return DeadlineExceeded(
-            f"model {call.model} version {call.version}: no server answered within {timeout * 1000:.0f} ms"
-        )
-
     def _look_for_those_away(self) -> None:
         for server in self._turns.to_ask():
             self._clients[server].ask_ready(partial(self._turns.says, server), timeout=LOOK)
 
 
 class AsyncReplicas:
-    """:class:`Replicas` for asyncio; belongs to the event loop it was made in."""
+    """:class:`Replicas` for asyncio; belongs to the event loop it was made in.
+
+    Here a call that takes unusually long goes on while the next server is asked, and the quicker answer counts. (In
+    threads that would cost every call the way through another thread.)
+    """
 
     def __init__(
         self,
@@ -217,8 +182,7 @@ class AsyncReplicas:
         finally:
             for task, server in pending.items():
                 task.cancel()
-                self._clients[server].abandoned(timeout)
-                if self._clients[server].breaker.state != "closed":
+                if self._clients[server].was_slow():
                     self._turns.went(server)
         raise attempts.error()
 
@@ -282,11 +246,12 @@ def connect(
     timeout: Timeout = _USUAL,
     limits: Limits = _LIMITS,
     retry: Retry = _RETRY,
+    hedging: Hedging = _HEDGING,
 ) -> TritonClient | Replicas:
     """A blocking client of one Triton or of several that serve the same."""
     if len(addresses) == 1:
         return TritonClient(addresses[0], timeout=timeout, limits=limits, retry=retry)
-    return Replicas(addresses, timeout=timeout, limits=limits, retry=retry)
+    return Replicas(addresses, timeout=timeout, limits=limits, retry=retry, hedging=hedging)
 
 
 def connect_async(
@@ -295,8 +260,9 @@ def connect_async(
     timeout: Timeout = _USUAL,
     limits: Limits = _LIMITS,
     retry: Retry = _RETRY,
+    hedging: Hedging = _HEDGING,
 ) -> AsyncTritonClient | AsyncReplicas:
     """The same for asyncio."""
     if len(addresses) == 1:
         return AsyncTritonClient(addresses[0], timeout=timeout, limits=limits, retry=retry)
-    return AsyncReplicas(addresses, timeout=timeout, limits=limits, retry=retry)
+    return AsyncReplicas(addresses, timeout=timeout, limits=limits, retry=retry, hedging=hedging)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Awaitable, Callable
@@ -23,7 +24,7 @@ from recsys_plugin.inference.tensors import Array
 from recsys_plugin.resilience.breaker import CircuitBreaker
 from recsys_plugin.resilience.values import Limits, Retry, Timeout
 
-__all__ = ["AsyncTritonClient", "Pending", "TritonClient", "named_error"]
+__all__ = ["AsyncTritonClient", "TritonClient", "named_error"]
 
 _Answer = TypeVar("_Answer")
 
@@ -71,19 +72,9 @@ class TritonClient:
 
         return checked_outputs(call, self._ask(f"model {call.model} version {call.version}", ask, timeout))
 
-    def begin(self, call: Infer, *, timeout: float) -> Pending:
-        """Call a model without waiting for the answer.
-
-        Raises:
-            TritonUnreachable: if the server is known to be away.
-        """
-        line = self._lines.take(timeout)
-        return Pending(
-            self._lines,
-            call,
-            line.stub.ModelInfer.future(infer_message(call, timeout), timeout=timeout, metadata=headers(call)),
-            timeout,
-        )
+    def was_slow(self) -> bool:
+        """Take note that another server was asked because this one took too long; whether it counts as away by now."""
+        return _was_slow(self._lines, self._address)
 
     def versions(self, model: str, *, timeout: float) -> tuple[int, ...]:
         """The versions of a model that are ready, in ascending order."""
@@ -140,38 +131,6 @@ class TritonClient:
             return answer
 
 
-class Pending:
-    """A call under way."""
-
-    def __init__(self, lines: Lines, call: Infer, future: Any, timeout: float) -> None:
-        self.future = future
-        self._lines, self._call, self._timeout = lines, call, timeout
-
-    def result(self) -> dict[str, Array]:
-        """The answer of a call that is done.
-
-        Raises:
-            ServiceUnavailable: as :meth:`TritonClient.infer`.
-        """
-        import grpc
-
-        try:
-            reply = self.future.result()
-        except grpc.RpcError as raised:
-            what = f"model {self._call.model} version {self._call.version}"
-            error = named_error(raised, what, self._lines.address, self._timeout)
-            self._lines.failed(error, self._timeout)
-            raise error from raised
-        self._lines.worked()
-        return checked_outputs(self._call, reply)
-
-    def abandon(self) -> None:
-        """Do without the answer; that another server was quicker speaks against this one."""
-        self.future.cancel()
-        error = DeadlineExceeded(f"{self._lines.address} was slower than another server")
-        self._lines.failed(error, self._timeout)
-
-
 class AsyncTritonClient:
     """The same for asyncio; belongs to the event loop it was made in."""
 
@@ -202,9 +161,9 @@ class AsyncTritonClient:
 
         return checked_outputs(call, await self._ask(f"model {call.model} version {call.version}", ask, timeout))
 
-    def abandoned(self, timeout: float) -> None:
-        """Another server was quicker than a call that had so many seconds; see :meth:`Pending.abandon`."""
-        self._lines.failed(DeadlineExceeded(f"{self._address} was slower than another server"), timeout)
+    def was_slow(self) -> bool:
+        """See :meth:`TritonClient.was_slow`."""
+        return _was_slow(self._lines, self._address)
 
     async def versions(self, model: str, *, timeout: float) -> tuple[int, ...]:
         """See :meth:`TritonClient.versions`."""
@@ -272,3 +231,8 @@ def named_error(error: Any, what: str, address: TritonAddress, timeout: float) -
     if code == grpc.StatusCode.UNAVAILABLE:
         return TritonUnreachable(f"{message}. Is Triton running? `recsys up` starts the embedded one")
     return InferenceUnavailable(message)
+
+
+def _was_slow(lines: Lines | AsyncLines, address: TritonAddress) -> bool:
+    lines.failed(DeadlineExceeded(f"{address} was slower than usual, several times in a row"), math.inf)
+    return lines.breaker.state != "closed"

@@ -117,6 +117,10 @@ class Attempts:
         """The server answered."""
         self._turns.came(server)
 
+    def slow(self, server: int, error: ServiceUnavailable) -> None:
+        """The server took too long for the call to wait for it; the next one is asked."""
+        self._error = self._error or error
+
     def failed(self, server: int, error: ServiceUnavailable) -> None:
         """Go on to the next server, or raise the error if that would not help."""
         if isinstance(error, ReleaseChanged):

@@ -8,13 +8,13 @@ import json
 from functools import partial
 from typing import Any
 
+from recsys_plugin.consent.consent import restore_consents
 from recsys_plugin.data.store import load_dataset
 from recsys_plugin.errors import ServiceUnavailable, StoreUnavailable
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.pipeline.feature_tables import FEATURE_TABLES
 from recsys_plugin.pipeline.steps import PROJECT, Progress, publish_schema, repository_digest, require_applied
 from recsys_plugin.pipeline.workspace import Workspace, source_digest
-from recsys_plugin.privacy.consent import restore_consents
 from recsys_plugin.runtime.services import Services, public_url
 from recsys_plugin.security.digests import sha256_of
 from recsys_plugin.settings import Settings

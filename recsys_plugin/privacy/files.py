@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,12 +23,10 @@ from recsys_plugin.settings import Settings
 
 __all__ = [
     "FileTraces",
-    "blank_spool",
     "files_of",
     "forget_in_files",
     "kept_rows",
     "search_files",
-    "whole_file",
     "without_rows",
 ]
 
@@ -67,7 +66,7 @@ def files_of(settings: Settings) -> list[Path]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def _whole_file(path: Path) -> Iterator[Path]:
     """A draft beside a file, which takes its place when the block ends well; it is never there in part."""
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -95,7 +94,7 @@ def forget_in_files(
     for number, path in enumerate(paths):
         progress("files", number, len(paths))
         try:
-            removed = _forgetin_file(path, settings, people, pseudonym)
+            removed = _forget_in_file(path, settings, people, pseudonym)
         except FileNotFoundError:  # spooled events that were sent meanwhile
             continue
         if removed:
@@ -104,13 +103,18 @@ def forget_in_files(
     return done
 
 
-def _forgetin_file(path: Path, settings: Settings, people: Sequence[Person], pseudonym: Callable[[str], str]) -> int:
+def _forget_in_file(path: Path, settings: Settings, people: Sequence[Person], pseudonym: Callable[[str], str]) -> int:
+    if _is_leftover(path, settings):
+        path.unlink()
+        return 1
+    if not _is_readable(path):
+        return 0  # which the search then says
     if path.suffix == ".parquet":
         return without_rows(path, lambda table: _theirs(table, people))
     if path.suffix == ".npz":
         return _without_contexts(path, people)
     if settings.spool is not None and path.parent == settings.spool:
-        return blank_spool(path, people)
+        return _blank_spool(path, people)
     if path == settings.opted_out:
         return _with_pseudonyms(path, people, pseudonym)
     if path.parent == settings.state / "logs":
@@ -121,6 +125,28 @@ def _forgetin_file(path: Path, settings: Settings, people: Sequence[Person], pse
         path.unlink()
         return 1
     return 0
+
+
+def _is_leftover(path: Path, settings: Settings) -> bool:
+    """Whether a file is what a killed process left of its work: drafts and parts, which nobody reads again."""
+    roots = [root for root in (settings.state, settings.feature_repo) if path.is_relative_to(root)]
+    if not any(part.startswith(".") for root in roots for part in path.relative_to(root).parts):
+        return False
+    if path.suffix == ".arrow" or (path.name.startswith(".") and {".parquet", ".npz"} & set(path.suffixes[:-1])):
+        return True
+    return not _is_readable(path)
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether a table or training file is whole; of others nothing is asked."""
+    if path.suffix == ".npz":
+        return zipfile.is_zipfile(path)
+    if path.suffix == ".parquet":
+        try:
+            pq.read_metadata(path)
+        except pa.ArrowInvalid:
+            return False
+    return True
 
 
 def _theirs(table: pa.Table, people: Sequence[Person]) -> dict[str, Any]:
@@ -154,10 +180,12 @@ def without_rows(
                 removed += int(pc.sum(mask).as_py() or 0)
         if not removed or dry_run:
             return removed
-        with whole_file(path) as draft, pq.ParquetWriter(draft, source.schema_arrow, compression="zstd") as writer:
+        groups = source.metadata
+        size = max(groups.row_group(number).num_rows for number in range(groups.num_row_groups))
+        with _whole_file(path) as draft, pq.ParquetWriter(draft, source.schema_arrow, compression="zstd") as writer:
             for batch in source.iter_batches(_BATCH_ROWS):
                 piece = pa.Table.from_batches([batch])
-                writer.write_table(kept_rows(piece, gone(piece)), row_group_size=_BATCH_ROWS)
+                writer.write_table(kept_rows(piece, gone(piece)), row_group_size=size)
     return removed
 
 
@@ -193,12 +221,12 @@ def _without_contexts(path: Path, people: Sequence[Person]) -> int:
             kept[name] = array[keep]
         else:
             kept[name] = array
-    with whole_file(path) as draft, draft.open("wb") as file:
+    with _whole_file(path) as draft, draft.open("wb") as file:
         np.savez(file, allow_pickle=False, **kept)
     return int((~keep).sum())
 
 
-def blank_spool(path: Path, people: Sequence[Person]) -> int:
+def _blank_spool(path: Path, people: Sequence[Person]) -> int:
     """Blank out spooled events in place: the recorder that owns the file goes on, and skips what is no event."""
     blanked = 0
     with path.open("r+b") as file:
@@ -221,7 +249,7 @@ def _with_pseudonyms(path: Path, people: Sequence[Person], pseudonym: Callable[[
     changed = [ids.get(line.strip(), line) for line in lines]
     count = sum(old != new for old, new in zip(lines, changed, strict=True))
     if count:
-        with whole_file(path) as draft:
+        with _whole_file(path) as draft:
             draft.write_text("".join(f"{line}\n" for line in changed), encoding="utf-8")
     return count
 
@@ -275,6 +303,8 @@ def search_files(settings: Settings, people: Sequence[Person], progress: Progres
 def _traces(path: Path, people: Sequence[Person]) -> tuple[str | None, int]:
     """What of a file tells of people, if anything does; and how many rows of tables were decoded."""
     rows = 0
+    if not _is_readable(path):
+        return f"it is no whole {path.suffix[1:]} file, so nobody can tell", 0
     if path.suffix == ".parquet":
         column, rows = _in_parquet(path, people)
         if column:

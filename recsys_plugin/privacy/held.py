@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from recsys_plugin.consent.consent import CONSENT_FIELD, Consent
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.codec import MalformedValueError, decode_timestamp, decode_value, hash_field
 from recsys_plugin.features.connection import RedisAddress, named_errors
-from recsys_plugin.features.reader import schema_key
-from recsys_plugin.privacy.consent import CONSENT_FIELD, Consent
+from recsys_plugin.features.requests import schema_key
 from recsys_plugin.privacy.files import files_of
 from recsys_plugin.privacy.person import Person
 from recsys_plugin.privacy.rows import belongs

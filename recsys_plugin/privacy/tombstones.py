@@ -124,7 +124,7 @@ def bury_in_store(client: Any, keys: EventKeys, names: Pseudonyms, user_ids: Ite
     pipeline = client.pipeline(transaction=True)
     pipeline.set(keys.forgotten_key, names.check)
     pipeline.sadd(keys.forgotten, *(names.of(user_id) for user_id in user_ids))
-    pipeline.incr(keys.refusals)
+    pipeline.execute_command("INCR", keys.refusals)
     pipeline.execute()
 
 
@@ -132,5 +132,5 @@ def raise_in_store(client: Any, keys: EventKeys, names: Pseudonyms, user_ids: It
     """Let people in again, who came back as customers; how many were forgotten."""
     pipeline = client.pipeline(transaction=True)
     pipeline.srem(keys.forgotten, *(names.of(user_id) for user_id in user_ids))
-    pipeline.incr(keys.refusals)
+    pipeline.execute_command("INCR", keys.refusals)
     return int(pipeline.execute()[0])

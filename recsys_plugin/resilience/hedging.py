@@ -27,6 +27,7 @@ class Hedging:
         percentile: of recent latencies; a request that takes longer is made once more, of another server.
         share: of requests that may be made once more, in the long run.
         burst: how many may be so at once, saved up while none was.
+        least: seconds that any request may take before it is made once more.
         time: the share of the time left after which it is done at the latest, and while little is known of latencies.
 
     Raises:
@@ -36,6 +37,7 @@ class Hedging:
     percentile: float = 95.0
     share: float = 0.05
     burst: int = 10
+    least: float = 0.002
     time: float = 0.4
 
     def __post_init__(self) -> None:
@@ -45,6 +47,8 @@ class Hedging:
             raise InvalidInput(f"hedging: share {self.share!r} is not from 0 to 1")
         if isinstance(self.burst, bool) or not isinstance(self.burst, int) or self.burst < 0:
             raise InvalidInput(f"hedging: burst {self.burst!r} is not a whole number of 0 or more")
+        if not 0 < self.least < math.inf:
+            raise InvalidInput(f"hedging: least {self.least!r} is not a number of seconds above 0")
         if not 0 < self.time < 1:
             raise InvalidInput(f"hedging: time {self.time!r} is not between 0 and 1")
 
@@ -64,7 +68,12 @@ class Hedges:
 
     def delay(self, left: float) -> float:
         """Seconds after which a request that may take so many more is made once more."""
-        return min(self._usual, left * self._hedging.time)
+        return min(max(self._usual, self._hedging.least), left * self._hedging.time)
+
+    @property
+    def left(self) -> bool:
+        """Whether the budget has one left."""
+        return self._saved >= 1.0
 
     def allows(self) -> bool:
         """Whether one may be made now; it then is taken from the budget."""

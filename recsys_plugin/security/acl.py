@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 from recsys_plugin.errors import ConfigurationError, InvalidInput
 from recsys_plugin.events.keys import EventKeys
-from recsys_plugin.features.reader import promotion_key, schema_key
+from recsys_plugin.features.requests import promotion_key, schema_key
 from recsys_plugin.pseudonyms import opted_out_key
 
 __all__ = ["CONNECTING", "ROLES", "Role", "role"]

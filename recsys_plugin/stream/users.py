@@ -12,10 +12,10 @@ import numpy as np
 
 from recsys_plugin.aggregation.acts import ACT_TYPES, Acts
 from recsys_plugin.aggregation.live import Categories
+from recsys_plugin.consent.refusals import Refusals
 from recsys_plugin.events.event import EVENT_FIELD, MOST_LATE, RECORDED_FIELD, REPLY_FIELD, Event, EventRefused
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.codec import MalformedValueError, decode_value, hash_field
-from recsys_plugin.privacy.refusals import Refusals
 from recsys_plugin.stream.categories import ItemCategories
 from recsys_plugin.stream.entries import Entry, Transaction
 from recsys_plugin.stream.live_rows import LiveRows

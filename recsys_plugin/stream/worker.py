@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from recsys_plugin.consent.refusals import Refusals
 from recsys_plugin.errors import ConfigurationError, RecsysError, ServiceUnavailable, StoreUnavailable
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.connection import RedisAddress, named_errors
 from recsys_plugin.features.item_facts import ItemPlan
-from recsys_plugin.privacy.refusals import Refusals
 from recsys_plugin.pseudonyms import Pseudonyms
 from recsys_plugin.stream.categories import ItemCategories
 from recsys_plugin.stream.entries import GROUP, Entry, Transaction

@@ -8,7 +8,7 @@ import pytest
 from tiny_servers import serve_in
 from tiny_shop import TinyShop
 
-from recsys_plugin.chaos.target import FragileRedis, Target, proxied
+from recsys_plugin.chaos.target import TRITON, FragileRedis, Target, proxied
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +24,5 @@ def target(fragile: TinyShop) -> Iterator[Target]:
     """The same with what breaks it."""
     with proxied(fragile.redis, fragile.triton) as made:
         yield made
+        # With connections left half open, it would wait for them.
+        made.kill(TRITON)

@@ -33,15 +33,6 @@ def test_servers_of_a_copied_home_are_broken_and_the_shops_own_are_not(small_sho
     assert list(scratch.iterdir()) == []
 
 
-def test_a_promise_that_is_not_kept_ends_with_3(small_shop: Shop) -> None:
-    # Nothing is answered in a millisecond on the full level, so service is never full.
-    done = small_shop.command.run(
-        *("chaos", "--fault", "clock", "--seconds", "4", "--clients", "2", "--rate", "20", "--timeout", "0.001"),
-        expect=3,
-    )
-    assert "not as promised" in done.stderr
-
-
 def test_a_home_without_models_is_refused(tmp_path: Path) -> None:
     done = CliRunner().invoke(recsys, ["chaos", "--seconds", "1"], env={"RECSYS_HOME": str(tmp_path)})
     assert done.exit_code == 2

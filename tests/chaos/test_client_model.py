@@ -146,10 +146,10 @@ def test_pages_are_right_or_say_what_they_are(fragile: TinyShop, target: Target)
                 super().__init__()
                 self.read = read
 
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(
             Machine,
             settings=settings(
-                max_examples=8,
+                max_examples=5,
                 stateful_step_count=25,
                 deadline=None,
                 database=None,

@@ -20,6 +20,7 @@ from recsys_plugin import Event
 from recsys_plugin.ads.book import CampaignBook
 from recsys_plugin.ads.campaign import Campaign
 from recsys_plugin.cli._group import recsys
+from recsys_plugin.consent.consent import restore_consents
 from recsys_plugin.data.prepare import prepare_data
 from recsys_plugin.data.store import load_dataset
 from recsys_plugin.errors import InvalidInput
@@ -36,7 +37,6 @@ from recsys_plugin.features.writer import BulkWriter
 from recsys_plugin.impressions.archive import Archiver
 from recsys_plugin.pipeline.live_state import seed_live_state
 from recsys_plugin.pipeline.materialize import Cursor
-from recsys_plugin.privacy.consent import restore_consents
 from recsys_plugin.privacy.tombstones import bury_in_store
 from recsys_plugin.pseudonyms import Pseudonyms
 from recsys_plugin.runtime.services import Services
@@ -118,7 +118,7 @@ def forget_somebody_meanwhile(worker: StreamWorker, watched: WatchedRedis, monke
     def meanwhile(*arguments: Any) -> bool:
         if next(times) == 0:
             with watched.connect() as admin:
-                admin.incr(KEYS.refusals)
+                admin.set(KEYS.refusals, 99)
         return commit(*arguments)
 
     monkeypatch.setattr(worker, "_commit", meanwhile)

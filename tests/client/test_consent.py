@@ -11,9 +11,9 @@ from tiny_shop import NOW, TinyShop
 from waiting import wait_until
 
 from recsys_plugin import AsyncRecommender, ImpressionLog, InvalidInput, Recommender, StoreUnavailable
+from recsys_plugin.consent.consent import CONSENT_FIELD, EVERYTHING, Consent
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.connection import RedisAddress
-from recsys_plugin.privacy.consent import CONSENT_FIELD, EVERYTHING, Consent
 
 KEYS = EventKeys("recsys")
 USER = "mug-lover"
@@ -30,7 +30,7 @@ def client(module_shop: TinyShop) -> Iterator[Recommender]:
 
 @pytest.fixture
 def redis(module_shop: TinyShop, client: Recommender) -> Iterator[Any]:
-    with RedisAddress.parse(module_shop.redis_url).connect(5) as connection:
+    with RedisAddress.parse(module_shop.admin_url).connect(5) as connection:
         yield connection
         client.set_consent(USER)
         connection.delete(KEYS.impressions)

@@ -46,7 +46,7 @@ def release() -> Release:
         stock=np.where(generator.random(SIZE) < 0.05, 0, -1).astype(np.int64),
         vectors=ItemVectors(SIZE),
     )
-    shares = generator.random(SIZE).astype(np.float32) / SIZE
+    shares = (generator.random(SIZE) / SIZE).astype(np.float32)
     german = PopularItems(generator.permutation(SIZE)[:300], np.linspace(1e-3, 1e-4, 300, dtype=np.float32))
     popularity = Popularity(shares, {("country", "DE"): german})
     sold_out = np.flatnonzero(catalogue.stock == 0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import statistics
 import threading
 import time
@@ -16,7 +18,6 @@ from waiting import holds_within, wait_until
 
 from recsys_plugin import AsyncRecommender, Limits, Recommender, Timeout
 from recsys_plugin.errors import DeadlineExceeded, Overloaded, ServiceUnavailable
-from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.calls import Infer, OutputSpec
 from recsys_plugin.inference.lines import TritonUnreachable
@@ -41,12 +42,17 @@ OPTIONS: dict[str, Any] = {"clock": lambda: NOW, "refresh_every": None, "follow_
 @pytest.fixture
 def hung() -> Any:
     """The URL of a server that takes connections and never answers."""
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1024)
         yield f"grpc://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def pid_of(shop: TinyShop) -> int:
+    """The process of its Redis."""
+    record = shop.redis.process.record
+    assert record is not None
+    return record.pid
 
 
 def threads() -> list[str]:
@@ -107,15 +113,9 @@ async def test_a_triton_that_was_down_is_found_again_within_two_seconds(disposab
     deadline = time.monotonic() + 2
     while not await answers():
         assert time.monotonic() < deadline
-        await waiting_a_little()
+        await asyncio.sleep(0.005)
     client.close()
     await waiting.close()
-
-
-async def waiting_a_little() -> None:
-    import asyncio
-
-    await asyncio.sleep(0.005)
 
 
 async def test_a_replica_that_hangs_is_gone_round_within_the_deadline(tiny: TinyShop, hung: str) -> None:
@@ -135,8 +135,7 @@ async def test_a_replica_that_hangs_is_gone_round_within_the_deadline(tiny: Tiny
 
 def test_more_requests_than_may_be_are_refused_and_say_when_to_ask_again(disposable_shop: TinyShop) -> None:
     urls = disposable_shop.redis_url, disposable_shop.triton_url
-    with RedisAddress.parse(urls[0]).connect(5) as redis:
-        pid = redis.info("server")["process_id"]
+    pid = pid_of(disposable_shop)
     limits = Limits(concurrency=1, waiting=0)
     with Recommender(*urls, timeout=Timeout(10.0, features=1.0), limits=limits, strict=True, **OPTIONS) as client:
         pages: list[Any] = []
@@ -155,6 +154,22 @@ def test_more_requests_than_may_be_are_refused_and_say_when_to_ask_again(disposa
         first.join()
         assert pages[0].item_ids[0] == "mug"
         assert client.recommend("mug-lover", 2).item_ids == pages[0].item_ids
+
+
+def test_closing_does_not_wait_for_a_server_that_hangs(disposable_shop: TinyShop) -> None:
+    urls = disposable_shop.redis_url, disposable_shop.triton_url
+    pid = pid_of(disposable_shop)
+    client = Recommender(*urls, timeout=10.0, clock=lambda: NOW, refresh_every=0.01, follow_items=False)
+    try:
+        os.kill(pid, signal.SIGSTOP)
+        # The look for another version waits for an answer, and may do so for a minute.
+        wait_until(lambda: client._reader._connections._in_use)
+        began = time.monotonic()
+        client.close()
+        assert time.monotonic() - began < 10
+        assert threads() == []
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 async def test_a_client_that_is_slow_considers_fewer_candidates_and_says_so(tiny: TinyShop) -> None:

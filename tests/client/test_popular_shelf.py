@@ -66,11 +66,11 @@ def test_a_user_who_is_not_known_gets_what_his_segment_buys(recommender: Recomme
         recommender.recommend("nobody", 3, segment={"contry": "DE"})
 
 
-def test_on_the_level_of_popularity_a_users_segment_counts(disposable_shop: TinyShop) -> None:
+def test_on_the_level_of_popularity_a_users_segment_counts(module_shop: TinyShop) -> None:
     options: dict[str, Any] = {"timeout": 10, "clock": lambda: NOW, "refresh_every": None, "follow_items": False}
-    with Recommender(disposable_shop.redis_url, disposable_shop.triton_url, **options) as client:
+    with Recommender(module_shop.redis_url, module_shop.triton_url, **options) as client:
         client.rank("mug-lover", ["tea"])  # keeps his features, of which one is his country
-        disposable_shop.stop_triton()
+        module_shop.stop_triton()
         page = client.recommend("mug-lover", 2)
         assert (page.fallback.level, page.item_ids) == ("popularity", ("mug", "cup"))
         assert page.segments == (("country", "DE"),)

@@ -49,7 +49,7 @@ def test_swap_under_load_then_restart(disposable_shop: TinyShop) -> None:
         assert {page.served_by.version for page in pages} == {1, 2}
 
         tiny.stop_triton()
-        with pytest.raises(InferenceUnavailable, match="model recommend version 2"):
+        with pytest.raises(InferenceUnavailable, match="model recommend"):
             client.recommend("mug-lover", strict=True)
         tiny.start_triton()
         deadline = time.monotonic() + 2

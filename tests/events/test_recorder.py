@@ -176,6 +176,12 @@ async def test_the_awaiting_recorder_does_the_same(event_redis: Any) -> None:
         assert len(written(client)) == 51
 
 
+def found_again(recorder: EventRecorder | AsyncEventRecorder) -> bool:
+    """Whether the recorder knows that the server is back."""
+    assert recorder._transport is not None
+    return recorder._transport._connections.breaker.state == "closed"
+
+
 def test_without_a_spool_a_server_that_is_away_is_an_error(event_redis: Any) -> None:
     event = Event(user_id="a", item_id="b", event_type="click")
     with EventRecorder(event_redis.url, timeout=1) as recorder:
@@ -184,6 +190,7 @@ def test_without_a_spool_a_server_that_is_away_is_an_error(event_redis: Any) -> 
         with pytest.raises(StoreUnavailable):
             recorder.record(event)
         event_redis.start()
+        wait_until(lambda: found_again(recorder), seconds=2)
         assert recorder.record(event).state == "recorded"
     with event_redis.connect() as client:
         assert len(written(client)) == 2, "what was acknowledged outlived the kill"
@@ -222,6 +229,9 @@ async def test_the_awaiting_recorder_spools_too(event_redis: Any, tmp_path: Path
         with pytest.raises(StoreUnavailable):
             await recorder.flush()
         await asyncio.to_thread(event_redis.start)
+        async with asyncio.timeout(2):
+            while not found_again(recorder):
+                await asyncio.sleep(0.005)
         assert await recorder.flush() in (0, 1)  # unless the watcher was first
         assert (await recorder.record(event)).state == "recorded"
     with event_redis.connect() as client:

@@ -16,7 +16,7 @@ from tiny_shop import NOW
 from recsys_plugin import AsyncRecommender, Recommender
 
 QUICK = settings(
-    max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 
 

@@ -100,6 +100,20 @@ def test_nothing_of_a_person_is_left_and_all_of_others(event_redis: Any, home: S
     assert (again.removed, again.found) == ({}, ())
 
 
+def test_what_killed_processes_left_goes_too(event_redis: Any, home: Settings) -> None:
+    left = home.feature_repo / "data" / ".user_statistics.parquet"
+    left.write_bytes(b"PAR1" + PERSON.encode())
+    scratch = home.state / ".events-unsorted-x"
+    scratch.mkdir()
+    (scratch / "part-0001.arrow").write_bytes(b"anything")
+    broken = home.state / "live_events" / "broken.parquet"
+    broken.write_bytes(b"PAR1")
+    done = forget(home, event_redis.url, [PERSON])
+    assert done.found == (".recsys/live_events/broken.parquet: it is no whole parquet file, so nobody can tell",)
+    assert not left.exists()
+    assert not list(scratch.iterdir())
+
+
 def test_a_file_that_cannot_be_cleaned_is_named(event_redis: Any, home: Settings) -> None:
     """What nobody knows how to mend is not passed over."""
     (home.state / "notes.txt").write_text(f"call {PERSON}")

@@ -9,9 +9,9 @@ import pytest
 from made_home import KEY, KEYS, OTHER, PERSON
 
 from recsys_plugin import Event, EventRecorder
+from recsys_plugin.consent.consent import CONSENT_FIELD, Consent, consent_commands, restore_consents
 from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.features.connection import RedisAddress
-from recsys_plugin.privacy.consent import CONSENT_FIELD, Consent, consent_commands, restore_consents
 from recsys_plugin.privacy.tombstones import bury_in_store, raise_in_store
 from recsys_plugin.pseudonyms import Pseudonyms
 from recsys_plugin.stream.live_rows import LiveRows

@@ -26,9 +26,12 @@ def test_they_wait_for_the_usual_time_and_never_for_too_long() -> None:
         hedges.observe(0.001 * (number % 10 + 1))
     assert hedges.delay(0.05) == pytest.approx(0.009)
     assert hedges.delay(0.01) == pytest.approx(0.004)
+    for _ in range(300):
+        hedges.observe(0.0001)
+    assert hedges.delay(0.05) == pytest.approx(0.002)
 
 
-@pytest.mark.parametrize("wrong", [{"percentile": 100}, {"share": 2}, {"burst": -1}, {"time": 1}])
+@pytest.mark.parametrize("wrong", [{"percentile": 100}, {"share": 2}, {"burst": -1}, {"least": 0}, {"time": 1}])
 def test_what_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidInput, match=next(iter(wrong))):
         Hedging(**wrong)  # type: ignore[arg-type]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from recsys_plugin.consent.consent import Consent
 from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.events.keys import EventKeys
-from recsys_plugin.privacy.consent import Consent
 from recsys_plugin.pseudonyms import KEY_VARIABLE, Pseudonyms
 
 __all__ = ["FORGOTTEN", "UNTRACKED", "Refusals", "Refused"]
