@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recsys_plugin.errors import ConfigurationError
 
-__all__ = ["RepositoryModel", "parse_configuration", "read_model_repository"]
+__all__ = ["RepositoryModel", "parse_configuration", "read_model_repository", "remove_bytecode"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,16 @@ class RepositoryModel:
     """Those that the configuration's version policy serves."""
     fingerprint: str
     """Changes when the configuration or a file of a version does (by size and time of change)."""
+
+
+def remove_bytecode(folder: Path) -> None:
+    """Remove what Triton's Python backend leaves beside Python models; it heeds no ``PYTHONDONTWRITEBYTECODE``.
+
+    It is made from them anew, and nobody has vouched for it, so it must neither count as a change nor be loaded. Where
+    it cannot be removed it stays, and is found by the check of the repository.
+    """
+    for cache in folder.glob("*/*/__pycache__"):
+        shutil.rmtree(cache, ignore_errors=True)
 
 
 def read_model_repository(folder: Path) -> list[RepositoryModel]:

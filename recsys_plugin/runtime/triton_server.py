@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from recsys_plugin.errors import ConfigurationError, InferenceUnavailable
-from recsys_plugin.runtime.model_repository import RepositoryModel, read_model_repository
+from recsys_plugin.runtime.model_repository import RepositoryModel, read_model_repository, remove_bytecode
 from recsys_plugin.runtime.ports import LOOPBACK, PortBook
 from recsys_plugin.runtime.processes import ServerProcess, write_atomically
 from recsys_plugin.runtime.triton_client import TritonManager
@@ -103,6 +103,7 @@ class EmbeddedTriton:
             self._wait_live(timeout, note, expected=0)
             self._load_changes(note)
             return
+        remove_bytecode(self.model_repository)
         models = read_model_repository(self.model_repository)
         unexported = [model.name for model in models if not model.served]
         if unexported:
@@ -165,6 +166,7 @@ class EmbeddedTriton:
 
     def _load_changes(self, note: Callable[[str], None]) -> None:
         """Load what was exported since the server loaded its models."""
+        remove_bytecode(self.model_repository)
         models = read_model_repository(self.model_repository)
         loaded = json.loads(self._loaded_path.read_text()) if self._loaded_path.exists() else {}
         changed = [model for model in models if loaded.get(model.name) != model.fingerprint]

@@ -20,7 +20,7 @@ from recsys_plugin.features.requests import promotion_key
 from recsys_plugin.inference.models import SERVED_MODELS
 from recsys_plugin.pipeline.workspace import atomic_text
 from recsys_plugin.runtime.known_answers import check_known_answers, load_known_answers
-from recsys_plugin.runtime.model_repository import read_model_repository
+from recsys_plugin.runtime.model_repository import read_model_repository, remove_bytecode
 from recsys_plugin.runtime.services import Services, known_answers_path, public_url
 from recsys_plugin.runtime.triton_client import TritonManager
 from recsys_plugin.runtime.triton_server import require_models_ready
@@ -138,6 +138,7 @@ class ModelVersions:
             ModelRefused: naming what is wrong.
         """
         settings = self._services.settings
+        remove_bytecode(settings.model_repository)
         return check_repository(settings.model_repository, versions, key=settings.model_key)
 
     def pin(self, version: int) -> None:
