@@ -25,7 +25,12 @@ def checked_id(value: object, name: str) -> str:
         InvalidInput: for any other type, for an empty or overlong id, and for control characters.
     """
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        return str(int(value))
+        number = int(value)
+        # Looked at first: to write out a number of very many digits is refused by Python itself.
+        text = str(number) if number.bit_length() < 4 * MOST_ID_BYTES else ""
+        if not 0 < len(text) <= MOST_ID_BYTES:
+            raise InvalidInput(f"{name}: a whole number of more than {MOST_ID_BYTES} digits is no id")
+        return text
     if not isinstance(value, str):
         raise InvalidInput(f"{name}: an id is a string or a whole number, not {type(value).__name__} ({value!r:.60})")
     if not value:

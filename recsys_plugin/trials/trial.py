@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -42,7 +43,8 @@ _Seconds = float
 def _check_number(name: str, value: float | None, *, low: float, high: float, optional: bool = True) -> None:
     if value is None and optional:
         return
-    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+    finite = isinstance(value, int | float) and abs(value) <= sys.float_info.max
+    if isinstance(value, bool) or not finite or not low <= value <= high:  # type: ignore[operator]
         raise InvalidInput(f"{name}: {value!r} is not a number from {low:g} to {high:g}")
 
 
@@ -106,6 +108,8 @@ class DriftBins:
     """Scores of the control in each bin that are not compared."""
 
     def __post_init__(self) -> None:
+        if not all(type(number) is int for number in (*self.edges, *self.set_aside)):
+            raise InvalidInput("drift_bins: edges and set_aside are whole numbers")
         if list(self.edges) != sorted(set(self.edges)) or not self.edges:
             raise InvalidInput(f"drift_bins: edges {self.edges} are not ascending")
         if len(self.set_aside) != len(self.edges) + 1 or min(self.set_aside) < 0:
