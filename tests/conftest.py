@@ -65,8 +65,8 @@ def event_redis(shared_redis: KillableRedis) -> Iterator[KillableRedis]:
 
 #: Folders whose tests run beside those of the trained shop when the suite runs in two parts.
 _FIRST_PART = (
-    "ads", "data", "features", "forecasting", "off_policy", "policy", "quality", "query", "report", "runtime",
-    "simulation", "training", "trials",
+    "ads", "chaos", "data", "features", "forecasting", "fuzz", "inference", "off_policy", "policy", "privacy",
+    "quality", "query", "report", "resilience", "runtime", "simulation", "training", "trials",
 )  # fmt: skip
 
 
