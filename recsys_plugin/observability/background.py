@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import weakref
@@ -13,6 +14,8 @@ from recsys_plugin.background import Warner, Watcher
 from recsys_plugin.errors import RecsysError
 
 __all__ = ["BackgroundQueue"]
+
+_log = logging.getLogger("recsys_plugin")
 
 _Item = TypeVar("_Item")
 
@@ -49,6 +52,8 @@ class BackgroundQueue(Generic[_Item]):
             with self._starting:
                 self._watcher = self._watcher or _watch(self._name, self)
         if len(self._waiting) >= self._most:
+            if self.dropped == 0:
+                _log.warning("%s: more than %d requests wait: further ones are left out", self._name, self._most)
             self.dropped += 1
         else:
             self._waiting.append(item)

@@ -38,13 +38,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
+from recsys_plugin.observability.background import BackgroundQueue
 from recsys_plugin.observability.exposition import MetricsServer
 from recsys_plugin.observability.families import counter, gauge, histograms, keyed
 from recsys_plugin.observability.request import ClientState, FinishedRequest, Observer
@@ -52,6 +53,8 @@ from recsys_plugin.observability.statistics import RequestStatistics, Totals
 
 __all__ = ["Metrics"]
 
+#: Requests that may wait to be counted: more than a process answers within seconds.
+_MOST_WAITING = 50_000
 _State = Callable[[], ClientState | None]
 
 
@@ -80,6 +83,10 @@ class Metrics(Observer):
     ) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
         self._statistics = RequestStatistics()
+        # Counting many requests in a row takes a fraction of what counting each within its request would.
+        self._queue: BackgroundQueue[FinishedRequest] = BackgroundQueue(
+            "recsys-metrics", self._count, most=_MOST_WAITING
+        )
         self._clients: dict[str, _State] = {}
         self._gone = ClientState(0)
         self._lock = threading.Lock()
@@ -89,8 +96,8 @@ class Metrics(Observer):
         self.registry.register(_Collector(self))
 
     def finished(self, request: FinishedRequest) -> None:
-        """Count a request."""
-        self._statistics.add(request)
+        """Count a request, soon: whoever reads the metrics has it counted."""
+        self._queue.offer(request)
 
     def follow(self, name: str, state: _State) -> None:
         """Show how a client stands.
@@ -111,7 +118,8 @@ class Metrics(Observer):
                 self._gone = _with_counts(self._gone, state)
 
     def close(self) -> None:
-        """End what serves the metrics."""
+        """Count what waits, and end what serves the metrics."""
+        self._queue.close()
         with self._lock:
             server, self.server = self.server, None
         if server is not None:
@@ -136,7 +144,12 @@ class Metrics(Observer):
 
     def totals(self) -> Totals:
         """What was counted of requests."""
+        self._queue.flush()
         return self._statistics.totals()
+
+    def _count(self, requests: Sequence[FinishedRequest]) -> None:
+        for request in requests:
+            self._statistics.add(request)
 
 
 class _Collector(Collector):

@@ -1,7 +1,7 @@
 """Slow, degraded and failed requests, kept in a file of bounded size so that each can be explained afterwards.
 
-Of every request only its times are noted, in memory. Those that took unusually long, fell back on something or failed
-are written, by another thread, as a line of JSON each: see :class:`RequestRecord`. Users are in it by their pseudonyms,
+Another thread notes the times of every request, in memory. Those that took unusually long, fell back on something or
+failed are written as a line of JSON each: see :class:`RequestRecord`. Users are in it by their pseudonyms,
 or not at all.
 """
 
@@ -31,6 +31,8 @@ _RECENT, _LEAST = 1_024, 64
 _AGAIN = 256
 #: A request is slow if it takes so many times what 95 of 100 take at most.
 _SLOW_FACTOR = 2.0
+#: Requests that may wait to be looked at: more than a process answers within seconds.
+_MOST_WAITING = 10_000
 _PERCENTILES = (50, 95, 99)
 #: Feature names that a record holds at most.
 _MOST_NAMES = 100
@@ -125,21 +127,12 @@ class RequestLog(Observer):
         self._limits: dict[str, float] = {}
         self._usual: dict[str, tuple[list[list[float]], int]] = {}
         self._clients: dict[str, Callable[[], ClientState | None]] = {}
-        self._queue: BackgroundQueue[FinishedRequest | str] = BackgroundQueue("recsys-request-log", self._work)
+        self._queue: BackgroundQueue[FinishedRequest] = BackgroundQueue(
+            "recsys-request-log", self._work, most=_MOST_WAITING
+        )
 
     def finished(self, request: FinishedRequest) -> None:
-        """Note its times, and keep it if it is slow, degraded or failed."""
-        shelf = request.shelf
-        recent = self._recent.get(shelf)
-        if recent is None:
-            recent = self._recent.setdefault(shelf, deque(maxlen=_RECENT))
-        if request.error is None and request.level == FULL:
-            recent.append((request.seconds, *request.stages.values()))
-            seen = self._seen[shelf] = self._seen.get(shelf, 0) + 1
-            if seen % _AGAIN == _LEAST:
-                self._queue.offer(shelf)
-            if request.seconds < self._limit(shelf):
-                return
+        """Take it, to be looked at in another thread."""
         self._queue.offer(request)
 
     def follow(self, name: str, state: Callable[[], ClientState | None]) -> None:
@@ -160,20 +153,23 @@ class RequestLog(Observer):
         self._queue.close()
         self._file.close()
 
-    def _limit(self, shelf: str) -> float:
-        return self._limits.get(shelf, float("inf")) if self._slow is None else self._slow
-
     # What follows runs in the other thread.
 
-    def _work(self, items: Sequence[FinishedRequest | str]) -> None:
-        lines = []
-        for item in items:
-            if isinstance(item, str):
-                self._find_usual(item)
-            else:
-                lines.append(self._record(item).encode())
+    def _work(self, requests: Sequence[FinishedRequest]) -> None:
+        lines = [self._record(request).encode() for request in requests if self._stands_out(request)]
         if lines:
             self._file.append(lines)
+
+    def _stands_out(self, request: FinishedRequest) -> bool:
+        """Whether it is slow, degraded or failed; of one that is none of the latter, the times are noted."""
+        if request.error is not None or request.level != FULL:
+            return True
+        shelf = request.shelf
+        self._recent.setdefault(shelf, deque(maxlen=_RECENT)).append((request.seconds, *request.stages.values()))
+        seen = self._seen[shelf] = self._seen.get(shelf, 0) + 1
+        if seen % _AGAIN == _LEAST:
+            self._find_usual(shelf)
+        return request.seconds >= (self._limits.get(shelf, float("inf")) if self._slow is None else self._slow)
 
     def _find_usual(self, shelf: str) -> None:
         # All requests of a shelf have the same stages, in the same order.
