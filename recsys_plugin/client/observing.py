@@ -10,7 +10,7 @@ from typing import Self, TypeVar, get_args
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.fallback import Level
 from recsys_plugin.client.results import Page
-from recsys_plugin.observability.request import ANSWERED, FeatureCounts, FinishedRequest, Observer
+from recsys_plugin.observability.request import ANSWERED, FinishedRequest, Observer
 
 __all__ = ["Watch"]
 
@@ -107,10 +107,6 @@ class Watch:
                 worst = max(degraded, key=lambda fallback: _LEVELS.index(fallback.level))
                 finished.level, finished.reason, finished.fallback_age = worst.level, worst.reason, worst.age
             finished.users = [page.user_id for page in pages if page.user_id is not None]
-            finished.features = [
-                FeatureCounts(report.known, report.total, report.missing, report.expired)
-                for report in [page.features for page in pages]
-                if report is not None
-            ]
+            finished.features = [page.features for page in pages if page.features is not None]
             finished.items = sum(map(len, pages))
         self._observer.finished(finished)

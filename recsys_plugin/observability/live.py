@@ -296,12 +296,12 @@ def _models(now: Scrape | None, before: Scrape | None) -> tuple[ModelLoad, ...]:
         return ()
     changes = _Changes([now], [] if before is None else [before])
     loads = []
-    for labels, good in changes.of("nv_inference_request_success_total") or changes.of("nv_inference_request_success"):
+    for labels, good in changes.of(_triton("request_success")):
         model, version = labels.get("model", ""), labels.get("version", "")
         which = {"model": model, "version": version}
-        bad = sum(value for _, value in changes.of("nv_inference_request_failure", **which))
-        queued = sum(value for _, value in changes.of("nv_inference_queue_duration_us", **which))
-        computed = sum(value for _, value in changes.of("nv_inference_compute_infer_duration_us", **which))
+        bad = sum(value for _, value in changes.of(_triton("request_failure"), **which))
+        queued = sum(value for _, value in changes.of(_triton("queue_duration_us"), **which))
+        computed = sum(value for _, value in changes.of(_triton("compute_infer_duration_us"), **which))
         rate = 1.0 / changes.seconds if changes.seconds else 0.0
         loads.append(
             ModelLoad(
@@ -314,3 +314,8 @@ def _models(now: Scrape | None, before: Scrape | None) -> tuple[ModelLoad, ...]:
             )
         )
     return tuple(sorted(loads, key=lambda load: (-load.per_second, load.model, load.version)))
+
+
+def _triton(name: str) -> str:
+    """What the parser calls one of Triton's counters: it adds what OpenMetrics wants, and Triton's text lacks."""
+    return f"nv_inference_{name}_total"

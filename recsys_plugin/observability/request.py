@@ -10,26 +10,15 @@ from dataclasses import dataclass, field
 
 from recsys_plugin.background import Warner
 from recsys_plugin.errors import InvalidInput, RecsysError
+from recsys_plugin.features.plan import FeatureReport
 from recsys_plugin.observability.trace import Trace
 
-__all__ = ["ANSWERED", "FULL", "ClientState", "FeatureCounts", "FinishedRequest", "Observer", "Observers", "join"]
+__all__ = ["ANSWERED", "FULL", "ClientState", "FinishedRequest", "Observer", "Observers", "join"]
 
 #: The outcome of a request that got its pages.
 ANSWERED = "answered"
 #: The level of a page that was made as intended.
 FULL = "full"
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureCounts:
-    """What the feature store had for one user of a request."""
-
-    known: bool
-    total: int
-    missing: tuple[str, ...]
-    """References without a value."""
-    expired: tuple[str, ...]
-    """References with a value that is too old."""
 
 
 @dataclass(slots=True)
@@ -65,7 +54,7 @@ class FinishedRequest:
     """Seconds that were allowed."""
     users: Sequence[str] = ()
     """Whose pages they are: raw ids, which belong in no log."""
-    features: Sequence[FeatureCounts] = ()
+    features: Sequence[FeatureReport] = ()
     """For each user whose features were read."""
     items: int = 0
     """How many items the pages hold."""

@@ -7,7 +7,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from recsys_plugin.observability.request import FeatureCounts, FinishedRequest
+from recsys_plugin.features.plan import FeatureReport
+from recsys_plugin.observability.request import FinishedRequest
 
 __all__ = ["AGE_BUCKETS", "CANDIDATE_BUCKETS", "SECOND_BUCKETS", "Histogram", "RequestStatistics", "Totals"]
 
@@ -133,7 +134,7 @@ class RequestStatistics:
                 dict(now.defaults),
             )
 
-    def _add_features(self, report: FeatureCounts) -> None:
+    def _add_features(self, report: FeatureReport) -> None:
         totals, missing, expired = self._totals, len(report.missing), len(report.expired)
         totals.users[report.known] += 1
         totals.features["present"] += report.total - missing - expired

@@ -21,7 +21,7 @@ from recsys_plugin.errors import DeadlineExceeded
 from recsys_plugin.features import item_changes
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.plan import ReadPlan
-from recsys_plugin.features.reader import promotion_key, schema_key
+from recsys_plugin.features.requests import promotion_key, schema_key
 from recsys_plugin.security.acl import CONNECTING, role
 from recsys_plugin.trials.operations import Trials
 

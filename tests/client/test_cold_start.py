@@ -71,7 +71,7 @@ def test_it_gets_ready_once_the_servers_are_there(disposable_shop: TinyShop, tmp
     path, urls = tmp_path / "snapshot", (disposable_shop.redis_url, disposable_shop.triton_url)
     # Also if it is not to look for other versions by itself, and it takes up items once it has models for them.
     options = {**OPTIONS, "snapshot": path, "refresh_every": None, "follow_items": True}
-    with RedisAddress.parse(disposable_shop.redis_url).connect(5) as redis:
+    with RedisAddress.parse(disposable_shop.operations_url).connect(5) as redis:
         for command in rules_commands("recsys", RULES).commands:
             redis.execute_command(*command)
     Recommender(*urls, **options).close()

@@ -34,7 +34,7 @@ def redis(module_shop: TinyShop, tmp_path: Path) -> Iterator[KillableRedis]:
     """A Redis of its own with the tiny shop's user, beside the shop's Triton."""
     server = KillableRedis(tmp_path / "redis")
     server.start()
-    copy_users(module_shop.redis_url, server.url)
+    copy_users(module_shop.admin_url, server.url)
     try:
         yield server
     finally:

@@ -208,7 +208,7 @@ def test_warnings_are_limited_by_kind() -> None:
 
 def test_the_bench_measures_each_way(tiny: TinyShop) -> None:
     options: dict[str, Any] = {"now": NOW, "calls": 20, "k": 3, "seed": 0, "freeze": False}
-    report = measure_observing(tiny.redis_url, tiny.triton_url, ["mug-lover"], tell=lambda *_: None, **options)
+    report = measure_observing(tiny.admin_url, tiny.triton_url, ["mug-lover"], tell=lambda *_: None, **options)
     ways = ("metrics", "request_log", "tracing_sampled", "tracing_always", "observed")
     assert all(report.figures[f"recommend.{way}_to_off.ratio_p50"] > 0 for way in ways)
     report.figures["recommend.observed_to_off.ratio_p50_low"] = 1.02

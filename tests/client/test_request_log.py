@@ -14,9 +14,10 @@ from tiny_shop import TinyShop
 from recsys_plugin import InvalidInput, Recommender
 from recsys_plugin.cli._group import recsys
 from recsys_plugin.errors import RecsysError, StoreUnavailable
+from recsys_plugin.features.plan import FeatureReport
 from recsys_plugin.observability import FinishedRequest
 from recsys_plugin.observability.diagnosis import Diagnosis, explain_request
-from recsys_plugin.observability.request import ANSWERED, FeatureCounts
+from recsys_plugin.observability.request import ANSWERED
 from recsys_plugin.observability.request_log import (
     RequestFile,
     RequestLog,
@@ -53,7 +54,7 @@ def test_only_what_is_out_of_line_is_written(tmp_path: Path) -> None:
     log.finished(slow)
     error = StoreUnavailable("event time of profile for user 'mug-lover' is corrupt in Redis")
     log.finished(request(66, error=error, outcome="StoreUnavailable"))
-    missing = FeatureCounts(True, 3, ("profile:country",), ("profile:purchases",))
+    missing = FeatureReport(True, 3, ("profile:country",), ("profile:purchases",))
     log.finished(request(67, level="retrieval", reason="Triton is away", features=[missing]))
     log.close()
     records = read_requests(path)

@@ -130,7 +130,7 @@ def test_a_request_is_one_trace_from_caller_to_triton(traced_shop: TinyShop, col
     assert {span.parent_id for span in triton} & {stages[1].span_id}
     # What Triton says of itself begins within the call: both clocks are this machine's.
     assert all(stages[1].started <= span.started <= stages[1].ended for span in triton)
-    with RedisAddress.parse(traced_shop.redis_url).connect(5) as redis:
+    with RedisAddress.parse(traced_shop.admin_url).connect(5) as redis:
         _, fields = redis.xrange(EventKeys("recsys").impressions)[-1]
     assert Impression.decode(fields[b"page"]).trace_id == f"{0xABC:032x}"
 

@@ -64,8 +64,10 @@ def test_groups_and_what_they_were_handed_stay(
         after = state(client)
         assert {entry for entry, _ in client.xrange(STREAM)} == there - gone
         assert (after["last"], after["added"]) == (before["last"], before["added"])
+        # Of one without entries nothing is left to write, whatever its groups wait for.
+        rewritten = gone or (there and len(there) < len(ids))
         for name, (last, pending) in before["groups"].items():
-            kept = [one for one in pending if one[0] in there - gone] if gone or len(there) < len(ids) else pending
+            kept = [one for one in pending if one[0] in there - gone] if rewritten else pending
             assert after["groups"][name] == (last, kept)
         if there - gone and (gone or deleted):
             client.config_set("rdbcompression", "no")
@@ -75,7 +77,8 @@ def test_groups_and_what_they_were_handed_stay(
 
 def test_nothing_is_lost_while_others_write_and_read(event_redis: Any) -> None:
     """Every entry that stays is read once, in order."""
-    count, seen = 3_000, []
+    count = 3_000
+    seen: list[int] = []
     written = threading.Event()
 
     def write() -> None:
