@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -116,6 +116,8 @@ def record(context: RecordingContext, events: Iterable[object], *, visible: bool
             and recording them again with the same ids is safe. With a spool, if that is full (:class:`SpoolFull`).
         DeadlineExceeded: with ``visible``, if the event is recorded and no worker answered in time.
     """
+    if isinstance(events, Mapping) or not isinstance(events, Iterable):
+        raise InvalidInput(f"events: expected events, not {type(events).__name__} ({events!r:.60})")
     given = list(events)
     if len(given) > MOST_EVENTS:
         raise InvalidInput(f"events: {len(given)} events, at most {MOST_EVENTS} are allowed in one call")
