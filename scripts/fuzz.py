@@ -34,6 +34,7 @@ from fuzz_values import KEY  # noqa: E402
 from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
 
 from recsys_plugin import AsyncRecommender, Recommender  # noqa: E402
+from recsys_plugin.runtime.processes import termination_as_interrupt  # noqa: E402
 
 #: Cases of one run of hypothesis: it remembers all of a run.
 _AT_ONCE = 2_000
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", dest="report", type=Path, help="write counts and failures as JSON")
     options = parser.parse_args(arguments)
     logging.getLogger("recsys_plugin").setLevel(logging.CRITICAL)
-    with targets(options.only) as chosen:
+    with termination_as_interrupt(), targets(options.only) as chosen:
         if not chosen:
             parser.error(f"--only: none of {', '.join(options.only)} is an entry point")
         if options.engine == "atheris":

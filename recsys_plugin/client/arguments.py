@@ -33,6 +33,9 @@ MOST_USERS = 10_000
 #: A longer query is refused; how much of a shorter one counts is the tokenizer's business.
 MOST_QUERY_CHARACTERS = 10_000
 
+#: Items of one page; no catalogue has more.
+_MOST_WANTED = 2**31 - 1
+
 
 def checked_k(value: object, name: str = "k") -> int:
     """How many items are wanted: a whole number of 0 or more.
@@ -40,7 +43,8 @@ def checked_k(value: object, name: str = "k") -> int:
     Raises:
         InvalidInput: for anything else.
     """
-    return _whole_number(value, name, least=0)
+    # More than any catalogue has; a larger number would not fit the tensor that carries it.
+    return min(_whole_number(value, name, least=0), _MOST_WANTED)
 
 
 def checked_per_category(value: object) -> int:

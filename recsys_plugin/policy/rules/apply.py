@@ -185,7 +185,8 @@ def arranged(
         if place not in placed and counts.takes(place):
             others.append(place)
     rest = iter(others)
-    page = [slots[position] if position in slots else next(rest, None) for position in range(1, k + 1)]
+    last = min(k, max(slots, default=0) + len(others))  # no position after it has an item, however many are wanted
+    page = [slots[position] if position in slots else next(rest, None) for position in range(1, last + 1)]
     return Arrangement(np.array([place for place in page if place is not None], np.intp), placed, tuple(capped))
 
 
