@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from recsys_plugin.client.offload import Offload
 from recsys_plugin.client.popularity import load_popularity
-from recsys_plugin.errors import FeatureContractError, InferenceUnavailable, ReleaseChanged
+from recsys_plugin.errors import ConfigurationError, FeatureContractError, InferenceUnavailable, ReleaseChanged
 from recsys_plugin.features.contract import FeatureContract
 from recsys_plugin.features.item_facts import STOCK_FEATURE, ItemPlan
 from recsys_plugin.features.plan import ReadPlan, ReadPromotion, ReadSchema
@@ -188,6 +188,7 @@ def load_version(project: str, version: int, current: Release | None) -> Generat
     """Make one version ready; what is new to the catalogue of ``current`` is taken along.
 
     Raises:
+        ConfigurationError: if the version was exported by a release of this package whose models take other inputs.
         FeatureContractError: see :func:`load_release`.
         InferenceUnavailable: if Triton does not serve this version.
     """
@@ -202,6 +203,12 @@ def load_version(project: str, version: int, current: Release | None) -> Generat
         contract = FeatureContract.from_json(contract_text(model, version, settings))
         _check_against_store(model, version, contract, project, schema)
         models[model] = _personal(contract, settings)
+        if model == "search" and not settings.inputs.keys() & {"query", "known_embedding"}:
+            # The ladder would answer every search by words alone, and nobody would know why.
+            raise ConfigurationError(
+                f"model search version {version} takes neither a query nor tokens: it was exported by an older "
+                "recsys_plugin; run `recsys export` with this one"
+            )
     for model in _PERSONAL_SHELVES:
         with contextlib.suppress(ReleaseChanged):
             settings = yield GetSettings(model, version)

@@ -12,12 +12,12 @@ from tiny_shop import CONTRACT, ITEM_IDS, NOW, TinyShop
 
 from recsys_plugin import AsyncRecommender, Recommender
 from recsys_plugin.client.context import RequestContext
-from recsys_plugin.client.release import PersonalModel, Release
+from recsys_plugin.client.release import PersonalModel, Release, load_version
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.searching import search
-from recsys_plugin.errors import InvalidInput
-from recsys_plugin.features.plan import ReadPlan
-from recsys_plugin.inference.calls import Infer
+from recsys_plugin.errors import ConfigurationError, InvalidInput
+from recsys_plugin.features.plan import ReadPlan, ReadSchema
+from recsys_plugin.inference.calls import GetSettings, Infer, ModelSettings
 from recsys_plugin.inference.catalogue import UNKNOWN_STOCK, Catalogue
 from recsys_plugin.inference.item_vectors import ItemVectors
 from recsys_plugin.inference.labels import Labels
@@ -195,3 +195,13 @@ def test_what_was_asked_for_least_recently_is_forgotten() -> None:
     nothing: Recent[str, int] = Recent(0)
     nothing.put("a", 1)
     assert nothing.get("a") is None
+
+
+def test_a_search_model_of_an_older_export_is_refused_by_name() -> None:
+    flow = load_version("recsys", 7, None)
+    assert isinstance(next(flow), ReadSchema)
+    call = flow.send(None)
+    with pytest.raises(ConfigurationError, match="search version 7 takes neither .* run `recsys export`"):
+        while isinstance(call, GetSettings):
+            carried = {"feature_contract": CONTRACT.to_json()}
+            call = flow.send(ModelSettings(64, carried, inputs={"text_embedding": (2,)}))
