@@ -9,12 +9,9 @@ import numpy as np
 
 from recsys_plugin.errors import InvalidInput
 from recsys_plugin.identifiers import checked_ids
+from recsys_plugin.limits import MOST_CANDIDATES, MOST_CONTEXT_KEYS, MOST_QUERY_CHARACTERS
 
 __all__ = [
-    "MOST_CANDIDATES",
-    "MOST_CONTEXT_KEYS",
-    "MOST_QUERY_CHARACTERS",
-    "MOST_USERS",
     "checked_call_context",
     "checked_candidates",
     "checked_interval",
@@ -25,13 +22,6 @@ __all__ = [
     "checked_stock",
     "checked_timeout",
 ]
-
-MOST_CANDIDATES = 10_000
-#: Keys of what a call says about itself.
-MOST_CONTEXT_KEYS = 100
-MOST_USERS = 10_000
-#: A longer query is refused; how much of a shorter one counts is the tokenizer's business.
-MOST_QUERY_CHARACTERS = 10_000
 
 
 def checked_k(value: object, name: str = "k") -> int:

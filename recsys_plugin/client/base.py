@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from recsys_plugin.ads.serving import KnownCampaigns
 from recsys_plugin.background import Warner
-from recsys_plugin.client.arguments import MOST_USERS, checked_interval, checked_k, checked_timeout
+from recsys_plugin.client.arguments import checked_interval, checked_k, checked_timeout
 from recsys_plugin.client.context import BEST_FIRST, Exploration, RequestContext, RequestRules
 from recsys_plugin.client.flows import Flow
 from recsys_plugin.client.release import Release, on_one_release
@@ -26,6 +26,7 @@ from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.impressions.log import ImpressionLog, ImpressionWriter
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.tensors import Array
+from recsys_plugin.limits import MOST_USERS
 from recsys_plugin.policy.exploration_settings import parse_exploration
 from recsys_plugin.policy.page import DEFAULT_SEARCH_BLEND, SearchBlend
 from recsys_plugin.policy.rules import NO_RULES, PageRules

@@ -18,11 +18,10 @@ from recsys_plugin.events.calls import Appended, AppendEvents, Entry, OnDisk
 from recsys_plugin.events.event import Event, EventRefused
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.events.spool import Spool
+from recsys_plugin.limits import MOST_EVENTS
 
-__all__ = ["MOST_EVENTS", "VISIBLE_TIMEOUT", "RecordFlow", "Recorded", "RecordingContext", "record", "replay"]
+__all__ = ["VISIBLE_TIMEOUT", "RecordFlow", "Recorded", "RecordingContext", "record", "replay"]
 
-#: Events in one call of ``record_many``.
-MOST_EVENTS = 5_000
 #: Seconds that ``record(visible=True)`` waits unless the caller says otherwise.
 VISIBLE_TIMEOUT = 1.0
 

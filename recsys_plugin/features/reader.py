@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from recsys_plugin.errors import StoreUnavailable
 from recsys_plugin.features.connection import RedisAddress, named_errors, too_slow
 from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema, Reply
+from recsys_plugin.limits import MOST_DOCUMENT_BYTES
 
 if TYPE_CHECKING:
     import redis
@@ -243,8 +244,8 @@ def _parsed_schema(text: bytes | None, project: str) -> dict[str, str] | None:
     if text is None:
         return None
     try:
-        schema = json.loads(text)
-    except ValueError as error:
+        schema = json.loads(text) if len(text) <= MOST_DOCUMENT_BYTES else None
+    except (ValueError, RecursionError) as error:
         raise StoreUnavailable(
             f"Redis key {schema_key(project)} is not JSON: {error}. Run `recsys apply` again."
         ) from error

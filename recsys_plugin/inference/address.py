@@ -2,7 +2,8 @@
 
 ``grpc://host:8001``, or ``grpcs://host:8001`` for TLS, with files as options: ``root_certificates``,
 ``private_key``, ``certificate_chain`` (the last two for mutual TLS). Without ``root_certificates``, gRPC's own
-variable ``GRPC_DEFAULT_SSL_ROOTS_FILE_PATH`` names them, else the system's are used.
+variable ``GRPC_DEFAULT_SSL_ROOTS_FILE_PATH`` names them, else the system's are used. The server's certificate must be
+for the host that the URL names.
 
 Several servers that serve the same models stand side by side, ``grpc://first:8001,second:8001``; options count for all.
 """
@@ -16,16 +17,16 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from recsys_plugin.errors import ConfigurationError
+from recsys_plugin.limits import MOST_MESSAGE_BYTES
 
 __all__ = ["TritonAddress"]
 
 _FILES = ("root_certificates", "private_key", "certificate_chain")
-_LARGEST_MESSAGE = 1 << 30  # bytes; gRPC's own limit of 4 MiB is less than one page of a catalogue
 
 #: Channel options. Pings go out only while a call waits, more often than that Triton would hang up.
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_send_message_length", _LARGEST_MESSAGE),
-    ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
+    ("grpc.max_send_message_length", MOST_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 0),
@@ -59,23 +60,28 @@ class TritonAddress:
         Raises:
             ConfigurationError: if it is neither, lacks host or port, or has options that are not understood.
         """
+        shown = _shown(url)
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError as error:
-            raise ConfigurationError(f"Triton URL {url!r}: {error}") from error
+            raise ConfigurationError(f"Triton URL {shown!r}: {error}") from error
+        if "@" in url:
+            raise ConfigurationError(
+                f"Triton URL {shown!r}: Triton knows no users and passwords; use grpcs:// with a certificate_chain"
+            )
         if parts.scheme not in ("grpc", "grpcs"):
-            raise ConfigurationError(f"Triton URL {url!r} does not start with grpc:// or grpcs://")
+            raise ConfigurationError(f"Triton URL {shown!r} does not start with grpc:// or grpcs://")
         if not host or port is None or parts.path not in ("", "/"):
-            raise ConfigurationError(f"Triton URL {url!r} is not of the form grpc://host:port")
+            raise ConfigurationError(f"Triton URL {shown!r} is not of the form grpc://host:port")
         options = dict(parse_qsl(parts.query))
         tls = parts.scheme == "grpcs"
         if unknown := sorted(set(options) - set(_FILES if tls else ())):
             raise ConfigurationError(
-                f"Triton URL {url!r}: option {unknown[0]} is not understood; grpcs:// takes {', '.join(_FILES)}"
+                f"Triton URL {shown!r}: option {unknown[0]} is not understood; grpcs:// takes {', '.join(_FILES)}"
             )
         if ("private_key" in options) != ("certificate_chain" in options):
-            raise ConfigurationError(f"Triton URL {url!r}: private_key and certificate_chain go together")
+            raise ConfigurationError(f"Triton URL {shown!r}: private_key and certificate_chain go together")
         files = {name: Path(value) for name, value in options.items()}
         return cls(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", tls, **files)
 
@@ -89,7 +95,7 @@ class TritonAddress:
         scheme, hosts, options = re.findall(r"^([^/]*//)?([^/?#]*)(.*)$", url, re.DOTALL)[0]
         addresses = tuple(cls.parse(f"{scheme}{host}{options}") for host in hosts.split(","))
         if len(set(addresses)) < len(addresses):
-            raise ConfigurationError(f"Triton URL {url!r} names a server twice")
+            raise ConfigurationError(f"Triton URL {_shown(url)!r} names a server twice")
         return addresses
 
     def __str__(self) -> str:
@@ -109,6 +115,11 @@ class TritonAddress:
         return grpc.ssl_channel_credentials(
             _content(self.root_certificates), _content(self.private_key), _content(self.certificate_chain)
         )
+
+
+def _shown(url: str) -> str:
+    """The URL for a message, without what somebody put before the host."""
+    return re.sub(r"^([a-z]*:/*).*@", r"\1***@", url, flags=re.DOTALL)
 
 
 def _content(file: Path | None) -> bytes | None:

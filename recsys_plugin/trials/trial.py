@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from recsys_plugin.errors import ConfigurationError, InvalidInput
+from recsys_plugin.limits import MOST_DOCUMENT_BYTES
 
 __all__ = [
     "ARMS",
@@ -209,9 +210,11 @@ class Trial:
         Raises:
             MalformedTrial: if it is not one, or one of another format.
         """
+        if len(text) > MOST_DOCUMENT_BYTES:
+            raise MalformedTrial(f"the trial in Redis has more than {MOST_DOCUMENT_BYTES} bytes. {_WHAT_TO_DO}")
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MalformedTrial(f"the trial in Redis is not JSON: {error}. {_WHAT_TO_DO}") from error
         if not isinstance(document, dict) or document.pop("format", None) != _FORMAT:
             raise MalformedTrial(f"the trial in Redis is not a document of format {_FORMAT}. {_WHAT_TO_DO}")
