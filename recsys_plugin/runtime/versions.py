@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ class ModelVersions:
             self._promote(redis, wanted)
         return self._one(wanted)
 
-    def verify(self, versions: Iterable[int] | None = None) -> list[CheckedVersion]:
+    def verify(self, versions: Iterable[int] | None = None) -> Sequence[CheckedVersion]:
         """Check the files of versions on disk, all by default, see :func:`check_repository`; asks no server.
 
         Raises:
