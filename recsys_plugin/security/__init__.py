@@ -1,4 +1,4 @@
-"""What keeps others out: Redis users with few rights, digests and signatures of models. The client imports none of it."""
+"""What keeps others out: Redis users with few rights, digests and signatures of models; for operators, not clients."""
 
 from __future__ import annotations
 
