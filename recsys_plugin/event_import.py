@@ -22,10 +22,11 @@ from recsys_plugin.data.schema import LATEST, TABLES, Column
 from recsys_plugin.errors import DataError, InvalidInput
 from recsys_plugin.events.calls import AppendEvents, Entry
 from recsys_plugin.events.dead_letters import DeadLetters, dead_letter
-from recsys_plugin.events.event import MOST_EVENT_BYTES, Event, EventRefused, microseconds_of
+from recsys_plugin.events.event import Event, EventRefused, microseconds_of
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.events.transport import EventTransport
 from recsys_plugin.features.connection import RedisAddress
+from recsys_plugin.limits import MOST_EVENT_BYTES
 
 __all__ = ["Imported", "Progress", "import_events"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Container, Iterable
+from itertools import islice
 
 import numpy as np
 
 from recsys_plugin.errors import InvalidInput
+from recsys_plugin.limits import MOST_ID_BYTES
 
-__all__ = ["MOST_ID_BYTES", "checked_id", "checked_ids"]
-
-MOST_ID_BYTES = 256
+__all__ = ["checked_id", "checked_ids"]
 
 #: Ids that need no closer look: printable ASCII of no more than MOST_ID_BYTES. Nearly all are, and a call has hundreds.
 _PLAIN_ID = re.compile(rf"[ -~]{{1,{MOST_ID_BYTES}}}")
@@ -54,8 +54,8 @@ def checked_ids(values: Iterable[object], name: str, *, most: int, known: Contai
         value
         if type(value) is str and (value in known or _PLAIN_ID.fullmatch(value))
         else checked_id(value, f"{name}[{number}]")
-        for number, value in enumerate(values)
+        for number, value in enumerate(islice(values, most + 1))  # they may come without an end
     ]
     if len(ids) > most:
-        raise InvalidInput(f"{name}: {len(ids)} ids, at most {most} are allowed in one call")
+        raise InvalidInput(f"{name}: more than {most} ids; at most {most} are allowed in one call")
     return ids

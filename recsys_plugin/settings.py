@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from recsys_plugin.errors import ConfigurationError
+from recsys_plugin.limits import MOST_SECRET_BYTES
 
 __all__ = ["SECRETS", "Settings", "parse_moment", "with_secret_files"]
 
 #: Variables that may hold a secret: each can be given as a file by the same name and ``_FILE``.
 SECRETS = ("RECSYS_REDIS_URL", "RECSYS_TRITON_URL", "RECSYS_PSEUDONYM_KEY", "RECSYS_MODEL_KEY")
-_LARGEST_SECRET = 65_536
 
 
 def parse_moment(text: str, *, name: str) -> datetime:
@@ -76,14 +76,14 @@ def with_secret_files(environ: Mapping[str, str]) -> dict[str, str]:
 def _secret_in(file: str, name: str) -> str:
     try:
         with open(file, "rb") as source:
-            data = source.read(_LARGEST_SECRET + 1)
+            data = source.read(MOST_SECRET_BYTES + 1)
         text = data.decode().strip()
     except OSError as error:
         raise ConfigurationError(f"{name}={file!r} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         raise ConfigurationError(f"{name}={file!r} is no UTF-8 text") from None  # the error would show the bytes
-    if not text or len(data) > _LARGEST_SECRET:
-        raise ConfigurationError(f"{name}={file!r} is empty, or larger than {_LARGEST_SECRET} bytes")
+    if not text or len(data) > MOST_SECRET_BYTES:
+        raise ConfigurationError(f"{name}={file!r} is empty, or larger than {MOST_SECRET_BYTES} bytes")
     return text
 
 

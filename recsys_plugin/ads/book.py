@@ -11,14 +11,12 @@ from typing import Any
 from recsys_plugin.ads.campaign import MOST_MICROS, Campaign, checked_fields, checked_whole
 from recsys_plugin.ads.pacing import DAY, TrafficForecast
 from recsys_plugin.errors import InvalidInput
+from recsys_plugin.limits import MOST_ADVERTISED, MOST_CAMPAIGNS, MOST_DOCUMENT_BYTES
 
-__all__ = ["FORMAT", "MOST_ADVERTISED", "MOST_CAMPAIGNS", "AuctionSettings", "CampaignBook"]
+__all__ = ["FORMAT", "AuctionSettings", "CampaignBook"]
 
 #: The layout of the document; one of another number is refused, since it would be misread.
 FORMAT = 1
-MOST_CAMPAIGNS = 1_000
-#: Items of all campaigns together: what one call of the model ``rank`` takes.
-MOST_ADVERTISED = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +147,8 @@ class CampaignBook:
         Raises:
             InvalidInput: if it is none; the message has a line for each campaign that is wrong, naming the field.
         """
+        if len(text) > MOST_DOCUMENT_BYTES:
+            raise InvalidInput(f"campaigns: more than {MOST_DOCUMENT_BYTES} bytes")
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:

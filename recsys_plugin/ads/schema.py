@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from recsys_plugin.ads.book import FORMAT, MOST_CAMPAIGNS
+from recsys_plugin.ads.book import FORMAT
 from recsys_plugin.ads.campaign import MOST_ITEMS, MOST_MICROS
+from recsys_plugin.limits import MOST_CAMPAIGNS
 
 __all__ = ["campaigns_schema"]
 

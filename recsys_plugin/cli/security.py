@@ -1,4 +1,4 @@
-"""``recsys security``: Redis users with few rights, the audit, what the software is made of, and the threat model."""
+"""``recsys security``: Redis users with few rights."""
 
 from __future__ import annotations
 
@@ -17,9 +17,6 @@ def security() -> None:
     \b
     Examples:
       recsys security acl --role client
-      recsys security audit
-      recsys security sbom --output sbom.json
-      recsys security threats
     """
 
 

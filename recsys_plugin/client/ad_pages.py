@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from recsys_plugin.client.arguments import MOST_CANDIDATES
 from recsys_plugin.client.results import Page, RankedItems, ScoredItem
 from recsys_plugin.errors import InvalidInput
+from recsys_plugin.limits import MOST_CANDIDATES
 
 __all__ = ["AdItem", "AdsPage", "mix_ads"]
 

@@ -17,7 +17,7 @@ from recsys_plugin.ads.book import CampaignBook
 from recsys_plugin.ads.campaign import UserCondition
 from recsys_plugin.ads.serving import AdRequest, Creatives, KnownCampaigns, ShownAd, serve_ads
 from recsys_plugin.client.ad_pages import AdItem, AdsPage
-from recsys_plugin.client.arguments import MOST_CANDIDATES, checked_call_context, checked_slots
+from recsys_plugin.client.arguments import checked_call_context, checked_slots
 from recsys_plugin.client.consents import honoured
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.flows import Flow, score_rows
@@ -29,6 +29,7 @@ from recsys_plugin.features.contract import Encoding
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors
 from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.inference.tensors import Array
+from recsys_plugin.limits import MOST_CANDIDATES
 
 __all__ = ["ads"]
 

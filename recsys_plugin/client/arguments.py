@@ -9,12 +9,9 @@ import numpy as np
 
 from recsys_plugin.errors import InvalidInput
 from recsys_plugin.identifiers import checked_ids
+from recsys_plugin.limits import MOST_CANDIDATES, MOST_CONTEXT_KEYS, MOST_QUERY_CHARACTERS
 
 __all__ = [
-    "MOST_CANDIDATES",
-    "MOST_CONTEXT_KEYS",
-    "MOST_QUERY_CHARACTERS",
-    "MOST_USERS",
     "checked_call_context",
     "checked_candidates",
     "checked_flag",
@@ -25,13 +22,6 @@ __all__ = [
     "checked_slots",
     "checked_stock",
 ]
-
-MOST_CANDIDATES = 10_000
-#: Keys of what a call says about itself.
-MOST_CONTEXT_KEYS = 100
-MOST_USERS = 10_000
-#: A longer query is refused; how much of a shorter one counts is the tokenizer's business.
-MOST_QUERY_CHARACTERS = 10_000
 
 #: Items of one page; no catalogue has more.
 _MOST_WANTED = 2**31 - 1

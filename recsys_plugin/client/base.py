@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from recsys_plugin.ads.serving import KnownCampaigns
 from recsys_plugin.background import Warner
-from recsys_plugin.client.arguments import MOST_USERS, checked_flag, checked_interval, checked_k
+from recsys_plugin.client.arguments import checked_flag, checked_interval, checked_k
 from recsys_plugin.client.consents import follow_refusals
 from recsys_plugin.client.context import BEST_FIRST, Exploration, RequestContext, RequestRules
 from recsys_plugin.client.fallback import DEFAULT_CACHE, FallbackCache, Remembered
@@ -34,6 +34,7 @@ from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.impressions.log import ImpressionLog, ImpressionWriter
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.tensors import Array
+from recsys_plugin.limits import MOST_USERS
 from recsys_plugin.observability.environment import observer_from_settings
 from recsys_plugin.observability.request import Observer, join
 from recsys_plugin.policy.exploration_settings import parse_exploration

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys_plugin.client.arguments import MOST_CANDIDATES, checked_candidates, checked_k
+from recsys_plugin.client.arguments import checked_candidates, checked_k
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.flows import (
     Flow,
@@ -27,6 +27,7 @@ from recsys_plugin.client.shelf_rules import fetch_vectors, shelf_policy
 from recsys_plugin.errors import InferenceUnavailable
 from recsys_plugin.identifiers import checked_ids
 from recsys_plugin.inference.calls import Infer, OutputSpec
+from recsys_plugin.limits import MOST_CANDIDATES
 
 __all__ = ["cross_sell"]
 

@@ -19,6 +19,7 @@ from recsys_plugin.features.plan import FeatureTensors
 from recsys_plugin.identifiers import checked_ids
 from recsys_plugin.impressions.document import Candidates, ServedPage
 from recsys_plugin.inference.tensors import Array
+from recsys_plugin.limits import MOST_SPONSORED
 from recsys_plugin.observability.trace import Trace
 from recsys_plugin.policy.exploration import ExplorationPolicy, NoExploration
 from recsys_plugin.policy.rules import NO_RULES, PageRules, ShelfRules
@@ -26,10 +27,6 @@ from recsys_plugin.query.recent import Recent
 from recsys_plugin.resilience.adaptive import AdaptiveShare
 
 __all__ = ["BEST_FIRST", "Exploration", "RequestContext", "RequestRules"]
-
-
-#: Sponsored items that one request may bring.
-MOST_SPONSORED = 1_000
 
 
 @dataclass(frozen=True, slots=True)

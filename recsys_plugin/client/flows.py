@@ -13,12 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys_plugin.client.arguments import (
-    MOST_CANDIDATES,
-    MOST_USERS,
-    checked_candidates,
-    checked_k,
-)
+from recsys_plugin.client.arguments import checked_candidates, checked_k
 from recsys_plugin.client.cached_features import read_or_recall
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.explaining import explained
@@ -34,6 +29,7 @@ from recsys_plugin.identifiers import checked_id, checked_ids
 from recsys_plugin.inference.calls import Infer, OutputSpec
 from recsys_plugin.inference.new_items import item_text
 from recsys_plugin.inference.tensors import Array
+from recsys_plugin.limits import MOST_CANDIDATES, MOST_USERS
 
 __all__ = [
     "Flow",

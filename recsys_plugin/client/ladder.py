@@ -32,8 +32,6 @@ from recsys_plugin.client import flows, searching
 from recsys_plugin.client import onboarding as onboarding_flows
 from recsys_plugin.client.ad_pages import AdsPage
 from recsys_plugin.client.arguments import (
-    MOST_CANDIDATES,
-    MOST_USERS,
     checked_candidates,
     checked_k,
     checked_per_category,
@@ -49,6 +47,7 @@ from recsys_plugin.client.results import RankedItems
 from recsys_plugin.client.segments import checked_segment
 from recsys_plugin.errors import FeatureContractError, InvalidInput, ServiceUnavailable
 from recsys_plugin.identifiers import checked_id, checked_ids
+from recsys_plugin.limits import MOST_CANDIDATES, MOST_USERS
 from recsys_plugin.policy.page import SearchBlend
 
 __all__ = [

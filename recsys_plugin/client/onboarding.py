@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys_plugin.client.arguments import MOST_CANDIDATES, checked_candidates, checked_k
+from recsys_plugin.client.arguments import checked_candidates, checked_k
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.flows import (
     Flow,
@@ -30,6 +30,7 @@ from recsys_plugin.events.event import EVENT_TYPE_CODES
 from recsys_plugin.features.contract import FeatureContract
 from recsys_plugin.features.plan import FeatureReport, FeatureTensors
 from recsys_plugin.identifiers import checked_id, checked_ids
+from recsys_plugin.limits import MOST_CANDIDATES
 
 __all__ = ["onboard", "with_chosen"]
 

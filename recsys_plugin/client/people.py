@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys_plugin.client.arguments import MOST_USERS, checked_k
+from recsys_plugin.client.arguments import checked_k
 from recsys_plugin.client.context import RequestContext
 from recsys_plugin.client.flows import infer, read_features, user_inputs
 from recsys_plugin.errors import ConfigurationError, InferenceUnavailable
@@ -17,6 +17,7 @@ from recsys_plugin.features.plan import FeatureTensors
 from recsys_plugin.identifiers import checked_id
 from recsys_plugin.inference.calls import OutputSpec
 from recsys_plugin.inference.tensors import Array
+from recsys_plugin.limits import MOST_USERS
 from recsys_plugin.pseudonyms import KEY_VARIABLE, Pseudonyms, of_halves, opted_out_key
 
 __all__ = ["Community", "SimilarUser", "SimilarUsers", "community", "similar_users"]

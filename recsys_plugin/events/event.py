@@ -16,6 +16,7 @@ from typing import Any
 
 from recsys_plugin.errors import InvalidInput
 from recsys_plugin.identifiers import checked_id
+from recsys_plugin.limits import MOST_EVENT_BYTES
 
 __all__ = [
     "EVENT_FIELD",
@@ -23,7 +24,6 @@ __all__ = [
     "EVENT_TYPE_CODES",
     "LONGEST_QUERY",
     "MOST_AHEAD",
-    "MOST_EVENT_BYTES",
     "MOST_LATE",
     "RECORDED_FIELD",
     "REPLY_FIELD",
@@ -40,8 +40,6 @@ EVENT_TYPES = tuple(EVENT_TYPE_CODES)
 MOST_AHEAD = timedelta(minutes=5)
 #: An event older than this when it is recorded is no live event; history comes through ``recsys data``.
 MOST_LATE = timedelta(days=30)
-#: Bytes of an event in JSON.
-MOST_EVENT_BYTES = 64 * 1024
 #: Characters of the search text that led to an event.
 LONGEST_QUERY = 10_000
 

@@ -19,6 +19,7 @@ from recsys_plugin.events.calls import Appended, AppendEvents, Entry, OnDisk
 from recsys_plugin.events.event import Event, EventRefused
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.events.spool import Spool
+from recsys_plugin.limits import MOST_EVENTS
 
 __all__ = [
     "MOST_EVENTS",
@@ -31,8 +32,6 @@ __all__ = [
     "replay",
 ]
 
-#: Events in one call of ``record_many``.
-MOST_EVENTS = 5_000
 #: Seconds that ``record(visible=True)`` waits unless the caller says otherwise.
 VISIBLE_TIMEOUT = 1.0
 

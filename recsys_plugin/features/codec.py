@@ -13,6 +13,8 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from recsys_plugin.limits import MOST_VALUE_BYTES
+
 __all__ = [
     "DELIMITED",
     "FIXED32",
@@ -119,8 +121,10 @@ def decode_value(data: bytes) -> tuple[str, Value]:
     can say what it found.
 
     Raises:
-        MalformedValueError: if the bytes are truncated or corrupt; never a wrong value instead.
+        MalformedValueError: if the bytes are truncated, corrupt or too many; never a wrong value instead.
     """
+    if len(data) > MOST_VALUE_BYTES:
+        raise MalformedValueError(f"{len(data)} bytes are more than the {MOST_VALUE_BYTES} that a value may have")
     dtype, value, position = "NULL", None, 0
     while position < len(data):
         tag, position = _varint(data, position)

@@ -5,12 +5,13 @@
 ``rediss://host:6379/0?ssl_ca_certs=ca.pem``            the same over TLS
 ``unix:///run/redis.sock?db=0``                         a unix socket
 ``redis-cluster://host:6379,host:6380``                 a cluster (``rediss-cluster://`` over TLS)
-``redis-sentinel://host:26379,host:26379/mymaster/0``   the master that the sentinels name
+``redis-sentinel://host:26379,host:26379/mymaster/0``   the master that the sentinels name (``rediss-sentinel://``)
 ======================================================  ===============================================
 
 User and password may be left out, and are percent-encoded when they hold special characters. The options
 ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile`` (files) and ``ssl_check_hostname`` (true or false) go with
-the TLS schemes. Works with Redis and Valkey alike.
+the TLS schemes; a server that asks for a certificate (mutual TLS) is shown the certfile. Works with Redis and Valkey
+alike.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ _SCHEMES = {
     "redis-cluster": ("redis_cluster", False),
     "rediss-cluster": ("redis_cluster", True),
     "redis-sentinel": ("redis_sentinel", False),
+    "rediss-sentinel": ("redis_sentinel", True),
 }
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
@@ -225,7 +227,9 @@ class RedisAddress:
         return options
 
     def _sentinel_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        return {name: options[name] for name in ("socket_timeout", "socket_connect_timeout", "retry")}
+        """Of the sentinels: TLS as to the master, but no login, which is the master's."""
+        names = ("socket_timeout", "socket_connect_timeout", "retry", "ssl", *(name for name, _ in self.tls_options))
+        return {name: options[name] for name in names if name in options}
 
 
 def too_slow(address: RedisAddress, timeout: float) -> DeadlineExceeded:
@@ -293,7 +297,11 @@ def _tls_options(options: dict[str, str], tls: bool, shown: str) -> tuple[tuple[
                 f"Redis URL {shown!r}: option {name}={value!r} is not understood; there are {known}"
             )
     if read and not tls:
-        raise ConfigurationError(f"Redis URL {shown!r}: {read[0][0]} needs rediss:// or rediss-cluster://")
+        raise ConfigurationError(
+            f"Redis URL {shown!r}: {read[0][0]} needs rediss://, rediss-cluster:// or rediss-sentinel://"
+        )
+    if tls and all(name != "ssl_check_hostname" for name, _ in read):
+        read.append(("ssl_check_hostname", True))  # redis-py checked it from version 6 on only
     return tuple(read)
 
 

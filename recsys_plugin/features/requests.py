@@ -8,6 +8,7 @@ from typing import Any
 
 from recsys_plugin.errors import StoreUnavailable
 from recsys_plugin.features.plan import ReadFeatures
+from recsys_plugin.limits import MOST_DOCUMENT_BYTES
 
 __all__ = [
     "in_clients_form",
@@ -72,8 +73,8 @@ def parsed_schema(text: bytes | None, project: str) -> dict[str, str] | None:
     if text is None:
         return None
     try:
-        schema = json.loads(text)
-    except ValueError as error:
+        schema = json.loads(text) if len(text) <= MOST_DOCUMENT_BYTES else None
+    except (ValueError, RecursionError) as error:
         raise StoreUnavailable(
             f"Redis key {schema_key(project)} is not JSON: {error}. Run `recsys apply` again."
         ) from error

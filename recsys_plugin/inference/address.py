@@ -17,16 +17,16 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from recsys_plugin.errors import ConfigurationError
+from recsys_plugin.limits import MOST_MESSAGE_BYTES
 
 __all__ = ["TritonAddress"]
 
 _FILES = ("root_certificates", "private_key", "certificate_chain")
-_LARGEST_MESSAGE = 1 << 30  # bytes; gRPC's own limit of 4 MiB is less than one page of a catalogue
 
 #: Channel options. Pings go out only while a call waits, more often than that Triton would hang up.
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_send_message_length", _LARGEST_MESSAGE),
-    ("grpc.max_receive_message_length", _LARGEST_MESSAGE),
+    ("grpc.max_send_message_length", MOST_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 0),

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from recsys_plugin.errors import ConfigurationError, InferenceUnavailable
+from recsys_plugin.inference.address import TritonAddress
 
 __all__ = ["ModelState", "TritonManager"]
 
@@ -29,7 +29,7 @@ class TritonManager:
     """A gRPC connection for management calls; a context manager.
 
     Args:
-        url: ``grpc://host:port``, or ``grpcs://host:port`` for TLS.
+        url: of one server, see :mod:`recsys_plugin.inference.address`.
         timeout: seconds for each call.
 
     Raises:
@@ -43,12 +43,10 @@ class TritonManager:
             raise ConfigurationError(
                 f"Triton URL {url!r} names several servers; clients take that, but this is done on one server at a time"
             )
-        parts = urlsplit(url)
-        if parts.scheme not in ("grpc", "grpcs") or parts.hostname is None or parts.port is None:
-            raise ConfigurationError(f"Triton URL {url!r} is not of the form grpc://host:port")
-        self.url = url
+        address = TritonAddress.parse(url)
+        self.url = str(address)
         self.timeout = timeout
-        self.client: Any = InferenceServerClient(parts.netloc, ssl=parts.scheme == "grpcs")
+        self.client: Any = InferenceServerClient(address.target, creds=address.credentials())
 
     def __enter__(self) -> TritonManager:
         return self

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys_plugin.errors import ConfigurationError, ModelRefused
+from recsys_plugin.limits import MOST_MANIFEST_BYTES
 from recsys_plugin.pipeline.workspace import atomic_text
 from recsys_plugin.security.digests import sha256_of
 
@@ -39,8 +40,6 @@ _FORMAT = 1
 _DOMAIN = b"recsys model manifest 1\n"
 _NAME = re.compile(r"MANIFEST\.(\d+)\.json")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-#: A manifest names some files of each of a dozen models.
-_MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +144,11 @@ def _read_manifest(repository: Path, version: int, secret: bytes | None) -> dict
     path = _manifest_path(repository, version)
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+            data = file.read(MOST_MANIFEST_BYTES + 1)
     except OSError as error:
         raise ModelRefused(f"version {version}: {path.name}: {error.strerror}") from error
-    if len(data) > _MOST_BYTES:
-        raise ModelRefused(f"version {version}: {path.name} is larger than {_MOST_BYTES} bytes")
+    if len(data) > MOST_MANIFEST_BYTES:
+        raise ModelRefused(f"version {version}: {path.name} is larger than {MOST_MANIFEST_BYTES} bytes")
     if secret is not None:
         try:
             signature = _signature_path(repository, version).read_text(encoding="ascii").strip()

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from recsys_plugin.errors import ConfigurationError, InvalidInput
+from recsys_plugin.limits import MOST_DOCUMENT_BYTES
 
 __all__ = [
     "ARMS",
@@ -213,6 +214,8 @@ class Trial:
         Raises:
             MalformedTrial: if it is not one, or one of another format.
         """
+        if len(text) > MOST_DOCUMENT_BYTES:
+            raise MalformedTrial(f"the trial in Redis has more than {MOST_DOCUMENT_BYTES} bytes. {_WHAT_TO_DO}")
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:

@@ -44,7 +44,7 @@ def refused(campaign: Any, settings: Any = None) -> str:
         ({"items": ["a", "a"]}, "items: an item comes twice"),
         ({"items": ["a\n"]}, "items[0]: 'a\\n' holds a control character"),
         ({"items": "tea"}, "items: expected a list of ids"),
-        ({"items": [str(number) for number in range(101)]}, "items: 101 ids"),
+        ({"items": [str(number) for number in range(101)]}, "items: more than 100 ids"),
         ({"start": "tomorrow"}, "start: 'tomorrow' is not an ISO 8601 time"),
         ({"end": 5}, "end: 5 is not an ISO 8601 time"),
         ({"start": "2026-02-01", "end": "2026-01-01"}, "end: 2026-01-01 is not after start"),

@@ -224,7 +224,7 @@ def test_names_of_any_kind(client: Recommender, text: str) -> None:
         ({"rules": [("caps", 1)]}, "is neither ShelfRules nor a mapping"),
         ({"sponsored": "tea"}, "sponsored: expected a list of ids"),
         ({"sponsored": [""]}, r"sponsored\[0\]: an id must not be empty"),
-        ({"sponsored": ["x"] * 1001}, "sponsored: 1001 ids, at most 1000"),
+        ({"sponsored": ["x"] * 1001}, "sponsored: more than 1000 ids; at most 1000"),
     ],
 )
 def test_wrong_arguments_are_named(client: Recommender, arguments: dict[str, Any], message: str) -> None:

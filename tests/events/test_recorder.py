@@ -15,8 +15,8 @@ from waiting import wait_until
 
 from recsys_plugin import AsyncEventRecorder, Event, EventRecorder, EventRefused, Recorded, SpoolFull
 from recsys_plugin.errors import ConfigurationError, DeadlineExceeded, InvalidInput, StoreUnavailable
-from recsys_plugin.events.event import MOST_EVENT_BYTES
 from recsys_plugin.events.keys import PARTITIONS, EventKeys
+from recsys_plugin.limits import MOST_EVENT_BYTES
 from recsys_plugin.settings import Settings
 
 NOW = 1_700_000_000.0

@@ -79,6 +79,7 @@ def test_feast_reads_any_login_back(user: str, password: str) -> None:
         "db": 2,
         "ssl": True,
         "ssl_ca_certs": "/a b,c",
+        "ssl_check_hostname": True,
         "socket_timeout": 1.5,
         "socket_connect_timeout": 1.5,
         "retry": None,

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar, get_args
 
 from recsys_plugin.errors import ConfigurationError, InvalidInput
+from recsys_plugin.limits import MOST_DOCUMENT_BYTES
 from recsys_plugin.policy.diversity import DiversityMethod
 
 __all__ = [
@@ -317,6 +318,8 @@ class PageRules:
         Raises:
             MalformedRules: if it is not JSON, or a rule in it is wrong: the message names rule and field.
         """
+        if len(text) > MOST_DOCUMENT_BYTES:
+            raise MalformedRules(f"rules: more than {MOST_DOCUMENT_BYTES} bytes")
         try:
             document = json.loads(text, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
