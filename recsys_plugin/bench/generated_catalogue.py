@@ -201,7 +201,7 @@ def _generate(settings: Settings, plan: CataloguePlan, contract_json: str, redis
         progress=lambda what, done, total: None,
         key=settings.model_key,
     )
-    np.save(settings.home / "vectors.npy", models.towers.item_vectors()[1])
+    np.save(settings.home / "vectors.npy", models.towers.item_vectors()[1], allow_pickle=False)
 
 
 def _random_models(contract: FeatureContract, item_ids: Any, plan: CataloguePlan, draw: np.random.Generator) -> Any:

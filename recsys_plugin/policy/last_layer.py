@@ -166,6 +166,7 @@ class BayesianLastLayer:
         with partial.open("wb") as file:
             np.savez(
                 file,
+                allow_pickle=False,
                 names=np.array(self.names, dtype=np.str_),
                 mean=self.mean,
                 precision=self.precision,

@@ -63,7 +63,9 @@ class _EncodedTexts:
         if (self._folder / "keys.json").exists():
             document = json.loads((self._folder / "keys.json").read_text(encoding="utf-8"))
             if document["encoder"] == self._encoder:
-                known = dict(zip(document["keys"], np.load(self._folder / "vectors.npy"), strict=True))
+                known = dict(
+                    zip(document["keys"], np.load(self._folder / "vectors.npy", allow_pickle=False), strict=True)
+                )
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         self.encoded = len(new)
         if new:

@@ -1,0 +1,45 @@
+"""Who may reach the servers that are started: this machine alone."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from tiny_shop import TinyShop
+
+from recsys_plugin.runtime.processes import marked_processes
+
+_LISTENING = "0A"
+
+
+def listening(pids: list[int]) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The addresses that some processes listen on, as the kernel has them (proc(5), /proc/net/tcp)."""
+    sockets = set()
+    for pid in pids:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            target = os.readlink(entry)
+            if target.startswith("socket:["):
+                sockets.add(target.removeprefix("socket:[").removesuffix("]"))
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == _LISTENING and fields[9] in sockets:
+                address = bytes.fromhex(fields[1].partition(":")[0])
+                # Each 32 bits are in the machine's own order.
+                words = b"".join(address[at : at + 4][::-1] for at in range(0, len(address), 4))
+                yield ipaddress.ip_address(words)
+
+
+def test_the_check_sees_a_socket_that_all_may_reach() -> None:
+    with socket.create_server(("0.0.0.0", 0)):
+        assert ipaddress.ip_address("0.0.0.0") in listening([os.getpid()])
+
+
+def test_nothing_listens_beyond_loopback(tiny: TinyShop) -> None:
+    for process, ports in ((tiny.redis.process, 1), (tiny.triton.process, 3)):
+        found = list(listening(marked_processes(process.mark)))
+        assert len(found) >= ports
+        assert all(address.is_loopback for address in found)
