@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import socket
@@ -20,9 +21,10 @@ def listening(pids: list[int]) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv
     sockets = set()
     for pid in pids:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
-            target = os.readlink(entry)
-            if target.startswith("socket:["):
-                sockets.add(target.removeprefix("socket:[").removesuffix("]"))
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                target = os.readlink(entry)
+                if target.startswith("socket:["):
+                    sockets.add(target.removeprefix("socket:[").removesuffix("]"))
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
             fields = line.split()

@@ -1,0 +1,152 @@
+"""What the software is made of, and whether flaws of any of it are known.
+
+The bill of materials is CycloneDX 1.5 in JSON (https://cyclonedx.org/docs/1.5/json), made from the metadata of what is
+installed; advisories are looked up by pip-audit (https://pypi.org/project/pip-audit), which needs a network.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import Distribution, distributions
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from recsys_plugin.errors import ConfigurationError, StepFailed
+
+__all__ = ["Flaw", "audit", "bill_of_materials", "site_packages"]
+
+#: Seconds that looking up the advisories of one environment may take.
+_AUDIT_SECONDS = 600.0
+#: The beginning of a requirement is the name of a package (PEP 508).
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """A known flaw of an installed package."""
+
+    package: str
+    version: str
+    advisory: str
+    """Its number, such as ``PYSEC-2024-1``."""
+    fixed_in: tuple[str, ...]
+    """Versions without it; none if there is no such."""
+
+
+def site_packages(interpreter: Path) -> Path:
+    """The folder with the packages of the environment of an interpreter.
+
+    Raises:
+        ConfigurationError: if it has none.
+    """
+    found = sorted(interpreter.parent.parent.glob("lib/python3*/site-packages"))
+    if not found:
+        raise ConfigurationError(f"{interpreter} is not the interpreter of an environment: no site-packages beside it")
+    return found[-1]
+
+
+def bill_of_materials(folders: Sequence[Path], *, serial: UUID, made_at: datetime) -> dict[str, Any]:
+    """A CycloneDX document of all packages in some folders, each version once.
+
+    Args:
+        folders: ``site-packages`` of the environments. serial: names the document. made_at: the moment, in UTC.
+    """
+    packages: dict[str, Distribution] = {}
+    for folder in folders:
+        for package in distributions(path=[str(folder)]):
+            packages.setdefault(_purl(package), package)
+    by_name: dict[str, list[str]] = {}
+    for purl, package in packages.items():
+        by_name.setdefault(_normal(package.name), []).append(purl)
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        "serialNumber": serial.urn,
+        "version": 1,
+        "metadata": {
+            "timestamp": made_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "component": {"type": "application", "name": "recsys-plugin", "bom-ref": "recsys-plugin"},
+        },
+        "components": [_component(purl, packages[purl]) for purl in sorted(packages)],
+        "dependencies": [
+            {"ref": purl, "dependsOn": sorted(_needed(packages[purl], by_name))} for purl in sorted(packages)
+        ],
+    }
+
+
+def _component(purl: str, package: Distribution) -> dict[str, Any]:
+    told = package.metadata
+    component: dict[str, Any] = {
+        "type": "library",
+        "bom-ref": purl,
+        "name": package.name,
+        "version": package.version,
+        "purl": purl,
+    }
+    if expression := told.get("License-Expression"):
+        component["licenses"] = [{"expression": expression}]
+    else:
+        classified = [
+            value.rpartition(" :: ")[2] for value in told.get_all("Classifier") or () if value.startswith("License ::")
+        ]
+        # Some packages put the whole text there, which is no name.
+        said = [line for line in [(told.get("License") or "").strip()] if line and len(line) < 80 and "\n" not in line]
+        if names := classified or said:
+            component["licenses"] = [{"license": {"name": name}} for name in names]
+    if summary := told.get("Summary"):
+        component["description"] = summary
+    return component
+
+
+def _needed(package: Distribution, by_name: dict[str, list[str]]) -> set[str]:
+    """What a package says that it needs, as far as it is there."""
+    names = (_NAME.match(line) for line in package.requires or ())
+    return {purl for name in names if name for purl in by_name.get(_normal(name.group()), ())}
+
+
+def _normal(name: str) -> str:
+    """A name as PEP 503 writes it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _purl(package: Distribution) -> str:
+    return f"pkg:pypi/{_normal(package.name)}@{package.version}"
+
+
+def audit(folders: Iterable[Path]) -> tuple[Flaw, ...]:
+    """The known flaws of all packages in some folders.
+
+    Raises:
+        ConfigurationError: if pip-audit is not installed.
+        StepFailed: if the advisories could not be looked up, without a network for instance.
+    """
+    if importlib.util.find_spec("pip_audit") is None:
+        raise ConfigurationError("an audit needs pip-audit: pip install 'recsys-plugin[security]'")
+    found: list[Flaw] = []
+    for folder in folders:
+        command = [sys.executable, "-m", "pip_audit", "--format", "json", "--progress-spinner", "off"]
+        done = subprocess.run(
+            [*command, "--path", str(folder)], capture_output=True, text=True, timeout=_AUDIT_SECONDS, check=False
+        )
+        try:
+            document = json.loads(done.stdout)
+        except ValueError:
+            said = done.stderr.strip().splitlines()
+            raise StepFailed(
+                f"pip-audit could not look up the packages of {folder}: {said[-1] if said else 'it said nothing'}. "
+                "It asks pypi.org for advisories; try again where that can be reached"
+            ) from None
+        found += [
+            Flaw(package["name"], package["version"], flaw["id"], tuple(flaw["fix_versions"]))
+            for package in document["dependencies"]
+            for flaw in package.get("vulns", ())
+        ]
+    return tuple(dict.fromkeys(found))
