@@ -1,12 +1,16 @@
-"""Run the test suite in its two parts side by side; arguments go to both. Ends with a failure of either."""
+"""Run the test suite in parts: two side by side, then what holds milliseconds against a deadline.
+
+Arguments go to each. Ends with a failure of any.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 
-PARTS = ("1", "2")
+SIDE_BY_SIDE = (("1", "2"), ("3",))
 
 
 def show(part: str, process: subprocess.Popen[str]) -> None:
@@ -17,28 +21,41 @@ def show(part: str, process: subprocess.Popen[str]) -> None:
         sys.stdout.flush()
 
 
-def main() -> int:
-    """Start both parts, and wait for both."""
-    processes = [
-        subprocess.Popen(
+def run(parts: Sequence[str]) -> dict[str, int]:
+    """Run some parts side by side; with what each ended."""
+    processes = {
+        part: subprocess.Popen(
             [sys.executable, "-m", "pytest", "--part", part, "-p", "no:cacheprovider", *sys.argv[1:]],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
-        for part in PARTS
-    ]  # fmt: skip
-    readers = [threading.Thread(target=show, args=pair) for pair in zip(PARTS, processes, strict=True)]
+        for part in parts
+    }  # fmt: skip
+    readers = [threading.Thread(target=show, args=pair) for pair in processes.items()]
     for reader in readers:
         reader.start()
-    codes = []
     try:
-        codes = [process.wait() for process in processes]
+        codes = {part: process.wait() for part, process in processes.items()}
     except KeyboardInterrupt:
         # Ctrl-C has reached them too: they stop what they started.
-        codes = [process.wait() for process in processes]
-    for reader in readers:
-        reader.join()
-    print("; ".join(f"part {part} ended with {code}" for part, code in zip(PARTS, codes, strict=True)))
-    return next((code for code in codes if code), 0)
+        for process in processes.values():
+            process.wait()
+        raise
+    finally:
+        for reader in readers:
+            reader.join()
+    return codes
+
+
+def main() -> int:
+    """Run all parts; the last one has the machine for itself."""
+    codes: dict[str, int] = {}
+    try:
+        for parts in SIDE_BY_SIDE:
+            codes |= run(parts)
+    except KeyboardInterrupt:
+        return 130
+    print("; ".join(f"part {part} ended with {code}" for part, code in codes.items()))
+    return next((code for code in codes.values() if code), 0)
 
 
 if __name__ == "__main__":

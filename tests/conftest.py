@@ -63,30 +63,39 @@ def event_redis(shared_redis: KillableRedis) -> Iterator[KillableRedis]:
     shared_redis.start()
 
 
-#: Folders whose tests run beside those of the trained shop when the suite runs in two parts.
+#: Folders whose tests run beside those of the trained shop when the suite runs in parts.
 _FIRST_PART = (
-    "ads", "chaos", "data", "features", "forecasting", "fuzz", "inference", "off_policy", "policy", "privacy",
-    "quality", "query", "report", "resilience", "runtime", "simulation", "training", "trials",
+    "ads", "data", "features", "forecasting", "fuzz", "inference", "off_policy", "policy", "privacy", "quality",
+    "query", "report", "resilience", "runtime", "simulation", "training", "trials",
 )  # fmt: skip
+#: Folders and modules whose tests hold milliseconds against a deadline; they run when the others are done.
+_LAST_PART = ("chaos", "test_cluster_deadlines.py", "test_in_process_time.py", "test_kept_deadlines.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--part 1`` and ``--part 2`` are the whole suite, to be run side by side (scripts/run_tests.py)."""
-    parser.addoption("--part", choices=("1", "2"), help="Run half of the suite; 1 has the tests of the real shop.")
+    """``--part 1``, ``2`` and ``3`` are the whole suite, to be run by scripts/run_tests.py."""
+    parser.addoption(
+        "--part", choices=("1", "2", "3"), help="Run a part of the suite; 1 has the tests of the real shop."
+    )
+
+
+def _part_of(item: pytest.Item) -> str:
+    if item.path.name in _LAST_PART or item.path.parent.name in _LAST_PART:
+        return "3"
+    # Some tests ask for the shop by a parameter.
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    names = (*getattr(item, "fixturenames", ()), *(value for value in parameters if isinstance(value, str)))
+    return "1" if "shop" in names or item.path.parent.name in _FIRST_PART else "2"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the other part."""
+    """Leave out the other parts."""
     part = config.getoption("--part")
     if part is None:
         return
     chosen: list[pytest.Item] = []
     others: list[pytest.Item] = []
     for item in items:
-        # Some tests ask for the shop by a parameter.
-        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        names = (*getattr(item, "fixturenames", ()), *(value for value in parameters if isinstance(value, str)))
-        first = "shop" in names or item.path.parent.name in _FIRST_PART
-        (chosen if first == (part == "1") else others).append(item)
+        (chosen if _part_of(item) == part else others).append(item)
     config.hook.pytest_deselected(items=others)
     items[:] = chosen
