@@ -254,10 +254,15 @@ def named_errors(address: RedisAddress, timeout: float) -> Iterator[None]:
 
 
 def _masked(url: str) -> str:
-    """The URL without its login, which must not show even if it was not percent-encoded as it should be."""
+    """The URL without its login, which must not show even if it was not percent-encoded as it should be.
+
+    Nor do options show: other libraries take ``?password=`` there.
+    """
     login, at, location = url.rpartition("@")
+    location, question, _ = location.partition("?")
+    location += "?***" if question else ""
     if not at:
-        return url
+        return location
     scheme = re.match("|".join(f"{name}:/*" for name in sorted(_SCHEMES, key=len, reverse=True)), login)
     return f"{scheme[0] if scheme else ''}***@{location}"
 
@@ -294,7 +299,7 @@ def _tls_options(options: dict[str, str], tls: bool, shown: str) -> tuple[tuple[
         else:
             known = ", ".join((*_TLS_FILES, "ssl_check_hostname", "db"))
             raise ConfigurationError(
-                f"Redis URL {shown!r}: option {name}={value!r} is not understood; there are {known}"
+                f"Redis URL {shown!r}: option {name!r} or its value is not understood; there are {known}"
             )
     if read and not tls:
         raise ConfigurationError(

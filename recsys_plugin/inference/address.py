@@ -94,6 +94,8 @@ class TritonAddress:
         Raises:
             ConfigurationError: as :meth:`parse`, or if a server is named twice.
         """
+        if "@" in url:
+            return (cls.parse(url),)  # refused as a whole: a comma may be part of what must not show
         scheme, hosts, options = re.findall(r"^([^/]*//)?([^/?#]*)(.*)$", url, re.DOTALL)[0]
         addresses = tuple(cls.parse(f"{scheme}{host}{options}") for host in hosts.split(","))
         if len(set(addresses)) < len(addresses):

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import Distribution, distributions
+from importlib.metadata import Distribution, PackageMetadata, distributions
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -82,6 +82,11 @@ def bill_of_materials(folders: Sequence[Path], *, serial: UUID, made_at: datetim
     }
 
 
+def _value(told: PackageMetadata, name: str) -> str | None:
+    """What a package says under a name, if anything."""
+    return told[name] if name in told else None  # noqa: SIM401 - the type has no get
+
+
 def _component(purl: str, package: Distribution) -> dict[str, Any]:
     told = package.metadata
     component: dict[str, Any] = {
@@ -91,17 +96,19 @@ def _component(purl: str, package: Distribution) -> dict[str, Any]:
         "version": package.version,
         "purl": purl,
     }
-    if expression := told.get("License-Expression"):
+    if expression := _value(told, "License-Expression"):
         component["licenses"] = [{"expression": expression}]
     else:
         classified = [
             value.rpartition(" :: ")[2] for value in told.get_all("Classifier") or () if value.startswith("License ::")
         ]
         # Some packages put the whole text there, which is no name.
-        said = [line for line in [(told.get("License") or "").strip()] if line and len(line) < 80 and "\n" not in line]
+        said = [
+            line for line in [(_value(told, "License") or "").strip()] if line and len(line) < 80 and "\n" not in line
+        ]
         if names := classified or said:
             component["licenses"] = [{"license": {"name": name}} for name in names]
-    if summary := told.get("Summary"):
+    if summary := _value(told, "Summary"):
         component["description"] = summary
     return component
 
