@@ -117,9 +117,10 @@ def audit(as_json: bool) -> None:
     from recsys_plugin.security import software
 
     folders = _environments()
-    flaws = software.audit(folders)
+    flaws, unknown = software.audit(folders)
     if as_json:
-        emit_json({"folders": [str(folder) for folder in folders], "flaws": [asdict(flaw) for flaw in flaws]})
+        found = [asdict(flaw) for flaw in flaws]
+        emit_json({"folders": [str(folder) for folder in folders], "flaws": found, "unknown": unknown})
     for flaw in () if as_json else flaws:
         click.echo(
             f"{flaw.package} {flaw.version}: {flaw.advisory}, fixed in {', '.join(flaw.fixed_in) or 'no version'}"
@@ -127,7 +128,8 @@ def audit(as_json: bool) -> None:
     if flaws:
         raise CheckFailed(f"{len(flaws)} known flaws; update what has a fixed version")
     if not as_json:
-        finish("no known flaws", then="recsys security sbom")
+        without = f" of all packages but {', '.join(unknown)}, which pypi.org does not know" if unknown else ""
+        finish(f"no known flaws{without}", then="recsys security sbom")
 
 
 @security.command()

@@ -128,8 +128,10 @@ def _purl(package: Distribution) -> str:
     return f"pkg:pypi/{_normal(package.name)}@{package.version}"
 
 
-def audit(folders: Iterable[Path]) -> tuple[Flaw, ...]:
-    """The known flaws of all packages in some folders.
+def audit(folders: Iterable[Path]) -> tuple[tuple[Flaw, ...], tuple[str, ...]]:
+    """The known flaws of all packages in some folders, and the packages that nothing could be learned of.
+
+    pip-audit passes over what the index does not know; a package of the shop's own, say.
 
     Raises:
         ConfigurationError: if pip-audit is not installed.
@@ -138,6 +140,7 @@ def audit(folders: Iterable[Path]) -> tuple[Flaw, ...]:
     if importlib.util.find_spec("pip_audit") is None:
         raise ConfigurationError("an audit needs pip-audit: pip install 'recsys-plugin[security]'")
     found: list[Flaw] = []
+    unknown: list[str] = []
     for folder in folders:
         command = [sys.executable, "-m", "pip_audit", "--format", "json", "--progress-spinner", "off"]
         done = subprocess.run(
@@ -151,9 +154,17 @@ def audit(folders: Iterable[Path]) -> tuple[Flaw, ...]:
                 f"pip-audit could not look up the packages of {folder}: {said[-1] if said else 'it said nothing'}. "
                 "It asks pypi.org for advisories; try again where that can be reached"
             ) from None
+        packages = document["dependencies"]
+        skipped = [package["name"] for package in packages if "skip_reason" in package]
+        if packages and len(skipped) == len(packages):
+            raise StepFailed(
+                f"pip-audit found none of the {len(packages)} packages of {folder} on pypi.org: "
+                f"{packages[0]['skip_reason']}. Try again where pypi.org can be reached"
+            )
+        unknown += skipped
         found += [
             Flaw(package["name"], package["version"], flaw["id"], tuple(flaw["fix_versions"]))
-            for package in document["dependencies"]
+            for package in packages
             for flaw in package.get("vulns", ())
         ]
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(found)), tuple(sorted(set(unknown)))
