@@ -24,10 +24,9 @@ def found_in(source: str) -> list[str]:
     """What a module does that it must not, with the line of each."""
     found: list[str] = []
     for node in ast.walk(ast.parse(source)):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
-            names = [str(node.module)]
-        found += [f"{node.lineno}: imports {name}" for name in names if name.split(".")[0] in REFUSED_MODULES]
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)]
+            found += [f"{node.lineno}: imports {name}" for name in names if name.split(".")[0] in REFUSED_MODULES]
         if not isinstance(node, ast.Call):
             continue
         function = node.func
