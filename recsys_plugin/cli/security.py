@@ -78,7 +78,7 @@ def _environments() -> list[Path]:
     from recsys_plugin.settings import Settings
 
     triton = Settings.from_environment().triton_python
-    return [site_packages(Path(path)) for path in (sys.executable, triton) if path is not None]
+    return [site_packages(Path(path)) for path in (sys.executable, triton) if path and Path(path).exists()]
 
 
 @security.command()
