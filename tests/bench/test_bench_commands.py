@@ -73,10 +73,15 @@ def test_serving(shop: Shop, tmp_path: Path) -> None:
     low, value, high = (figures[f"load.concurrency_2.ours_to_usual.ratio_rps{end}"] for end in ("_low", "", "_high"))
     assert low <= value <= high
     for kind in ("recommend", "rank", "search"):
-        # Triton's own account of a request cannot be longer than the client waited for it.
-        whole = sum(figures[f"{kind}.stages.{part}.p50_ms"] for part in ("encode", "network", "server", "decode"))
-        assert figures[f"{kind}.stages.server.p50_ms"] < whole
-        assert figures[f"{kind}.stages.network.p50_ms"] > 0
+        stages = {
+            part: figures[f"{kind}.stages.{part}.p50_ms"]
+            for part in ("encode", "network", "server", "compute_output", "decode")
+        }
+        # Triton's own account of a request cannot be longer than the client waited for it, but for the end: Triton
+        # looks at its clock after the answer left, which on busy cores is when the client has it already.
+        whole = stages["encode"] + stages["network"] + stages["server"] + stages["decode"]
+        assert stages["server"] - stages["compute_output"] < whole
+        assert stages["network"] > -stages["compute_output"]
     assert figures["rank.usual.calls"] == 2
     assert {"feast", "onnxruntime", "redis-server", "tritonserver"} <= set(report["versions"])
     assert {"load_average_before", "load_average_after"} <= set(report["machine"])
