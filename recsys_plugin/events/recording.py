@@ -22,7 +22,6 @@ from recsys_plugin.events.spool import Spool
 from recsys_plugin.limits import MOST_EVENTS
 
 __all__ = [
-    "MOST_EVENTS",
     "VISIBLE_TIMEOUT",
     "RecordFlow",
     "Recorded",

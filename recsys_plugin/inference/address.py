@@ -73,7 +73,9 @@ class TritonAddress:
                 f"Triton URL {shown!r}: Triton knows no users and passwords; use grpcs:// with a certificate_chain"
             )
         if parts.scheme not in ("grpc", "grpcs"):
-            raise ConfigurationError(f"Triton URL {shown!r} does not start with grpc:// or grpcs://")
+            raise ConfigurationError(
+                f"Triton URL {shown!r} does not start with grpc:// or grpcs://; write grpc://host:port"
+            )
         if not host or port is None or parts.path not in ("", "/"):
             raise ConfigurationError(f"Triton URL {shown!r} is not of the form grpc://host:port")
         options = dict(parse_qsl(parts.query))

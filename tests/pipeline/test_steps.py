@@ -104,6 +104,7 @@ def test_a_killed_training_keeps_what_was_finished(applied: CommandLine) -> None
             process=process,
             seconds=240,
         )
+        os.killpg(process.pid, signal.SIGSTOP)  # however long the other one takes to be refused
         busy = applied.run("train", *QUICK, expect=1)
         assert "StepFailed" in busy.stderr
         assert "another recsys command is at work" in busy.stderr
