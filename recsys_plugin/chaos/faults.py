@@ -145,8 +145,8 @@ class _OnLinks(_OnServers):
         for server in self.on:
             target.link(server, Link())
 
-    def _link(self) -> Link:
-        raise NotImplementedError
+    @abstractmethod
+    def _link(self) -> Link: ...
 
 
 @dataclass(frozen=True, slots=True)
