@@ -167,8 +167,10 @@ def drive(connection: Connection, plan: DriverPlan, clock_offset: Synchronized[f
             if go is None:
                 return
             logs, over = [_Log(plan) for _ in clients], Event()
-            # Shortly before, so that all that is left from warming up is gone.
+            # Shortly before, so that all that is left from warming up is gone. A shop's backend does the same with
+            # its garbage collector, see the README.
             ready = Footprint.now()
+            gc.freeze()
             threads = [
                 Thread(target=_ask_on, args=(client, plan, plan.first + number, go.begins, logs[number], over))
                 for number, client in enumerate(clients)
@@ -184,6 +186,7 @@ def drive(connection: Connection, plan: DriverPlan, clock_offset: Synchronized[f
                 thread.join()
             calls = joined([log.calls() for log in logs])
             end = Footprint.now()
+        gc.unfreeze()
         closed = Footprint.now()
         connection.send(Seen(calls, before, ready, end, closed, tuple(memory)))
         connection.recv()
