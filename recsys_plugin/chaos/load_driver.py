@@ -7,6 +7,7 @@ answer before it asks anew would stop asking just when the server stalls, and so
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from dataclasses import dataclass
@@ -48,8 +49,10 @@ def drive(connection: Connection, plan: DriverPlan, clock_offset: Synchronized[f
             if go is None:
                 return
             logs = [Log(plan.expected) for _ in range(plan.clients)]
-            # Shortly before, so that all that is left from warming up is gone.
+            # Shortly before, so that all that is left from warming up is gone. A shop's backend does the same with
+            # its garbage collector, see the README.
             ready = Footprint.now()
+            gc.freeze()
             callers.begin(go.begins, logs)
             memory = []
             while not connection.poll(_MEMORY_EVERY):
@@ -58,8 +61,8 @@ def drive(connection: Connection, plan: DriverPlan, clock_offset: Synchronized[f
             callers.end()
             calls = joined([log.calls() for log in logs])
             end = Footprint.now()
-        # Whoever made the clients holds on to them otherwise.
         del callers
+        gc.unfreeze()
         closed = Footprint.now()
         connection.send(Seen(calls, before, ready, end, closed, tuple(memory)))
         connection.recv()

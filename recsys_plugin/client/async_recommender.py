@@ -22,7 +22,7 @@ from recsys_plugin.client.release import Release, load_release, loaded, on_one_r
 from recsys_plugin.client.results import Page
 from recsys_plugin.client.shadowing import ShadowTask
 from recsys_plugin.client.trying import follow_trial
-from recsys_plugin.client.watching import GATHERED, PAUSE
+from recsys_plugin.client.watching import GATHERED, LOOK, Listening
 from recsys_plugin.errors import RecsysError
 from recsys_plugin.events.event import Event
 from recsys_plugin.events.recorder import AsyncEventRecorder
@@ -260,32 +260,39 @@ class AsyncRecommender(AsyncShelves):
 
     async def _watch_items(self) -> None:
         """Take up items as they are written."""
-        warner = Warner("could not listen for written items")
+        warner, listening = Warner("could not listen for written items"), Listening()
         while not self._closing.is_set():
             changes = AsyncItemChanges(self._redis_address, self._item_keys, timeout=self._beside_seconds)
             try:
                 await changes.open()
-                await self._take_up(take_up_everything, await changes.everything())
+                listening.began(changes)
                 warner.worked()
                 while not self._closing.is_set():
-                    if keys := await changes.wait(PAUSE):
+                    if listening.is_due():
+                        await self._take_up(take_up_everything, await changes.everything())
+                    if keys := await changes.wait(LOOK):
                         await self._take_up(take_up, [*keys, *(await changes.wait(GATHERED))])
             except RecsysError as error:
                 warner.failed(error)
             finally:
                 await changes.close()
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(listening.failed())
 
     async def _take_up(self, take: TakeUp, keys: list[bytes]) -> None:
-        item_ids = self._item_keys.item_ids(keys)
+        item_ids = self._item_keys.item_ids
         async with self._loading:
-            if self._release is not None:
-                loaded(self._release)
-                self._release = await self._run(take(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
-                trying = self._trying
-                if trying is not None and trying.candidate is not None:
-                    release = await self._run(take(trying.candidate, self._item_plan, item_ids), LOADING_TIMEOUT)
-                    self._trying = replace(trying, candidate=release)
+            if self._release is None:
+                return
+            loaded(self._release)
+            taken = None
+            while taken is not self._release:  # a request may take up another version meanwhile
+                taken = self._release
+                made = await self._run(take(taken, self._item_plan, item_ids(keys)), LOADING_TIMEOUT)
+            self._release = made
+            trying = self._trying
+            if trying is not None and trying.candidate is not None:
+                release = await self._run(take(trying.candidate, self._item_plan, item_ids(keys)), LOADING_TIMEOUT)
+                self._trying = replace(trying, candidate=release)
 
     async def _follow_rules(self) -> None:
         try:

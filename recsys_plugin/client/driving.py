@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar
 
 from recsys_plugin.client.course import Course
 from recsys_plugin.client.limited import Limited
 from recsys_plugin.client.offload import Offload, awaited, offloaded
+from recsys_plugin.client.rest import Rest
 from recsys_plugin.errors import RecsysError
 from recsys_plugin.features.commands import Commands
 from recsys_plugin.features.plan import ReadFeatures, ReadPromotion, ReadSchema
@@ -115,6 +118,9 @@ def perform(call: object, timeout: float, reader: FeatureReader, triton: TritonC
             return triton.settings(call.model, call.version, timeout=timeout)
         case Offload():
             return offloaded(call, seconds=timeout)
+        case Rest():
+            time.sleep(min(timeout, call.seconds))
+            return None
         case _:
             raise TypeError(f"a flow made a call of unknown kind: {call!r}")
 
@@ -142,5 +148,8 @@ async def perform_awaiting(
             return await triton.settings(call.model, call.version, timeout=timeout)
         case Offload():
             return await awaited(call, seconds=timeout)
+        case Rest():
+            await asyncio.sleep(min(timeout, call.seconds))
+            return None
         case _:
             raise TypeError(f"a flow made a call of unknown kind: {call!r}")

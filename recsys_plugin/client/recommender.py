@@ -299,13 +299,17 @@ class Recommender(Shelves):
         self._take_up(take_up, keys)
 
     def _take_up(self, take: TakeUp, keys: list[bytes]) -> None:
-        item_ids = self._item_keys.item_ids(keys)
+        item_ids = self._item_keys.item_ids
         with self._loading:
             loaded(self._release)
-            self._release = self._run(take(self._release, self._item_plan, item_ids), LOADING_TIMEOUT)
+            taken = None
+            while taken is not self._release:  # a request may take up another version meanwhile
+                taken = self._release
+                made = self._run(take(taken, self._item_plan, item_ids(keys)), LOADING_TIMEOUT)
+            self._release = made
             trying = self._trying
             if trying is not None and trying.candidate is not None:
-                release = self._run(take(trying.candidate, self._item_plan, item_ids), LOADING_TIMEOUT)
+                release = self._run(take(trying.candidate, self._item_plan, item_ids(keys)), LOADING_TIMEOUT)
                 self._trying = replace(trying, candidate=release)
 
     def _follow_rules(self) -> None:

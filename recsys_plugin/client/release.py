@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from recsys_plugin.client.offload import Offload
 from recsys_plugin.client.popularity import load_popularity
+from recsys_plugin.client.rest import portions
 from recsys_plugin.errors import ConfigurationError, FeatureContractError, InferenceUnavailable, ReleaseChanged
 from recsys_plugin.features.contract import FeatureContract
 from recsys_plugin.features.item_facts import STOCK_FEATURE, ItemPlan
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from recsys_plugin.query.search_index import SearchIndex
 
 __all__ = [
-    "READ_AT_ONCE",
     "PersonalModel",
     "Release",
     "index_of",
@@ -47,7 +47,7 @@ _log = logging.getLogger("recsys_plugin")
 _Answer = TypeVar("_Answer")
 
 #: Items read from the feature store in one round trip.
-READ_AT_ONCE = 500
+_READ_AT_ONCE = 500
 _PERSONAL = ("recommend", "rank", "search")
 #: Models that a repository may lack: of those that take a user's features, and of the others.
 _PERSONAL_SHELVES, _SHELVES = ("rank_new", "similar_users", "explain"), ("complements", "popularity")
@@ -247,10 +247,9 @@ def read_stock(release: Release, plan: ItemPlan, item_ids: Sequence[str]) -> Gen
         StoreUnavailable: if Redis fails, or holds something else.
     """
     rows, stock = release.catalogue.rows, release.catalogue.stock
-    for start in range(0, len(item_ids), READ_AT_ONCE):
-        chunk = item_ids[start : start + READ_AT_ONCE]
-        replies = yield plan.read_stock(chunk)
-        for item_id, reply in zip(chunk, replies, strict=True):
+    for portion in portions(item_ids, _READ_AT_ONCE):
+        replies = yield plan.read_stock(portion)
+        for item_id, reply in zip(portion, replies, strict=True):
             told = plan.stock(item_id, reply)
             stock[rows[item_id]] = UNKNOWN_STOCK if told is None else told
 

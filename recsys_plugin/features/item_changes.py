@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from recsys_plugin.features.codec import entity_key_prefix
@@ -25,6 +25,8 @@ _CHANNEL = b"__redis__:invalidate"
 _POLL_SECONDS = 2.0
 #: Seconds after which a silent connection is asked whether it is still there.
 _CHECK_SECONDS = 5.0
+#: Keys that the server goes through at once, during which it answers nobody: some tenths of a millisecond.
+_KEYS_AT_ONCE = 1000
 
 
 class ItemKeys:
@@ -51,9 +53,9 @@ class ItemKeys:
         except UnicodeDecodeError:
             return None
 
-    def item_ids(self, keys: Iterable[bytes]) -> list[str]:
-        """The ids in keys, each once, in order."""
-        return list(dict.fromkeys(item_id for key in keys if (item_id := self.item_id(key)) is not None))
+    def item_ids(self, keys: Iterable[bytes]) -> Iterator[str]:
+        """The ids in keys, in order, as they are asked for."""
+        return (item_id for key in keys if (item_id := self.item_id(key)) is not None)
 
 
 def _told(reply: object) -> list[bytes]:
@@ -105,10 +107,15 @@ class ItemChanges:
         self._tracker.send_command("CLIENT", "TRACKING", *options)
         self._tracker.read_response()
 
+    @property
+    def polls(self) -> bool:
+        """Whether the server cannot tell: what was not there at the last look at everything counts as written."""
+        return self._seen is not None
+
     def everything(self) -> list[bytes]:
         """The keys of all items that there are."""
         with named_errors(self._address, self._timeout):
-            found = list(self._client.scan_iter(match=_pattern(self._keys.prefix), count=5000))
+            found = list(self._client.scan_iter(match=_pattern(self._keys.prefix), count=_KEYS_AT_ONCE))
         if self._seen is not None:
             self._seen.update(found)
         return found
@@ -188,11 +195,16 @@ class AsyncItemChanges:
         await self._tracker.send_command("CLIENT", "TRACKING", *options)
         await self._tracker.read_response()
 
+    @property
+    def polls(self) -> bool:
+        """See :meth:`ItemChanges.polls`."""
+        return self._seen is not None
+
     async def everything(self) -> list[bytes]:
         """See :meth:`ItemChanges.everything`."""
         with named_errors(self._address, self._timeout):
             pattern = _pattern(self._keys.prefix)
-            found = [key async for key in self._client.scan_iter(match=pattern, count=5000)]
+            found = [key async for key in self._client.scan_iter(match=pattern, count=_KEYS_AT_ONCE)]
         if self._seen is not None:
             self._seen.update(found)
         return found
