@@ -61,7 +61,6 @@ def drive(connection: Connection, plan: DriverPlan, clock_offset: Synchronized[f
             callers.end()
             calls = joined([log.calls() for log in logs])
             end = Footprint.now()
-        del callers
         gc.unfreeze()
         closed = Footprint.now()
         connection.send(Seen(calls, before, ready, end, closed, tuple(memory)))
