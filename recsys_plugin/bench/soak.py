@@ -17,9 +17,9 @@ from recsys_plugin.bench.report import Report, begin_report
 from recsys_plugin.bench.shop import Tell, open_shop
 from recsys_plugin.bench.thin_client import resident_bytes
 from recsys_plugin.bench.timing import Samples
+from recsys_plugin.chaos.driver_plan import DriverPlan
 from recsys_plugin.chaos.figures import is_error
 from recsys_plugin.chaos.load import Observed, load
-from recsys_plugin.chaos.load_driver import DriverPlan
 from recsys_plugin.errors import StepFailed
 from recsys_plugin.runtime.processes import marked_processes
 from recsys_plugin.runtime.services import Services

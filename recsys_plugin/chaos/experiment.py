@@ -11,11 +11,12 @@ import numpy as np
 
 from recsys_plugin.bench.report import Report
 from recsys_plugin.bench.shop import Tell
+from recsys_plugin.chaos.driver_plan import DriverPlan
 from recsys_plugin.chaos.faults import Fault
 from recsys_plugin.chaos.figures import GRACE, Window, add_figures, is_error, overshoot, seconds_until_full
 from recsys_plugin.chaos.load import Observed, load
-from recsys_plugin.chaos.load_driver import ERROR, DriverPlan
 from recsys_plugin.chaos.scenarios import Scenario
+from recsys_plugin.chaos.seen import ERROR
 from recsys_plugin.chaos.target import Target
 from recsys_plugin.errors import RecsysError
 
@@ -23,11 +24,12 @@ __all__ = ["NOTE", "Expectations", "Played", "add_played", "failures", "play", "
 
 NOTE = (
     "calls are begun at a fixed rate whatever becomes of those before them; from_intended counts from the moment that "
-    "a call was meant to begin, call from when it did, generator_lateness is what lies between; late are calls that "
-    "returned more than 5 ms after their deadline; full_after_seconds counts from the moment that the servers answered "
-    "again to the last answer before a whole second of full ones; undisturbed are calls without a fault, 2 s after "
-    "recovery or later; held are the sockets, threads and memory of the asking processes before their clients were "
-    "made, ready to begin, at the end of the load and with the clients closed"
+    "a call was meant to begin, call from when it did, generator_lateness is what lies between (of async clients that "
+    "of the event loop that they share, so theirs as well as the machine's); late are calls that returned more than "
+    "5 ms after their deadline; full_after_seconds counts from the moment that the servers answered again to the last "
+    "answer before a whole second of full ones; undisturbed are calls without a fault, 2 s after recovery or later; "
+    "held are the sockets, threads and memory of the asking processes before their clients were made, ready to begin, "
+    "at the end of the load and with the clients closed"
 )
 
 #: How many sockets or threads more a client may hold once it has met a fault.
@@ -106,8 +108,8 @@ def add_played(report: Report, played: Played) -> None:
     name = played.scenario.replace("-", "_")
     add_figures(report, name, played.observed, played.windows, timeout=plan.timeout)
     report.notes += [
-        f"{name}: {plan.clients} clients in {played.processes} processes, {plan.rate:g} calls a second together, "
-        f"{plan.timeout * 1000:g} ms allowed for each; {', '.join(plan.asks)}",
+        f"{name}: {plan.clients} {plan.kind} clients in {played.processes} processes, {plan.rate:g} calls a second "
+        f"together, {plan.timeout * 1000:g} ms allowed for each; {', '.join(plan.asks)}",
         *(
             f"{name}.fault_{number}: {window.fault}, from {window.began - first:.1f} s, mended after "
             f"{window.recovered - first:.1f} s"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from recsys_plugin.bench.report import Report
 from recsys_plugin.chaos.load import Observed
-from recsys_plugin.chaos.load_driver import ERROR, Calls
+from recsys_plugin.chaos.seen import ERROR, Calls
 
 __all__ = [
     "FULL",

@@ -11,7 +11,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import Synchronized
 
 from recsys_plugin.bench.processes import answer_of, started
-from recsys_plugin.chaos.load_driver import Calls, DriverPlan, Footprint, Go, Seen, drive, joined
+from recsys_plugin.chaos.driver_plan import DriverPlan
+from recsys_plugin.chaos.load_driver import Go, drive
+from recsys_plugin.chaos.seen import Calls, Footprint, Seen, joined
 
 __all__ = ["Load", "Observed", "load"]
 

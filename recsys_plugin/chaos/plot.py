@@ -9,7 +9,7 @@ import numpy as np
 
 from recsys_plugin.chaos.experiment import Played
 from recsys_plugin.chaos.figures import FULL, levels_over_time
-from recsys_plugin.chaos.load_driver import ERROR
+from recsys_plugin.chaos.seen import ERROR
 
 __all__ = ["draw_chaos"]
 

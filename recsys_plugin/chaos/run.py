@@ -11,8 +11,8 @@ from pathlib import Path
 from recsys_plugin.bench.machine import load_average
 from recsys_plugin.bench.report import Report, begin_report
 from recsys_plugin.bench.shop import Tell, draw_users
+from recsys_plugin.chaos.driver_plan import ASKS, ClientKind, DriverPlan
 from recsys_plugin.chaos.experiment import NOTE, Expectations, Played, add_played, failures, play
-from recsys_plugin.chaos.load_driver import ASKS, DriverPlan
 from recsys_plugin.chaos.scenarios import scenario
 from recsys_plugin.chaos.target import Target, copied_home, started
 from recsys_plugin.client.recommender import Recommender
@@ -33,11 +33,12 @@ class ChaosOptions:
         scenarios: names of :data:`~recsys_plugin.chaos.scenarios.SCENARIOS`.
         seconds: how long each lasts; what servers take to start comes on top.
         rate: calls per second of all clients together.
-        clients: how many, each with connections and a thread of its own. processes: over how many they are spread.
+        clients: how many, each with connections of its own. processes: over how many they are spread.
         timeout: seconds that each call may take.
         asks: what is asked, in turn.
         seed: fixes for whom.
         in_place: whether the home's own servers are broken, instead of others on a copy.
+        kind: of the clients, one of :data:`~recsys_plugin.chaos.driver_plan.CLIENTS`.
     """
 
     scenarios: tuple[str, ...] = ("kill",)
@@ -49,6 +50,7 @@ class ChaosOptions:
     asks: tuple[str, ...] = ASKS
     seed: int = 0
     in_place: bool = False
+    kind: ClientKind = "blocking"
 
 
 def run_chaos(
@@ -74,7 +76,7 @@ def run_chaos(
         RecsysError: if servers cannot be started, or do not come back.
     """
     with _target(settings, options, scratch, tell) as target:
-        report = begin_report("Chaos", target.redis.url, target.triton.url)
+        report = begin_report(f"Chaos, {options.kind} clients", target.redis.url, target.triton.url)
         found: list[Played] = []
         failed: list[str] = []
         for name in options.scenarios:
@@ -109,6 +111,7 @@ def plan_for(target: Target, settings: Settings, options: ChaosOptions, *, now: 
         rate=options.rate,
         timeout=options.timeout,
         seconds=2 * options.seconds,
+        kind=options.kind,
     )
 
 

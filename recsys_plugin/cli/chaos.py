@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from recsys_plugin.chaos.driver_plan import CLIENTS, ClientKind
 from recsys_plugin.chaos.scenarios import SCENARIOS
 from recsys_plugin.cli._output import reporter
 from recsys_plugin.errors import CheckFailed
@@ -31,6 +32,14 @@ __all__ = ["chaos"]
 @click.option("--clients", type=click.IntRange(1, 256), default=16, show_default=True, help="Clients asking at once.")
 @click.option("--processes", type=click.IntRange(1, 64), default=2, show_default=True, help="Processes they are in.")
 @click.option(
+    "--client",
+    "kind",
+    type=click.Choice(CLIENTS),
+    default="blocking",
+    show_default=True,
+    help="Recommender, each in a thread; or AsyncRecommender, all of a process in one event loop.",
+)
+@click.option(
     "--timeout", type=click.FloatRange(min=0.001), default=0.05, show_default=True, help="Seconds allowed for a call."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes who is asked for.")
@@ -52,6 +61,7 @@ def chaos(
     rate: float,
     clients: int,
     processes: int,
+    kind: ClientKind,
     timeout: float,
     seed: int,
     in_place: bool,
@@ -72,6 +82,7 @@ def chaos(
       recsys chaos
       recsys chaos --fault kill --seconds 20 --json chaos.json --plot chaos.png
       recsys chaos --fault half-open --fault disk --clients 4 --rate 50
+      recsys chaos --client async --fault stop
     """
     from recsys_plugin.bench.plot import check_plot
     from recsys_plugin.chaos.experiment import Expectations, told
@@ -86,7 +97,15 @@ def chaos(
     settings = Settings.from_environment()
     moment = request_moment(settings)
     options = ChaosOptions(
-        tuple(dict.fromkeys(faults)), seconds, rate, clients, processes, timeout, seed=seed, in_place=in_place
+        tuple(dict.fromkeys(faults)),
+        seconds,
+        rate,
+        clients,
+        processes,
+        timeout,
+        seed=seed,
+        in_place=in_place,
+        kind=kind,
     )
     with reporter() as tell:
         report, played, failed = run_chaos(
@@ -98,7 +117,9 @@ def chaos(
             tell=tell,
         )
     if plot is not None:
-        draw_chaos(plot, played, subtitle=f"{clients} clients, {rate:g} calls a second, {timeout * 1000:g} ms for each")
+        draw_chaos(
+            plot, played, subtitle=f"{clients} {kind} clients, {rate:g} calls a second, {timeout * 1000:g} ms for each"
+        )
     write_report(report, target)
     if failed:
         raise CheckFailed(told(failed))

@@ -8,13 +8,14 @@ import numpy as np
 
 from recsys_plugin.errors import InferenceUnavailable
 from recsys_plugin.inference.calls import Infer, OutputSpec
-from recsys_plugin.inference.catalogue import PAGE_ROWS
 from recsys_plugin.inference.tensors import Array
 from recsys_plugin.policy.popularity import PopularItems, Popularity, Segment, nothing_popular
 
 __all__ = ["load_popularity"]
 
 _MODEL, _BASKETS = "popularity", "complements"
+#: How many lines are asked for at a time; they are numbers, and decoded in no time.
+_PAGE_ROWS = 50_000
 #: Items of which an older version is asked; the others of a larger catalogue count as bought by nobody.
 _MOST_ITEMS = 100_000
 _OUTPUTS = {
@@ -48,7 +49,7 @@ def load_popularity(version: int, items: int, shelves: Collection[str]) -> _Load
 def _table(version: int, items: int) -> _Loading:
     where, pages, loaded, size = f"model {_MODEL} version {version}", [], 0, 1
     while loaded < size:
-        inputs = {"offset": np.array([loaded], np.int64), "count": np.array([PAGE_ROWS], np.int64)}
+        inputs = {"offset": np.array([loaded], np.int64), "count": np.array([_PAGE_ROWS], np.int64)}
         page = yield Infer(_MODEL, version, inputs, _OUTPUTS)
         size, count = int(page["size"][0]), len(page["rows"])
         if not count or loaded + count > size or not count == len(page["segments"]) == len(page["shares"]):

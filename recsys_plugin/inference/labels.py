@@ -26,8 +26,13 @@ class Labels(Sequence[str]):
         self.names: list[str] = []
         """The distinct texts; one's number is its place."""
         self._numbers: dict[str, int] = {}
-        self.codes: NDArray[np.int32] = np.fromiter(map(self.number, texts), np.int32)
+        self.codes: NDArray[np.int32] = np.empty(0, np.int32)
         """``[N]``: the number of each row's text."""
+        self.extend(texts)
+
+    def extend(self, texts: Iterable[str]) -> None:
+        """Add rows at the end, one for each text."""
+        self.codes = np.concatenate([self.codes, np.fromiter(map(self.number, texts), np.int32)])
 
     def number(self, text: str) -> int:
         """The number of a text, which it is given if it has none."""

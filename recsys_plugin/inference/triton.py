@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 import weakref
@@ -204,8 +205,10 @@ class AsyncTritonClient:
         while True:
             line = self._lines.take(left)
             try:
-                answer = await ask(line, left)
-            except grpc.RpcError as raised:
+                # gRPC is told the deadline too, but its timers are some milliseconds late, and many when it is busy.
+                async with asyncio.timeout(left):
+                    answer = await ask(line, left)
+            except (grpc.RpcError, TimeoutError) as raised:
                 error = named_error(raised, what, self._address, timeout)
                 left = deadline - time.monotonic()
                 if isinstance(error, TritonUnreachable) and attempts and left > 0:
@@ -218,10 +221,10 @@ class AsyncTritonClient:
 
 
 def named_error(error: Any, what: str, address: TritonAddress, timeout: float) -> ServiceUnavailable:
-    """This package's error for one of gRPC's, naming the model and the server."""
+    """This package's error for one of gRPC's, or for the end of its time, naming the model and the server."""
     import grpc
 
-    code = error.code()
+    code = grpc.StatusCode.DEADLINE_EXCEEDED if isinstance(error, TimeoutError) else error.code()
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"{what} at {address} did not answer within {timeout * 1000:.0f} ms")
     message = f"{what} at {address}: {code.name}: {error.details()}"

@@ -8,7 +8,7 @@ import pytest
 from recsys_plugin.bench.report import Report
 from recsys_plugin.bench.soak import compare, soak_failures
 from recsys_plugin.chaos.load import Observed
-from recsys_plugin.chaos.load_driver import Calls, Footprint
+from recsys_plugin.chaos.seen import Calls, Footprint
 from recsys_plugin.errors import StepFailed
 
 HELD = Footprint(0, 0, 0)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from tiny_shop import ITEM_IDS, NOW
 
+from recsys_plugin.chaos.driver_plan import ASKS, DriverPlan
 from recsys_plugin.chaos.experiment import Played, play
 from recsys_plugin.chaos.faults import Fault
 from recsys_plugin.chaos.figures import Window
-from recsys_plugin.chaos.load_driver import ASKS, DriverPlan
 from recsys_plugin.chaos.scenarios import Act, Scenario
 from recsys_plugin.chaos.target import Target
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys_plugin.chaos.driver_plan import DriverPlan
 from recsys_plugin.chaos.experiment import Expectations, Played, failures
 from recsys_plugin.chaos.figures import Window, levels_over_time, overshoot, seconds_until_full
 from recsys_plugin.chaos.load import Observed
-from recsys_plugin.chaos.load_driver import Calls, DriverPlan, Footprint, joined
 from recsys_plugin.chaos.scenarios import SCENARIOS, scenario
+from recsys_plugin.chaos.seen import Calls, Footprint, joined
 from recsys_plugin.errors import InvalidInput
 
 OUTCOMES = ("error: StoreUnavailable", "full", "popularity")

@@ -89,6 +89,18 @@ async def test_no_call_outlives_its_deadline_at_a_triton_that_hangs(hung: str) -
     assert threads() <= before
 
 
+async def test_an_awaited_call_ends_with_its_time_and_not_when_grpc_notices(hung: str) -> None:
+    """gRPC's own timers are two or three milliseconds late as a rule, and tens when the machine is busy."""
+    waiting, beyond = AsyncTritonClient(TritonAddress.parse(hung), timeout=Timeout(10)), []
+    for _ in range(20):
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded, match="did not answer within 20 ms"):
+            await waiting.infer(CALL, timeout=0.02)  # so little that the server is not blamed
+        beyond.append(time.monotonic() - began - 0.02)
+    assert statistics.quantiles(beyond, n=4)[0] < 0.0015
+    await waiting.close()
+
+
 async def test_a_triton_that_was_down_is_found_again_within_two_seconds(disposable_shop: TinyShop) -> None:
     address = TritonAddress.parse(disposable_shop.triton_url)
     client, waiting = TritonClient(address, timeout=QUICK), AsyncTritonClient(address, timeout=QUICK)

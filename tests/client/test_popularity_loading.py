@@ -77,7 +77,7 @@ def drive(answer: Any, items: int, shelves: tuple[str, ...] = ("popularity",)) -
     ],
 )
 def test_the_table_comes_back_page_by_page(popularity: Popularity, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recsys_plugin.client.popularity.PAGE_ROWS", 2)
+    monkeypatch.setattr("recsys_plugin.client.popularity._PAGE_ROWS", 2)
     session = onnxruntime.InferenceSession(popularity_graph(popularity).SerializeToString())
 
     def answer(call: Infer) -> dict[str, Any]:

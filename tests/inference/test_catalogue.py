@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
+import time
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -45,6 +48,20 @@ def test_pages_add_up() -> None:
     assert catalogue.brands[PAGE_ROWS] == f"brands{PAGE_ROWS}"
     assert catalogue.prices.shape == catalogue.available_since.shape == catalogue.stock.shape == (PAGE_ROWS + 2,)
     assert (catalogue.stock == UNKNOWN_STOCK).all()
+
+
+def test_no_page_is_long_work() -> None:
+    """Requests of the same event loop wait for each step; the last one, which puts all pages together, is one too."""
+    pages = [page(first, PAGE_ROWS, 50 * PAGE_ROWS) for first in range(0, 50 * PAGE_ROWS, PAGE_ROWS)]
+    flow, took = load_catalogue(3), []
+    next(flow)
+    for answer in pages:
+        began = time.thread_time()
+        with suppress(StopIteration):
+            flow.send(answer)
+        took.append(time.thread_time() - began)
+    assert statistics.median(took) < 0.005
+    assert took[-1] < 0.02
 
 
 def test_what_is_shown_of_an_item_may_change() -> None:
