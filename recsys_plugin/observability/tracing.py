@@ -13,14 +13,20 @@ sampling; otherwise it begins a trace. The sampler is OpenTelemetry's: by defaul
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 
 from opentelemetry.context import get_current
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, StaticSampler, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import (
+    Decision,
+    ParentBased,
+    ParentBasedTraceIdRatio,
+    Sampler,
+    StaticSampler,
+    TraceIdRatioBased,
+)
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, get_current_span
 
 from recsys_plugin.observability.background import BackgroundQueue
@@ -33,13 +39,6 @@ __all__ = ["Tracing", "root_decision", "tracing_to"]
 
 #: Spans of so many requests are made at a time.
 _BATCH = 16
-#: How OpenTelemetry's own samplers describe what they do with a request that begins a trace.
-_ROOT = re.compile(
-    r"(?:ParentBased\{root:)?(AlwaysOnSampler|AlwaysOffSampler|TraceIdRatioBased\{([0-9.e+-]+)\})(?:,|$)"
-)
-
-#: Samplers whose descriptions :data:`_ROOT` knows; not what derives from them.
-_KNOWN = (ParentBased, StaticSampler, TraceIdRatioBased)
 
 
 class Tracing(Observer):
@@ -113,14 +112,19 @@ def root_decision(sampler: Sampler) -> Callable[[int], bool]:
     OpenTelemetry's own samplers decide by the id alone, and so does this, in a tenth of the time that making up their
     answer takes; any other sampler is asked.
     """
-    told = _ROOT.match(sampler.get_description()) if type(sampler) in _KNOWN else None
-    if told is None:
-        return lambda trace_id: sampler.should_sample(None, trace_id, "recsys").decision is Decision.RECORD_AND_SAMPLE
-    if told[2] is None:
-        always = told[1] == "AlwaysOnSampler"
+    # The sampler of what has no parent has no public name; where it has another, the whole one is asked.
+    root = getattr(sampler, "_root", sampler) if type(sampler) in (ParentBased, ParentBasedTraceIdRatio) else sampler
+
+    def ask(trace_id: int) -> bool:
+        return sampler.should_sample(None, trace_id, "recsys").decision is Decision.RECORD_AND_SAMPLE
+
+    if type(root) is StaticSampler:
+        always = ask(new_id(128))
         return lambda trace_id: always
-    bound, bits = TraceIdRatioBased(float(told[2])).bound, TraceIdRatioBased.TRACE_ID_LIMIT
-    return lambda trace_id: trace_id & bits < bound
+    if type(root) is TraceIdRatioBased:
+        bound, bits = root.bound, root.TRACE_ID_LIMIT
+        return lambda trace_id: trace_id & bits < bound
+    return ask
 
 
 def tracing_to(endpoint: str) -> Tracing:
