@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, TraceIdRatioBased
@@ -19,7 +18,8 @@ from recsys_plugin.client.recommender import Recommender
 from recsys_plugin.client.results import Page
 from recsys_plugin.errors import CheckFailed
 from recsys_plugin.observability.metrics import Metrics
-from recsys_plugin.observability.request import Observer, join
+from recsys_plugin.observability.otlp import encode_spans
+from recsys_plugin.observability.request import Observers, join
 from recsys_plugin.observability.request_log import RequestLog
 from recsys_plugin.observability.tracing import Tracing
 
@@ -36,14 +36,14 @@ class _Encoded(SpanExporter):
     """Encodes spans as for a collector, and lets go of them."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        encode_spans(spans).SerializeToString()
+        encode_spans(spans)
         return SpanExportResult.SUCCESS
 
 
 class _ObservedAtWill(Recommender):
     """A client whose observer is changed between requests, so that its connections are the same with each."""
 
-    def observe(self, observer: Observer | None) -> None:
+    def observe(self, observer: Observers | None) -> None:
         """From now on, tell this one."""
         self._observer = observer
 
@@ -75,16 +75,17 @@ def measure_observing(
         metrics, log = Metrics(), RequestLog(Path(folder) / "requests.jsonl")
         some = Tracing(_Encoded(), sampler=ParentBased(TraceIdRatioBased(SAMPLED)))
         every = Tracing(_Encoded(), sampler=ALWAYS_ON)
-        ways: dict[str, Observer | None] = {
+        ways = {
             "off": None,
-            "metrics": metrics,
-            "request_log": log,
-            "tracing_sampled": some,
-            "tracing_always": every,
+            "metrics": join(metrics),
+            "request_log": join(log),
+            "tracing_sampled": join(some),
+            "tracing_always": join(every),
             "observed": join([log, metrics, some]),
+            "observed_traced": join([log, metrics, every]),
         }
 
-        def ask(observer: Observer | None) -> Subject:
+        def ask(observer: Observers | None) -> Subject:
             def call(number: int) -> Page:
                 page = recommender.recommend(users[number % len(users)], k)
                 len(page.item_ids)

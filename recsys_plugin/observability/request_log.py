@@ -148,6 +148,11 @@ class RequestLog(Observer):
         """Write what waits."""
         self._queue.flush()
 
+    @property
+    def left_out(self) -> int:
+        """Requests that are not looked at: more waited than may."""
+        return self._queue.dropped
+
     def close(self) -> None:
         """Write what waits, and let go of the file."""
         self._queue.close()
