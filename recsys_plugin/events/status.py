@@ -90,10 +90,13 @@ def event_status(address: RedisAddress, *, project: str = "recsys") -> EventStat
 def _behind(client: Any, stream: str) -> tuple[int, dict[str, int]]:
     """The length of a stream, and how many entries each of its groups has not acknowledged."""
     import redis
+    from redis.exceptions import NoPermissionError
 
     length = client.xlen(stream)
     try:
         groups = client.xinfo_groups(stream)
+    except NoPermissionError:  # nothing would seem to be read
+        raise
     except redis.ResponseError:  # no such key: nothing was ever recorded
         return length, {}
     behind = {}
