@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys_plugin.errors import InvalidInput
+from recsys_plugin.limits import MOST_DOCUMENT_BYTES
 
 __all__ = ["FULL_LEVEL", "Candidates", "Impression", "ServedPage"]
 
@@ -132,14 +133,18 @@ class Impression:
         Raises:
             InvalidInput: if it is no such document; the message says why.
         """
+        if len(document) > MOST_DOCUMENT_BYTES:
+            raise InvalidInput(f"impression: more than {MOST_DOCUMENT_BYTES} bytes")
         try:
             values = json.loads(document)
             found = cls(**values)
-        except (ValueError, TypeError, RecursionError) as error:
+            if not found.propensities:
+                object.__setattr__(found, "propensities", [1.0] * len(found.items))
+            found._check()
+        except InvalidInput:
+            raise
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise InvalidInput(f"impression: {error}") from error
-        if not found.propensities:
-            object.__setattr__(found, "propensities", [1.0] * len(found.items))
-        found._check()
         return found
 
     def _check(self) -> None:
