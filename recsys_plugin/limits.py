@@ -17,6 +17,7 @@ entities of one bulk read                :data:`MOST_ENTITIES`, and :data:`MOST_
 whole numbers in text                    18 digits, see :mod:`recsys_plugin.digits`; in JSON 4,300, as Python has it
 an answer of Triton                      :data:`MOST_MESSAGE_BYTES`, and of the shape that was asked for
 a manifest of models, a file of a secret  :data:`MOST_MANIFEST_BYTES`, :data:`MOST_SECRET_BYTES`
+metrics that `recsys top` reads          :data:`MOST_METRICS_BYTES` of each address
 =======================================  =========================================================================
 
 Tables that ``recsys data`` reads are the operator's own and as large as the shop is: they are streamed, not limited.
@@ -37,6 +38,7 @@ __all__ = [
     "MOST_ID_BYTES",
     "MOST_MANIFEST_BYTES",
     "MOST_MESSAGE_BYTES",
+    "MOST_METRICS_BYTES",
     "MOST_QUERY_CHARACTERS",
     "MOST_SECRET_BYTES",
     "MOST_SPONSORED",
@@ -70,6 +72,8 @@ MOST_ENTITIES = 10_000_000
 MOST_COLUMN_VALUES = 1 << 27
 #: Bytes of one gRPC message; gRPC's own limit of 4 MiB is less than one page of a catalogue.
 MOST_MESSAGE_BYTES = 1 << 30
+#: Bytes of the metrics of one process, as text; a client with hundreds of features shows a hundredth of this.
+MOST_METRICS_BYTES = 16 << 20
 #: Bytes of a manifest, which names some files of each of a dozen models.
 MOST_MANIFEST_BYTES = 1 << 20
 MOST_SECRET_BYTES = 65_536

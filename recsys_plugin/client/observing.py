@@ -37,9 +37,9 @@ class Watch:
 
     __slots__ = (
         "_context",
+        "_flow",
         "_observer",
         "_over",
-        "_shelf",
         "_started",
         "_started_at",
         "_timeout",
@@ -51,7 +51,8 @@ class Watch:
     def __init__(self, observer: Observer, timeout: float) -> None:
         self._observer, self._timeout = observer, timeout
         self._context: RequestContext | None = None
-        self._shelf, self._over = _UNKNOWN, False
+        self._flow: object = None
+        self._over = False
         self._users: Iterable[object] = ()
         self._trace = observer.begin()
         self.pages: Sequence[Page] = ()
@@ -64,9 +65,7 @@ class Watch:
             if self._over:  # a shadow's request, which nobody waits for
                 return ask(context, users)
             self._context, context.trace, self._users = context, self._trace, users
-            flow = ask(context, users)
-            if isinstance(flow, GeneratorType):
-                self._shelf = _SHELVES.get(flow.__name__, flow.__name__)
+            self._flow = flow = ask(context, users)
             return flow
 
         return watched
@@ -82,9 +81,7 @@ class Watch:
         seconds = time.perf_counter() - self._started
         context, pages, self._over = self._context, self.pages, True
         outcome = ANSWERED if error is None else type(error).__name__
-        finished = FinishedRequest(
-            self._shelf, "", self._started_at, self._started, seconds, _NO_STAGES, outcome, error
-        )
+        finished = FinishedRequest(_UNKNOWN, "", self._started_at, self._started, seconds, _NO_STAGES, outcome, error)
         finished.timeout, finished.trace = self._timeout, self._trace
         if context is not None:
             finished.request_id, finished.stages = context.request_id, context.stages
@@ -95,8 +92,11 @@ class Watch:
                 finished.catalogue_version = context.release.catalogue.version
         if pages:
             _tell_pages(finished, pages)
-        elif error is not None and isinstance(self._users, list | tuple):
-            finished.users = [str(user) for user in self._users]
+        else:
+            if isinstance(self._flow, GeneratorType):
+                finished.shelf = _SHELVES.get(self._flow.__name__, self._flow.__name__)
+            if error is not None and isinstance(self._users, list | tuple):
+                finished.users = [str(user) for user in self._users]
         self._observer.finished(finished)
 
 

@@ -20,6 +20,7 @@ from redis.exceptions import NoPermissionError
 from recsys_plugin.errors import InvalidInput, ServiceUnavailable
 from recsys_plugin.events.status import EventStatus, event_status
 from recsys_plugin.features.connection import RedisAddress
+from recsys_plugin.limits import MOST_METRICS_BYTES
 
 __all__ = ["ModelLoad", "Reading", "Scrape", "ShelfLoad", "View", "quantile", "read", "scrape", "view"]
 
@@ -127,7 +128,10 @@ def scrape(url: str, *, timeout: float = _TIMEOUT, clock: Callable[[], float] = 
         raise InvalidInput(f"metrics address {url!r:.100}: expected host:port or http://host:port/metrics")
     try:
         with urllib.request.urlopen(whole, timeout=timeout) as answer:
-            text = answer.read().decode()
+            data = answer.read(MOST_METRICS_BYTES + 1)
+        if len(data) > MOST_METRICS_BYTES:
+            return Scrape(whole, clock(), error=f"more than {MOST_METRICS_BYTES} bytes of metrics")
+        text = data.decode()
         samples = {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
             for family in text_string_to_metric_families(text)

@@ -149,9 +149,13 @@ class Metrics(Observer):
             found = [state() for state in self._clients.values()]
             return self._gone, [state for state in found if state is not None]
 
+    def flush(self) -> None:
+        """Count what waits."""
+        self._queue.flush()
+
     def totals(self) -> Totals:
         """What was counted of requests."""
-        self._queue.flush()
+        self.flush()
         return self._statistics.totals()
 
     def _count(self, requests: Sequence[FinishedRequest]) -> None:

@@ -31,7 +31,6 @@ _TIMES = struct.Struct("<BQBQ")
 _FLOAT = struct.Struct("<Bd")
 #: Flags: it is known whether the parent is of another process, which it is not, or is.
 _HERE, _REMOTE = b"\x85\x01\x00\x01\x00\x00", b"\x85\x01\x00\x03\x00\x00"
-_SPAN_ATTRIBUTE, _RESOURCE_ATTRIBUTE = b"\x4a", b"\x0a"
 #: Encoded attributes that are kept: all but ids are the same again and again.
 _KEPT = 1_024
 _UNSIGNED = (1 << 64) - 1
@@ -51,7 +50,8 @@ def encode_spans(spans: Sequence[ReadableSpan]) -> bytes:
             time.sleep(_BREATH)
     resource, scope = spans[0].resource, spans[0].instrumentation_scope
     of_scope = _field(b"\x0a", _text(b"\x0a", "" if scope is None else scope.name)) + b"".join(encoded)
-    of_resource = _field(b"\x0a", _attributes(_RESOURCE_ATTRIBUTE, resource.attributes)) + _field(b"\x12", of_scope)
+    named = b"".join([_attribute(b"\x0a", key, value) for key, value in resource.attributes.items()])
+    of_resource = _field(b"\x0a", named) + _field(b"\x12", of_scope)
     return _field(b"\x0a", of_resource + _text(b"\x1a", resource.schema_url))
 
 
@@ -69,20 +69,18 @@ def _span(span: ReadableSpan) -> bytes:
             _text(b"\x2a", span.name),
             _KINDS[span.kind],
             _TIMES.pack(0x39, span.start_time or 0, 0x41, span.end_time or 0),
-            _attributes(_SPAN_ATTRIBUTE, span.attributes or {}),
+            b"".join([_kept_attribute(b"\x4a", key, value) for key, value in (span.attributes or {}).items()]),
             _field(b"\x7a", told),
             _REMOTE if parent is not None and parent.is_remote else _HERE,
         )
     )
 
 
-def _attributes(tag: bytes, attributes: Mapping[str, AttributeValue]) -> bytes:
-    return b"".join([_attribute(tag, key, value) for key, value in attributes.items()])
-
-
-@lru_cache(_KEPT, typed=True)
 def _attribute(tag: bytes, key: str, value: AttributeValue) -> bytes:
     return _field(tag, _text(b"\x0a", key) + _field(b"\x12", _value(value)))
+
+
+_kept_attribute = lru_cache(_KEPT, typed=True)(_attribute)
 
 
 def _value(value: AttributeValue) -> bytes:
@@ -94,7 +92,11 @@ def _value(value: AttributeValue) -> bytes:
         return b"\x18" + _varint(value & _UNSIGNED)
     if isinstance(value, float):
         return _FLOAT.pack(0x21, value)
-    return _field(b"\x2a", b"".join(_field(b"\x0a", _value(one)) for one in value))
+    if isinstance(value, bytes):
+        return _field(b"\x3a", value)
+    if isinstance(value, Mapping):
+        return _field(b"\x32", b"".join(_attribute(b"\x0a", key, one) for key, one in value.items()))
+    return b"" if value is None else _field(b"\x2a", b"".join(_field(b"\x0a", _value(one)) for one in value))
 
 
 def _text(tag: bytes, text: str) -> bytes:

@@ -144,6 +144,9 @@ class Observer:
         """Requests that it left out, as more waited for it than may."""
         return 0
 
+    def flush(self) -> None:
+        """Deal with all requests so far, if that is done in another thread."""
+
     def close(self) -> None:
         """Write what waits, and let go of everything. Whoever made the observer calls it, after the clients ended."""
 
@@ -202,6 +205,11 @@ class Observers(Observer):
             kind = type(observer).__name__
             counts[kind] = counts.get(kind, 0) + observer.left_out
         return counts
+
+    def flush(self) -> None:
+        """Have each deal with all requests so far."""
+        for observer in self._observers:
+            observer.flush()
 
     def close(self) -> None:
         """Close each."""

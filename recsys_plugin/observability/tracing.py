@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 from opentelemetry.context import get_current
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import (
     Decision,
@@ -57,7 +57,8 @@ class Tracing(Observer):
             sampler = TracerProvider(shutdown_on_exit=False).sampler
         self._sampler, self._begins = sampler, root_decision(sampler)
         self._spans, self._exporter = SpanMaker(resource or _resource()), exporter
-        self._processor, self._room, self._handed = BatchSpanProcessor(exporter), _room(), 0
+        self._processor: SpanProcessor = BatchSpanProcessor(exporter)
+        self._room, self._handed = _room(), 0
         self._queue: BackgroundQueue[FinishedRequest] = BackgroundQueue("recsys-tracing", self._make, batch=_BATCH)
 
     def begin(self) -> Trace | None:

@@ -24,6 +24,8 @@ from recsys_plugin.stream.user_acts import Act, UserActs, act_of, encode_act
 
 __all__ = ["UserFold"]
 
+#: Bytes of what a caller waits under; the recorder's has 32.
+_LONGEST_TOKEN = 128
 #: Users whose acts a worker keeps at hand.
 _MOST_USERS = 50_000
 #: Seconds that an answer waits for whoever asked for it.
@@ -153,7 +155,7 @@ class UserFold:
 
     def _reply(self, entry: Entry, transaction: Transaction, reply: bytes) -> None:
         token = entry.fields.get(REPLY_FIELD)
-        if token is not None:
+        if token is not None and len(token) <= _LONGEST_TOKEN:
             key = self._keys.reply(token.decode(errors="replace"))
             transaction.add("RPUSH", key, reply)
             transaction.add("EXPIRE", key, _REPLY_SECONDS)
