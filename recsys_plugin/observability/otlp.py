@@ -96,7 +96,9 @@ def _value(value: AttributeValue) -> bytes:
         return _field(b"\x3a", value)
     if isinstance(value, Mapping):
         return _field(b"\x32", b"".join(_attribute(b"\x0a", key, one) for key, one in value.items()))
-    return b"" if value is None else _field(b"\x2a", b"".join(_field(b"\x0a", _value(one)) for one in value))
+    if value is None:
+        return b""
+    return _field(b"\x2a", b"".join(_field(b"\x0a", _value(one)) for one in value))
 
 
 def _text(tag: bytes, text: str) -> bytes:

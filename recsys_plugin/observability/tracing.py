@@ -86,7 +86,7 @@ class Tracing(Observer):
         if isinstance(self._exporter, CollectorExporter):
             self._exporter.hurry()
         self._queue.close()
-        self._processor.shutdown()
+        self._processor.shutdown()  # type: ignore[no-untyped-call]
 
     @property
     def left_out(self) -> int:
