@@ -86,7 +86,7 @@ class Tracing(Observer):
         if isinstance(self._exporter, CollectorExporter):
             self._exporter.hurry()
         self._queue.close()
-        self._processor.shutdown()  # type: ignore[no-untyped-call]
+        self._processor.shutdown()
 
     @property
     def left_out(self) -> int:
