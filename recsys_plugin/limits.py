@@ -12,8 +12,12 @@ events                                   :data:`MOST_EVENTS` a call, :data:`MOST
 documents (rules, campaigns, trial, …)   :data:`MOST_DOCUMENT_BYTES`, from a file or from Redis
 campaigns, items of all campaigns        :data:`MOST_CAMPAIGNS`, :data:`MOST_ADVERTISED`
 a feature's value in Redis               :data:`MOST_VALUE_BYTES`
+entities of one bulk read                :data:`MOST_ENTITIES`, and :data:`MOST_COLUMN_VALUES` in a column of lists, the
+                                         places that shorter lists leave empty included
+whole numbers in text                    18 digits, see :mod:`recsys_plugin.digits`; in JSON 4,300, as Python has it
 an answer of Triton                      :data:`MOST_MESSAGE_BYTES`, and of the shape that was asked for
 a manifest of models, a file of a secret  :data:`MOST_MANIFEST_BYTES`, :data:`MOST_SECRET_BYTES`
+metrics that `recsys top` reads          :data:`MOST_METRICS_BYTES` of each address
 =======================================  =========================================================================
 
 Tables that ``recsys data`` reads are the operator's own and as large as the shop is: they are streamed, not limited.
@@ -25,13 +29,16 @@ __all__ = [
     "MOST_ADVERTISED",
     "MOST_CAMPAIGNS",
     "MOST_CANDIDATES",
+    "MOST_COLUMN_VALUES",
     "MOST_CONTEXT_KEYS",
     "MOST_DOCUMENT_BYTES",
+    "MOST_ENTITIES",
     "MOST_EVENTS",
     "MOST_EVENT_BYTES",
     "MOST_ID_BYTES",
     "MOST_MANIFEST_BYTES",
     "MOST_MESSAGE_BYTES",
+    "MOST_METRICS_BYTES",
     "MOST_QUERY_CHARACTERS",
     "MOST_SECRET_BYTES",
     "MOST_SPONSORED",
@@ -59,8 +66,14 @@ MOST_CAMPAIGNS = 1_000
 MOST_ADVERTISED = 10_000
 #: Bytes of one feature's value: a list of 4,000 of the longest ids, or of 200,000 numbers.
 MOST_VALUE_BYTES = 1 << 20
+#: Entities that one call of the bulk reader reads: ten times the largest catalogue that was measured.
+MOST_ENTITIES = 10_000_000
+#: Places of a column of lists, which is as wide as the longest: 1 GiB of 64-bit numbers.
+MOST_COLUMN_VALUES = 1 << 27
 #: Bytes of one gRPC message; gRPC's own limit of 4 MiB is less than one page of a catalogue.
 MOST_MESSAGE_BYTES = 1 << 30
+#: Bytes of the metrics of one process, as text; a client with hundreds of features shows a hundredth of this.
+MOST_METRICS_BYTES = 16 << 20
 #: Bytes of a manifest, which names some files of each of a dozen models.
 MOST_MANIFEST_BYTES = 1 << 20
 MOST_SECRET_BYTES = 65_536

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from recsys_plugin.digits import whole_number
 from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.limits import MOST_SECRET_BYTES
 
@@ -92,11 +93,12 @@ def _ports(text: str) -> tuple[int, ...]:
         return ()
     first, dash, last = text.partition("-")
     numbers = (first, last) if dash else (first, first)
-    if not all(number.isdecimal() for number in numbers) or not 0 <= int(first) <= int(numbers[1]) <= 65_535:
+    lowest, highest = (whole_number(number) for number in numbers)
+    if lowest is None or highest is None or not lowest <= highest <= 65_535:
         raise ConfigurationError(
-            f"RECSYS_METRICS_PORT={text!r} is no port or range of ports, such as 9464 or 9464-9479"
+            f"RECSYS_METRICS_PORT={text!r:.60} is no port or range of ports, such as 9464 or 9464-9479"
         )
-    return tuple(range(int(first), int(numbers[1]) + 1))
+    return tuple(range(lowest, highest + 1))
 
 
 def _traces_endpoint(env: Mapping[str, str]) -> str | None:

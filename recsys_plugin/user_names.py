@@ -14,10 +14,12 @@ from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.pseudonyms import Pseudonyms
 from recsys_plugin.settings import Settings
 
-__all__ = ["DIGITS", "named_user"]
+__all__ = ["DIGITS", "PREFIX", "named_user"]
 
 #: Hexadecimal digits of a pseudonym that are shown: of a million users hardly two share them.
 DIGITS = 12
+#: What stands before them.
+PREFIX = "user#"
 
 
 def named_user(user_id: str, names: Pseudonyms | None = None) -> str:
@@ -26,7 +28,7 @@ def named_user(user_id: str, names: Pseudonyms | None = None) -> str:
     Args:
         names: gives the pseudonyms; those of this process by default.
     """
-    return f"user#{(names or _of_process()).of(user_id)[:DIGITS]}"
+    return f"{PREFIX}{(names or _of_process()).of(user_id)[:DIGITS]}"
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ from recsys_plugin.ads.book import CampaignBook
 from recsys_plugin.ads.campaign import Campaign
 from recsys_plugin.ads.pacing import planned_share
 from recsys_plugin.ads.store import MILLION, change_book, read_book
+from recsys_plugin.digits import stored_number, stored_numbers
 from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.command_runner import CommandRunner
@@ -98,7 +99,7 @@ class Campaigns(CommandRunner):
                 ),
             )
         )
-        counts = zip(*([int(each or 0) for each in reply] for reply in replies), strict=True)
+        counts = zip(*(stored_numbers(reply, "counters of campaigns") for reply in replies), strict=True)
         return [
             _status(book, campaign, day, second, now, found)
             for campaign, found in zip(book.campaigns, counts, strict=True)
@@ -109,7 +110,9 @@ class Campaigns(CommandRunner):
             if reads:
                 revision, book = self.run(read_book(self._keys))
             else:  # what is there need not make sense: it goes
-                revision, book = int(self.perform((("GET", self._keys.ads_revision),))[0] or 0), CampaignBook()
+                (stored,) = self.perform((("GET", self._keys.ads_revision),))
+                revision = stored_number(stored, "the campaigns' revision")
+                book = CampaignBook()
             changed = change(book)
             if self.run(change_book(self._keys, revision, changed)):
                 return changed

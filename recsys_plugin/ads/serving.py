@@ -20,6 +20,7 @@ from recsys_plugin.ads.calibration import draw_spread, shrunk_factor
 from recsys_plugin.ads.campaign import Campaign
 from recsys_plugin.ads.pacing import pass_rate
 from recsys_plugin.ads.store import AdClick, Served, State, StateQuery, charge_click, note_served, read_book
+from recsys_plugin.digits import stored_number
 from recsys_plugin.errors import StoreUnavailable
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.commands import Commands
@@ -168,7 +169,7 @@ def click_ad(known: KnownCampaigns, impression_id: str, *, now: float) -> Genera
     """
     revision, book = known.current or (yield from known.read())
     (text,) = yield Commands((("GET", known.keys.ads_revision),))
-    if int(text or 0) != revision:
+    if stored_number(text, "the campaigns' revision") != revision:
         _, book = yield from known.read()
     day, _ = book.settings.day(now)
     return (yield from charge_click(known.keys, impression_id, day=day))

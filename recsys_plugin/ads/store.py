@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from recsys_plugin.ads.book import CampaignBook
+from recsys_plugin.digits import stored_number, stored_numbers
 from recsys_plugin.errors import InvalidInput, StoreUnavailable
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.commands import Commands
@@ -166,7 +167,7 @@ class StateQuery:
 
     def parse(self, replies: Sequence[Any]) -> State:
         """What the commands were answered with."""
-        revision = int(replies[0] or 0)
+        revision = stored_number(replies[0], "the campaigns' revision")
         if not self.campaigns:
             return State(revision)
         today, spent, shown, clicks, expected = (_numbers(reply) for reply in replies[1:])
@@ -209,7 +210,9 @@ def read_book(keys: EventKeys) -> Generator[Commands, list[Any], tuple[int, Camp
     """
     ((revision, text),) = yield Commands((("MGET", keys.ads_revision, keys.ads),))
     try:
-        return int(revision or 0), CampaignBook() if text is None else CampaignBook.from_json(text)
+        return stored_number(
+            revision, f"key {keys.ads_revision}"
+        ), CampaignBook() if text is None else CampaignBook.from_json(text)
     except InvalidInput as error:
         raise StoreUnavailable(f"Redis key {keys.ads}: {error}\nRun `recsys ads load` again.") from error
 
@@ -258,4 +261,4 @@ def charge_click(keys: EventKeys, impression_id: str, *, day: int) -> Generator[
 
 
 def _numbers(reply: Iterable[bytes | None]) -> list[int]:
-    return [int(each or 0) for each in reply]
+    return stored_numbers(reply, "counters of campaigns")

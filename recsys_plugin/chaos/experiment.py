@@ -67,6 +67,8 @@ class Played:
     processes: int
     observed: Observed
     windows: tuple[Window, ...]
+    dead: tuple[str, ...] = ()
+    """Servers that were found to have ended by themselves, though nobody killed them, and their last words."""
 
 
 def play(target: Target, scenario: Scenario, plan: DriverPlan, *, processes: int, tell: Tell) -> Played:
@@ -84,6 +86,7 @@ def play(target: Target, scenario: Scenario, plan: DriverPlan, *, processes: int
             windows.append((act.fault, *_inflict(target, act.fault, act.during, tell)))
             _wait(act.after, f"{scenario.name}: well again after {act.fault.name}", tell)
         over = time.monotonic()
+        dead = target.dead()
         observed = driven.end()
     nexts = [*(window[1] for window in windows[1:]), over]
     return Played(
@@ -95,6 +98,7 @@ def play(target: Target, scenario: Scenario, plan: DriverPlan, *, processes: int
             Window(fault.name, fault.servers, began, ended, recovered, until)
             for (fault, began, ended, recovered), until in zip(windows, nexts, strict=True)
         ),
+        tuple(dead),
     )
 
 
@@ -125,7 +129,7 @@ def failures(played: Played, expected: Expectations = Expectations()) -> list[st
         lambda: _held("threads", played, expected.threads),
         lambda: _memory(played, expected.memory_mib),
     ]
-    found = [text for check in checks if (text := check()) is not None]
+    found = [text for check in checks if (text := check()) is not None] + list(played.dead)
     if expected.full_within is not None:
         for window in played.windows:
             seconds = seconds_until_full(calls, window.recovered, window.until)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import resource
-import signal
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -128,11 +127,11 @@ class Stop(_OnServers):
 
     def _begin(self, target: Target) -> None:
         for server in self.on:
-            target.signal(server, signal.SIGSTOP)
+            target.freeze(server)
 
     def _end(self, target: Target) -> None:
         for server in self.on:
-            target.signal(server, signal.SIGCONT)
+            target.thaw(server)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ _IGNORE_XFSZ = ("/bin/sh", "-c", 'trap "" XFSZ; exec "$@"', "sh")
 
 #: Seconds that a server may take to end in order; Triton would wait for connections left half open.
 _GRACE = 3.0
+#: Seconds that helpers go on before their server does.
+_HELPERS_AHEAD = 0.1
 
 
 class FragileRedis(EmbeddedRedis):
@@ -103,10 +106,36 @@ class Target:
         with self.process(server).lock():
             (self.redis if server == REDIS else self.triton).start()
 
-    def signal(self, server: str, number: signal.Signals) -> None:
-        """Send a signal to a server and all its helpers."""
+    def freeze(self, server: str) -> None:
+        """Stop a server and all its helpers with SIGSTOP, as a paused container or virtual machine is."""
         for pid in marked_processes(self.process(server).mark):
-            os.kill(pid, number)
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self, server: str) -> None:
+        """Let a server and all its helpers go on, the helpers first.
+
+        The Python backend of Triton takes a helper for dead that said nothing since it was last looked after, and then
+        ends the whole server (SIGSEGV in ``libtriton_python.so``, seen in every other run with Triton 2.51).
+        """
+        pids, record = marked_processes(self.process(server).mark), self.process(server).record
+        helpers = [pid for pid in pids if record is None or pid != record.pid]
+        for pid in helpers:
+            os.kill(pid, signal.SIGCONT)
+        if record is not None:
+            time.sleep(_HELPERS_AHEAD if helpers else 0.0)
+            os.kill(record.pid, signal.SIGCONT)
+
+    def dead(self) -> list[str]:
+        """The servers that ended by themselves, and the end of what each wrote."""
+        found = []
+        for server in SERVERS:
+            process = self.process(server)
+            if not process.running:
+                # Triton's helpers write that they miss it, after its own last words.
+                lines = [line for line in process.log_since_start().splitlines() if "pb_stub" not in line]
+                words = " | ".join(lines[-3:])
+                found.append(f"{server} ended by itself; its log ends with: {words or 'nothing'}")
+        return found
 
     @contextmanager
     def store(self, timeout: float = 5.0) -> Iterator[Any]:

@@ -18,7 +18,8 @@ __all__ = ["observability"]
 @click.option("--freeze-gc", is_flag=True, help="Keep the garbage collector from objects made before timing.")
 @click.option("--json", "target", metavar="FILE", help="Write the report as JSON; - is standard output.")
 def observability(users: int, calls: int, items: int, seed: int, freeze_gc: bool, target: str | None) -> None:
-    """What metrics, traces and the request log cost a recommend; exit code 3 if all together cost more than 3 %.
+    """What metrics, traces and the request log cost a recommend; exit code 3 if all together cost more than 3 %,
+    be it with traces of some requests or of every one.
 
     One client, observed and not, in turn. The servers must run: `recsys up`. Needs the extras metrics and tracing.
 

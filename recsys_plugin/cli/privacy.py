@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,9 +11,14 @@ from recsys_plugin.cli._output import console, emit_json, finish, json_option, r
 from recsys_plugin.errors import CheckFailed, InvalidInput
 from recsys_plugin.settings import Settings
 
+if TYPE_CHECKING:
+    from recsys_plugin.privacy.files import FileTraces
+    from recsys_plugin.privacy.store import StoreTraces
+
 __all__ = ["admit", "budget", "consent", "export", "forget", "privacy", "retention", "search"]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_NO_KEY = "no RECSYS_PSEUDONYM_KEY is set, so pseudonyms, by which logs and models name people, could not be looked for"
 _users = click.argument("user_ids", metavar="[USER]...", nargs=-1)
 _file = click.option("--file", "path", type=_FILE, help="Further users, one a line.")
 
@@ -38,6 +43,7 @@ def privacy() -> None:
 def forget(user_ids: tuple[str, ...], path: Path | None, as_json: bool) -> None:
     """Take USERs out of Redis, streams, spool, archives, tables, training files and logs, and prove it by a search.
 
+    RECSYS_REQUEST_LOG names the log of slow requests, if clients write one; lines go from it while they write.
     What is left of each is a keyed hash, made with RECSYS_PSEUDONYM_KEY: by it late events and restored files of theirs
     are dropped. Interrupted, run it again. Ends with 3 if the search finds something. Backups, and the files that you
     load tables from, are yours to clean.
@@ -59,7 +65,7 @@ def forget(user_ids: tuple[str, ...], path: Path | None, as_json: bool) -> None:
     for place, number in done.removed.items():
         console.print(f"  {place}: {number:,}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"  {done.redis_files}", markup=False, highlight=False, soft_wrap=True)
-    _searched(done.store.keys, done.store.values, done.files.files, done.files.bytes, done.files.rows)
+    _searched(done.store, done.files)
     if not done.searched_bytes:
         console.print(
             "  ids that are short or only digits were searched for where an id of a user may stand, not in all bytes",
@@ -76,6 +82,8 @@ def forget(user_ids: tuple[str, ...], path: Path | None, as_json: bool) -> None:
 def search(user_ids: tuple[str, ...], path: Path | None, as_json: bool) -> None:
     """Look for USERs in Redis and in all files of the home, and change nothing; ends with 3 if something is found.
 
+    They are looked for by id and by pseudonym, the latter only with RECSYS_PSEUDONYM_KEY.
+
     \b
     Examples:
       recsys privacy search 2020
@@ -89,11 +97,14 @@ def search(user_ids: tuple[str, ...], path: Path | None, as_json: bool) -> None:
     settings, users = Settings.from_environment(), _given(user_ids, path)
     with reporter() as progress, Services(settings).ensure_redis() as redis_url:
         store, files = search_people(settings, redis_url, users, project=PROJECT, progress=progress)
+    by_name = settings.pseudonym_key is not None
     if as_json:
-        emit_json({"store": asdict(store), "files": asdict(files)})
-    _searched(store.keys, store.values, files.files, files.bytes, files.rows)
+        emit_json({"store": asdict(store), "files": asdict(files), "pseudonyms_searched": by_name})
+    _searched(store, files)
+    if not by_name:
+        console.print(f"  {_NO_KEY}", style="yellow", highlight=False, soft_wrap=True)
     _or_fail((*store.found, *files.found))
-    finish("nothing was found")
+    finish("nothing was found" if by_name else "nothing was found by id; pseudonyms were not looked for")
 
 
 @privacy.command()
@@ -187,6 +198,8 @@ def export(user_id: str, output: Path | None) -> None:
         emit_json(held)
     else:
         output.write_text(json.dumps(held, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    if held["pseudonym"] is None:
+        console.print(f"  {_NO_KEY}", style="yellow", highlight=False, soft_wrap=True)
     entries = sum(map(len, held["store"]["entries"].values()))
     finish(
         f"{len(held['store']['features']):,} features, {entries:,} stream entries, rows in {len(held['files']):,} files"
@@ -314,13 +327,15 @@ def _given(user_ids: tuple[str, ...], path: Path | None) -> list[str]:
     return users
 
 
-def _searched(keys: int, values: int, files: int, size: int, rows: int) -> None:
+def _searched(store: StoreTraces, files: FileTraces) -> None:
     console.print(
-        f"  searched {keys:,} keys and {values:,} values in Redis, {files:,} files ({size / 1e6:,.1f} MB, "
-        f"{rows:,} rows decoded)",
+        f"  searched {store.keys:,} keys and {store.values:,} values in Redis, {files.files:,} files "
+        f"({files.bytes / 1e6:,.1f} MB, {files.rows:,} rows decoded)",
         highlight=False,
         soft_wrap=True,
     )
+    for place in (*store.kept, *files.kept):
+        console.print(f"  keeps a pseudonym: {place}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _or_fail(found: tuple[str, ...]) -> None:

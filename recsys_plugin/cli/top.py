@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -20,7 +21,7 @@ from recsys_plugin.errors import ConfigurationError, ServiceUnavailable
 from recsys_plugin.settings import Settings
 
 if TYPE_CHECKING:
-    from recsys_plugin.observability.live import Reading, View
+    from recsys_plugin.observability.live import ModelLoad, Reading, ShelfLoad, View
 
 __all__ = ["top"]
 
@@ -105,36 +106,71 @@ def _reader(addresses: tuple[str, ...], triton_metrics: str | None) -> Callable[
 
 def _drawn(view: View) -> RenderableType:
     parts: list[RenderableType] = [_facts(view)]
-    shelves = Table("shelf", "requests/s", "p50 ms", "p95 ms", "p99 ms", "features", "inference", "policy", "levels",
-                    "failed", title="Clients", title_justify="left")  # fmt: skip
-    for shelf in view.shelves:
-        levels = " ".join(f"{level} {share:.1%}" for level, share in sorted(shelf.levels.items()))
-        stages = (_number(shelf.stages.get(stage)) for stage in ("features", "inference", "policy"))
-        times = (_number(value) for value in (shelf.p50_ms, shelf.p95_ms, shelf.p99_ms))
-        degraded = any(level != "full" for level in shelf.levels)
-        shelves.add_row(
+    if view.shelves:
+        parts += [_clients(view.shelves), *_degraded(view.shelves)]
+    elif view.versions:
+        parts.append(Text("Clients: no request so far"))
+    else:
+        parts.append(
+            Text("Clients: none shows its metrics; they do with RECSYS_METRICS_PORT, elsewhere see --scrape", "yellow")
+        )
+    if view.models:
+        parts.append(_triton(view.models))
+    return Group(*parts)
+
+
+def _clients(shelves: Sequence[ShelfLoad]) -> Table:
+    """One line for each shelf; it fits into a terminal of 80 columns."""
+    table = _table("Clients (times in ms, those of stages at p50)", "shelf", "req/s", "p50", "p95", "p99", "features",
+                   "inference", "policy", "full", "failed")  # fmt: skip
+    for shelf in shelves:
+        full = shelf.levels.get("full", 0.0) if shelf.levels else None
+        table.add_row(
             escape(shelf.shelf),
             f"{shelf.per_second:,.1f}",
-            *times,
-            *stages,
-            f"[yellow]{escape(levels)}[/]" if degraded else escape(levels),
+            *(_number(value) for value in (shelf.p50_ms, shelf.p95_ms, shelf.p99_ms)),
+            *(_number(shelf.stages.get(stage)) for stage in ("features", "inference", "policy")),
+            "" if full is None else f"{full:.1%}" if full == 1.0 else f"[yellow]{full:.1%}[/]",
             f"[red]{shelf.failed:.1%}[/]" if shelf.failed else "",
         )
-    parts.append(shelves)
-    if view.models:
-        models = Table("model", "version", "requests/s", "queue ms", "compute ms", "failed/s", title="Triton",
-                       title_justify="left")  # fmt: skip
-        for model in view.models:
-            models.add_row(
-                escape(model.model),
-                escape(model.version),
-                f"{model.per_second:,.1f}",
-                _number(model.queue_ms),
-                _number(model.compute_ms),
-                f"{model.failed_per_second:,.1f}" if model.failed_per_second else "",
-            )
-        parts.append(models)
-    return Group(*parts)
+    return table
+
+
+def _degraded(shelves: Sequence[ShelfLoad]) -> Iterator[Text]:
+    """What pages fell back on, where any did."""
+    for shelf in shelves:
+        fallen = {level: share for level, share in shelf.levels.items() if level != "full"}
+        if fallen:
+            told = ", ".join(f"{level} {share:.1%}" for level, share in sorted(fallen.items(), key=lambda one: -one[1]))
+            yield Text(f"{shelf.shelf} fell back on: {told}", "yellow")
+
+
+def _triton(models: Sequence[ModelLoad]) -> RenderableType:
+    """The models that were asked anything."""
+    asked = [model for model in models if model.per_second or model.failed_per_second]
+    idle = len(models) - len(asked)
+    others = f"{idle} others were not asked" if asked else f"none of {idle} models was asked"
+    table = _table("Triton (times in ms)", "model", "version", "req/s", "queue", "compute", "failed/s")
+    for model in asked:
+        table.add_row(
+            escape(model.model),
+            escape(model.version),
+            f"{model.per_second:,.1f}",
+            _number(model.queue_ms),
+            _number(model.compute_ms),
+            f"[red]{model.failed_per_second:,.1f}[/]" if model.failed_per_second else "",
+        )
+    note = Text(f"{'' if asked else 'Triton: '}{others}", "dim") if idle else Text()
+    return Group(table, note) if asked else note
+
+
+def _table(title: str, *columns: str) -> Table:
+    """One whose numbers stand below each other."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
+                  show_edge=False)  # fmt: skip
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left", no_wrap=True)
+    return table
 
 
 def _facts(view: View) -> Text:
@@ -144,14 +180,13 @@ def _facts(view: View) -> Text:
     if view.missing is not None and view.expired is not None:
         told.append(f"features missing {view.missing:.1%}, expired {view.expired:.1%}")
     if view.lag is not None:
-        told.append(
-            f"stream lag {view.lag:,} with {view.workers or 0} workers, {view.dead_letters or 0:,} dead letters"
-        )
+        workers = f"with {view.workers} workers" if view.workers else "and no worker (`recsys stream`)"
+        told.append(f"stream lag {view.lag:,} {workers}, {view.dead_letters or 0:,} dead letters")
     text = Text(" · ".join(told))
     if view.spooling:
         text.append(f" · {view.spooling:.0f} clients spool events", "yellow")
     for server in view.open_breakers:
-        text.append(f"\nrefused at present: {server}", "red")
+        text.append(f"\nnot asked by clients at present, as it did not answer: {server}", "red")
     for address, error in view.unreachable.items():
         text.append(f"\n{address}: {error}", "red")
     return text

@@ -265,7 +265,7 @@ class AsyncRecommender(AsyncShelves):
             changes = AsyncItemChanges(self._redis_address, self._item_keys, timeout=self._beside_seconds)
             try:
                 await changes.open()
-                listening.began(changes)
+                listening.began(polls=changes.polls)
                 warner.worked()
                 while not self._closing.is_set():
                     if listening.is_due():

@@ -13,7 +13,7 @@ from recsys_plugin.client.observing import Watch
 from recsys_plugin.client.release import Release
 from recsys_plugin.client.snapshots import Snapshots
 from recsys_plugin.impressions.log import ImpressionWriter
-from recsys_plugin.observability.request import ClientState, Observer
+from recsys_plugin.observability.request import ClientState, Observers
 from recsys_plugin.query.recent import Recent
 from recsys_plugin.resilience.adaptive import AdaptiveShare
 from recsys_plugin.resilience.breaker import CircuitBreaker
@@ -25,7 +25,7 @@ __all__ = ["Observed"]
 class Observed(ABC):
     """A part of a client: what it shows of itself."""
 
-    _observer: Observer | None
+    _observer: Observers | None
     _allowed: Timeout
     """What a request may take, unless it says otherwise."""
     _name: str
@@ -73,9 +73,10 @@ class Observed(ABC):
             remembered_bytes=self._memory.bytes,
             open_breakers={server: int(breaker.state != "closed") for server, breaker in self._breakers.items()},
             candidate_share=1.0 if self._adaptive is None else self._adaptive.share,
+            unobserved={} if self._observer is None else self._observer.left_out_by,
         )
 
-    def _watched(self, observer: Observer, timeout: float | Timeout | None) -> Watch:
+    def _watched(self, observer: Observers, timeout: float | Timeout | None) -> Watch:
         """Watches a request that may take so long."""
         allowed = self._allowed if timeout is None else Timeout.of(timeout, self._allowed)
         return Watch(observer, allowed.total)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from recsys_plugin.background import Warner, Watcher
 from recsys_plugin.errors import RecsysError
-from recsys_plugin.features.item_changes import AsyncItemChanges, ItemChanges
+from recsys_plugin.features.item_changes import ItemChanges
 
 __all__ = ["GATHERED", "LOOK", "Listening", "watch_items", "watch_releases"]
 
@@ -41,9 +41,9 @@ class Listening:
         self._failed = False
         self._due: float | None = None
 
-    def began(self, changes: ItemChanges | AsyncItemChanges) -> None:
+    def began(self, *, polls: bool) -> None:
         """It listens: all items are to be read, at once for the first time, and where only that tells of new ones."""
-        at_once = not self._failed or changes.polls
+        at_once = not self._failed or polls
         self._due = self._timer() + (0.0 if at_once else _SPREAD * self._random())
 
     def is_due(self) -> bool:
@@ -97,7 +97,7 @@ def watch_items(
     def hear(closed: threading.Event) -> None:
         changes = listen()
         try:
-            listening.began(changes)
+            listening.began(polls=changes.polls)
             warner.worked()
             while not closed.is_set():
                 if listening.is_due() and (call := first()) is not None:

@@ -69,7 +69,7 @@ def _parsed(texts: pa.ChunkedArray, check: Check) -> list[list[float] | None]:
 def _numbers(text: str, position: int, check: Check) -> list[float]:
     try:
         value: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise check.error(f"{show(text)} is not a JSON list of numbers such as [0.5, -1.25]", row=position) from error
     plain = isinstance(value, list) and all(
         isinstance(number, int | float) and not isinstance(number, bool) for number in value

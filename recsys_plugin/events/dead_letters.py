@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from recsys_plugin.digits import whole_number
 from recsys_plugin.errors import InvalidInput
 from recsys_plugin.events.calls import AppendEvents, Entry
 from recsys_plugin.events.event import Event, EventRefused
@@ -186,7 +187,7 @@ def corrections_of(text: str) -> dict[str, dict[str, Any]]:
         document = json.loads(text)
         letters = document["letters"] if isinstance(document, dict) else document
         return {str(letter["id"]): dict(letter["event"]) for letter in letters}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InvalidInput(
             f"no corrected dead letters ({error!r}): give what `recsys events dead-letter --json` printed, each event "
             "mended"
@@ -198,7 +199,7 @@ def _letter(entry: bytes, fields: Mapping[bytes, bytes]) -> DeadLetter:
         return fields.get(name, b"").decode(errors="replace")
 
     def number(name: bytes) -> int | None:
-        return int(fields[name]) if fields.get(name, b"").isdigit() else None
+        return whole_number(fields.get(name, b""))
 
     return DeadLetter(
         id=entry.decode(),

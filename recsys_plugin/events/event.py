@@ -54,7 +54,8 @@ class EventRefused(InvalidInput):
 
     def __init__(self, reason: str, message: str) -> None:
         self.reason = reason
-        super().__init__(message)
+        # It is sent on, with what it quotes: halves of characters, which JSON may hold, cannot be.
+        super().__init__(message.encode(errors="backslashreplace").decode())
 
 
 def microseconds_of(moment: datetime) -> int:

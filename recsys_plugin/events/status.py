@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from recsys_plugin.errors import StoreUnavailable
 from recsys_plugin.events.keys import PARTITIONS, EventKeys
 from recsys_plugin.features.connection import RedisAddress, named_errors
 
@@ -51,20 +52,24 @@ class EventStatus:
         return {**asdict(self), "lag": self.lag}
 
 
-def event_status(address: RedisAddress, *, project: str = "recsys") -> EventStatus:
+def event_status(address: RedisAddress, *, project: str = "recsys", timeout: float = _TIMEOUT) -> EventStatus:
     """Ask Redis.
 
+    Args:
+        timeout: seconds that connecting and each answer may take.
+
     Raises:
-        StoreUnavailable, DeadlineExceeded: if it does not answer.
+        StoreUnavailable, DeadlineExceeded: if it does not answer, or its user may not ask: the command is named then.
     """
     keys = EventKeys(project)
-    with named_errors(address, _TIMEOUT):
-        client: Any = address.connect(_TIMEOUT)
+    with named_errors(address, timeout):
+        client: Any = address.connect(timeout)
+        ask = _Ask(client, address)
         try:
             partitions = []
             for number in range(PARTITIONS):
-                stream, owner = keys.events(number), client.get(keys.owner(number))
-                length, behind = _behind(client, stream)
+                stream, owner = keys.events(number), ask("get", keys.owner(number))
+                length, behind = _behind(ask, stream)
                 partitions.append(
                     PartitionStatus(
                         number,
@@ -74,12 +79,12 @@ def event_status(address: RedisAddress, *, project: str = "recsys") -> EventStat
                         None if owner is None else owner.decode(errors="replace"),
                     )
                 )
-            impressions, behind = _behind(client, keys.impressions)
+            impressions, behind = _behind(ask, keys.impressions)
             return EventStatus(
                 tuple(partitions),
-                {name.decode(): int(count) for name, count in sorted(client.hgetall(keys.counts).items())},
-                {name.decode(): float(at) for name, at in client.zrange(keys.workers, 0, -1, withscores=True)},
-                client.xlen(keys.dead),
+                {name.decode(): int(count) for name, count in sorted(ask("hgetall", keys.counts).items())},
+                {name.decode(): float(at) for name, at in ask("zrange", keys.workers, 0, -1, withscores=True)},
+                ask("xlen", keys.dead),
                 impressions,
                 behind.get("archive", impressions),
             )
@@ -87,27 +92,43 @@ def event_status(address: RedisAddress, *, project: str = "recsys") -> EventStat
             client.close()
 
 
-def _behind(client: Any, stream: str) -> tuple[int, dict[str, int]]:
+class _Ask:
+    """Asks one server, and names what it refuses: of a key, Redis itself does not say which."""
+
+    def __init__(self, client: Any, address: RedisAddress) -> None:
+        self._client, self._address = client, address
+
+    def __call__(self, command: str, key: str, *arguments: Any, **options: Any) -> Any:
+        import redis
+
+        try:
+            return getattr(self._client, command)(key, *arguments, **options)
+        except redis.exceptions.NoPermissionError as error:
+            asked = f"{command.upper().replace('_', ' ')} {key}"
+            raise StoreUnavailable(f"{self._address!r} refuses {asked}: {error}") from error
+
+
+def _behind(ask: _Ask, stream: str) -> tuple[int, dict[str, int]]:
     """The length of a stream, and how many entries each of its groups has not acknowledged."""
     import redis
 
-    length = client.xlen(stream)
+    length = ask("xlen", stream)
     try:
-        groups = client.xinfo_groups(stream)
+        groups = ask("xinfo_groups", stream)
     except redis.ResponseError:  # no such key: nothing was ever recorded
         return length, {}
     behind = {}
     for group in groups:
         lag = group.get("lag")
         if lag is None:  # the server lost count, as it does when entries in the middle are deleted
-            lag = _after(client, stream, group["last-delivered-id"].decode())
+            lag = _after(ask, stream, group["last-delivered-id"].decode())
         behind[group["name"].decode()] = int(lag) + int(group["pending"])
     return length, behind
 
 
-def _after(client: Any, stream: str, entry: str) -> int:
+def _after(ask: _Ask, stream: str, entry: str) -> int:
     count, start = 0, f"({entry}"
-    while found := client.xrange(stream, min=start, count=1000):
+    while found := ask("xrange", stream, min=start, count=1000):
         count += len(found)
         start = f"({found[-1][0].decode()}"
     return count

@@ -24,6 +24,7 @@ from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.contract import DTYPES
 from recsys_plugin.features.plan import ReadFeatures, Reply
 from recsys_plugin.features.reader import FeatureReader
+from recsys_plugin.limits import MOST_ENTITIES
 
 __all__ = ["BulkReader"]
 
@@ -77,8 +78,9 @@ class BulkReader:
         :meth:`read_with_times`.
 
         Raises:
+            InvalidInput: if there are more than :data:`~recsys_plugin.limits.MOST_ENTITIES`.
             DeadlineExceeded: if Redis takes longer than ``timeout`` seconds.
-            StoreUnavailable: if Redis cannot be reached or refuses, or a value is corrupt.
+            StoreUnavailable: if Redis cannot be reached or refuses, or a value is corrupt, or a list too long.
             FeatureContractError: if a value has another type than was said.
         """
         return self._columns(self._replies(entity_ids, self._fields[: len(self.features)], timeout))
@@ -110,6 +112,8 @@ class BulkReader:
         self.close()
 
     def _replies(self, entity_ids: Sequence[str | int], fields: Sequence[bytes], timeout: float) -> list[Reply]:
+        if len(entity_ids) > MOST_ENTITIES:
+            raise InvalidInput(f"entity_ids: {len(entity_ids):,}, at most {MOST_ENTITIES:,} are allowed in one call")
         deadline = time.monotonic() + timeout
         prefix, suffix = self._prefix, self._suffix
         replies: list[Reply] = []

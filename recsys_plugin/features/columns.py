@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from recsys_plugin.errors import FeatureContractError, StoreUnavailable
 from recsys_plugin.features.codec import MalformedValueError, decode_value
+from recsys_plugin.limits import MOST_COLUMN_VALUES
 
 __all__ = ["Column", "decode_column"]
 
@@ -75,13 +76,14 @@ def decode_column(reference: str, dtype: str, stored: Sequence[bytes | None]) ->
 
     Raises:
         FeatureContractError: if a value has another type; the message says by number, from 0, whose.
-        StoreUnavailable: if a value is corrupt.
+        StoreUnavailable: if a value is corrupt, or one list so long that the column, as wide as the longest, would have
+            more than :data:`~recsys_plugin.limits.MOST_COLUMN_VALUES` places.
     """
     # A null is a message without a value: no bytes at all.
     if None in stored or b"" in stored:
         present = np.array([bool(value) for value in stored], dtype=np.bool_)
         values = [value for value in stored if value]
-        return _spread(_decoded(reference, dtype, values, np.flatnonzero(present)), present, dtype)
+        return _spread(reference, _decoded(reference, dtype, values, np.flatnonzero(present)), present, dtype)
     return _decoded(reference, dtype, cast("Sequence[bytes]", stored), range(len(stored)))
 
 
@@ -97,8 +99,24 @@ def _blank(dtype: str, shape: tuple[int, ...]) -> _Array:
     return np.full(shape, _BLANKS.get(element, 0), dtype=_DTYPES[element])
 
 
-def _spread(column: Column, present: NDArray[np.bool_], dtype: str) -> Column:
+def _check_width(reference: str, count: int, width: int, longest: object) -> None:
+    """See that a column is not made too large by its longest list.
+
+    Raises:
+        StoreUnavailable: naming the entity by its number.
+    """
+    if count * width > MOST_COLUMN_VALUES:
+        raise StoreUnavailable(
+            f"{reference} of entity number {longest}: a list of {width:,} values makes a column of {count:,} entities "
+            f"larger than the {MOST_COLUMN_VALUES:,} that it may have; mend it, or read fewer at once"
+        )
+
+
+def _spread(reference: str, column: Column, present: NDArray[np.bool_], dtype: str) -> Column:
     """The column of the values that were there, with gaps where there were none."""
+    if column.lengths is not None and len(column.lengths):
+        longest = np.flatnonzero(present)[int(column.lengths.argmax())]
+        _check_width(reference, len(present), column.values.shape[1], longest)
     values = _blank(dtype, (len(present), *column.values.shape[1:]))
     values[present] = column.values
     missing = ~present
@@ -131,6 +149,9 @@ def _one_by_one(reference: str, dtype: str, stored: Sequence[bytes], numbers: Se
                 values[number] = value
         return Column(values, missing)
     lengths = np.array([0 if value is None else len(value) for value in found], dtype=np.int64)
+    if len(found):
+        longest = int(lengths.argmax())
+        _check_width(reference, len(found), int(lengths[longest]), numbers[longest])
     values = _blank(dtype, (len(found), int(lengths.max(initial=0))))
     for number, value in enumerate(found):
         if value is not None:

@@ -8,7 +8,9 @@
 ``redis-sentinel://host:26379,host:26379/mymaster/0``   the master that the sentinels name (``rediss-sentinel://``)
 ======================================================  ===============================================
 
-User and password may be left out, and are percent-encoded when they hold special characters. The options
+User and password may be left out, and are percent-encoded when they hold special characters. Without them a host needs
+its port, unless it is an address or ``localhost``: what stands there could be a password with its ``@`` forgotten, and
+would be looked up, and shown in messages, as if it were a name. The options
 ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile`` (files) and ``ssl_check_hostname`` (true or false) go with
 the TLS schemes; a server that asks for a certificate (mutual TLS) is shown the certfile. Works with Redis and Valkey
 alike.
@@ -24,7 +26,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from recsys_plugin.digits import whole_number
 from recsys_plugin.errors import ConfigurationError, DeadlineExceeded, RecsysError, StoreUnavailable
+from recsys_plugin.urls import is_certain_host, is_host, shown_url
 
 if TYPE_CHECKING:
     import redis
@@ -45,6 +49,8 @@ _SCHEMES = {
     "rediss-sentinel": ("redis_sentinel", True),
 }
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+#: Options that other libraries take; any other name is not shown, as it could be what should stand elsewhere.
+_ELSEWHERE = ("password", "username", "ssl_cert_reqs", "socket_timeout", "protocol", "client_name")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -70,7 +76,7 @@ class RedisAddress:
         Raises:
             ConfigurationError: if it is none of them; the message shows the URL without its password.
         """
-        shown = _masked(url)
+        shown = shown_url(url)
         try:
             parts = urlsplit(url)
         except ValueError:
@@ -78,8 +84,10 @@ class RedisAddress:
             raise ConfigurationError(f"Redis URL {shown!r} is not of the form scheme://host:port") from None
         if parts.scheme not in _SCHEMES:
             raise ConfigurationError(f"Redis URL {shown!r} does not start with one of {', '.join(_SCHEMES)}://")
-        if "@" in parts.path + parts.query + parts.fragment and parts.scheme != "unix":
-            raise ConfigurationError(f"Redis URL {shown!r}: percent-encode special characters of user and password")
+        if "@" in parts.path + parts.query + parts.fragment:
+            raise ConfigurationError(
+                f"Redis URL {shown!r}: percent-encode special characters of user and password, and an @ in a path"
+            )
         kind, tls = _SCHEMES[parts.scheme]
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         credentials, _, location = parts.netloc.rpartition("@")
@@ -88,10 +96,11 @@ class RedisAddress:
         database_text, master = options.pop("db", None), None
         nodes: tuple[tuple[str, int], ...] = ()
         if parts.scheme == "unix":
-            if location or not path:
+            if location or not path or not url.startswith("unix:///"):
                 raise ConfigurationError(f"Redis URL {shown!r} needs an absolute path: unix:///run/redis.sock")
         else:
-            nodes = _nodes(location, shown, default_port=26379 if kind == "redis_sentinel" else 6379)
+            default_port = 26379 if kind == "redis_sentinel" else 6379
+            nodes = _nodes(location, shown, default_port=default_port, login=bool(credentials))
             segments = [segment for segment in path.split("/") if segment]
             if kind == "redis_sentinel":
                 if not segments:
@@ -102,7 +111,7 @@ class RedisAddress:
             if segments:
                 database_text = segments.pop(0)
             if segments:
-                raise ConfigurationError(f"Redis URL {shown!r}: what is {'/'.join(segments)!r} after the database?")
+                raise ConfigurationError(f"Redis URL {shown!r}: nothing may follow the database")
         if kind == "redis" and len(nodes) > 1:
             raise ConfigurationError(
                 f"Redis URL {shown!r} names several servers: use redis-cluster:// or redis-sentinel://"
@@ -125,7 +134,8 @@ class RedisAddress:
     def __repr__(self) -> str:
         """The address as text, the password masked."""
         where = self.socket_path or ",".join(f"{host}:{port}" for host, port in self.nodes)
-        login = f"{self.username or ''}{':***' if self.password else ''}@" if self.username or self.password else ""
+        # A name without a password may be a password in the wrong place.
+        login = f"{self.username or ''}:***@" if self.password else "***@" if self.username else ""
         master = f"/{self.sentinel_master}" if self.sentinel_master else ""
         scheme = (
             "unix"
@@ -253,40 +263,35 @@ def named_errors(address: RedisAddress, timeout: float) -> Iterator[None]:
         raise StoreUnavailable(f"{address!r}: {error or type(error).__name__}") from error
 
 
-def _masked(url: str) -> str:
-    """The URL without its login, which must not show even if it was not percent-encoded as it should be.
-
-    Nor do options show: other libraries take ``?password=`` there.
-    """
-    login, at, location = url.rpartition("@")
-    location, question, _ = location.partition("?")
-    location += "?***" if question else ""
-    if not at:
-        return location
-    scheme = re.match("|".join(f"{name}:/*" for name in sorted(_SCHEMES, key=len, reverse=True)), login)
-    return f"{scheme[0] if scheme else ''}***@{location}"
-
-
-def _nodes(location: str, shown: str, *, default_port: int) -> tuple[tuple[str, int], ...]:
+def _nodes(location: str, shown: str, *, default_port: int, login: bool) -> tuple[tuple[str, int], ...]:
     nodes = []
-    for text in location.split(","):
+    for number, text in enumerate(location.split(","), 1):
         server = SplitResult("", text, "", "", "")
         try:
             host, port = server.hostname, server.port
-        except ValueError as error:
-            raise ConfigurationError(f"Redis URL {shown!r}: {text!r} is not host:port: {error}") from error
+        except ValueError:  # which shows what may be a password
+            raise ConfigurationError(f"Redis URL {shown!r}: server {number} is not host:port") from None
         if not host:
-            raise ConfigurationError(f"Redis URL {shown!r}: {text!r} has no host")
+            raise ConfigurationError(f"Redis URL {shown!r}: server {number} has no host")
+        if not is_host(host):
+            raise ConfigurationError(
+                f"Redis URL {shown!r}: server {number} is no name of a host; a login stands before an @, its special "
+                "characters percent-encoded"
+            )
+        if port is None and not login and not is_certain_host(host):
+            raise ConfigurationError(
+                f"Redis URL {shown!r}: server {number} needs its port, such as redis://shop:{default_port}; without "
+                "one it may be a password whose @ was forgotten, so it is neither looked up nor shown"
+            )
         nodes.append((host, default_port if port is None else port))
     return tuple(nodes)
 
 
 def _database(text: str | None, shown: str) -> int:
-    if text is None:
-        return 0
-    if not (text.isascii() and text.isdigit()):
-        raise ConfigurationError(f"Redis URL {shown!r}: database {text!r} is not a number")
-    return int(text)
+    number = 0 if text is None else whole_number(text)
+    if number is None:
+        raise ConfigurationError(f"Redis URL {shown!r}: the database is not a number")
+    return number
 
 
 def _tls_options(options: dict[str, str], tls: bool, shown: str) -> tuple[tuple[str, str | bool], ...]:
@@ -297,9 +302,10 @@ def _tls_options(options: dict[str, str], tls: bool, shown: str) -> tuple[tuple[
         elif name == "ssl_check_hostname" and value in ("true", "false"):
             read.append((name, value == "true"))
         else:
-            known = ", ".join((*_TLS_FILES, "ssl_check_hostname", "db"))
+            known = (*_TLS_FILES, "ssl_check_hostname", "db")
+            told = f"option {name!r}" if name in (*known, *_ELSEWHERE) else "an option"
             raise ConfigurationError(
-                f"Redis URL {shown!r}: option {name!r} or its value is not understood; there are {known}"
+                f"Redis URL {shown!r}: {told} or its value is not understood; there are {', '.join(known)}"
             )
     if read and not tls:
         raise ConfigurationError(

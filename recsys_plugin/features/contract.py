@@ -21,6 +21,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from recsys_plugin.errors import FeatureContractError, InvalidInput
+from recsys_plugin.limits import MOST_DOCUMENT_BYTES
 
 __all__ = [
     "DTYPES",
@@ -253,6 +254,8 @@ class FeatureContract:
             FeatureContractError: if the document is malformed, has keys this version does not know, or its
                 fingerprint does not match its content.
         """
+        if len(text) > MOST_DOCUMENT_BYTES:
+            raise FeatureContractError(f"the feature contract has more than {MOST_DOCUMENT_BYTES} bytes")
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:

@@ -6,6 +6,7 @@ import json
 from functools import lru_cache
 from typing import Any
 
+from recsys_plugin.digits import whole_number
 from recsys_plugin.errors import StoreUnavailable
 from recsys_plugin.features.plan import ReadFeatures
 from recsys_plugin.limits import MOST_DOCUMENT_BYTES
@@ -57,11 +58,12 @@ def parsed_promotion(text: bytes | None, project: str) -> int | None:
     """
     if text is None:
         return None
-    if not text.isdigit():
+    version = whole_number(text)
+    if version is None:
         raise StoreUnavailable(
-            f"Redis key {promotion_key(project)} is {text!r}, not a version. Run `recsys models promote` again."
+            f"Redis key {promotion_key(project)} is {text!r:.60}, not a version. Run `recsys models promote` again."
         )
-    return int(text)
+    return version
 
 
 def parsed_schema(text: bytes | None, project: str) -> dict[str, str] | None:

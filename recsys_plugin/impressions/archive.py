@@ -18,11 +18,13 @@ from typing import Any
 from zlib import crc32
 
 from recsys_plugin.consent.refusals import Refusals
+from recsys_plugin.digits import whole_number
 from recsys_plugin.errors import ConfigurationError, InvalidInput
 from recsys_plugin.events.dead_letters import dead_letter
-from recsys_plugin.events.event import EVENT_FIELD, RECORDED_FIELD, Event, microseconds_of
+from recsys_plugin.events.event import EVENT_FIELD, RECORDED_FIELD, Event, EventRefused, microseconds_of
 from recsys_plugin.events.keys import PARTITIONS, EventKeys
 from recsys_plugin.features.connection import RedisAddress, named_errors
+from recsys_plugin.identifiers import checked_id
 from recsys_plugin.impressions.document import Impression
 from recsys_plugin.impressions.log import PAGE_FIELD
 from recsys_plugin.impressions.parquet import EVENTS, IMPRESSIONS, write_days
@@ -190,8 +192,10 @@ class Archiver:
             for entry, fields in entries:
                 try:
                     event = Event.decode(fields.get(EVENT_FIELD, b""))
-                    recorded_at = int(fields.get(RECORDED_FIELD, b""))
-                except ValueError:  # EventRefused among them: the worker puts it among the dead letters
+                    recorded_at = whole_number(fields.get(RECORDED_FIELD, b""))
+                except EventRefused:  # the worker puts it among the dead letters
+                    recorded_at = None
+                if recorded_at is None:
                     malformed += 1
                     continue
                 row: dict[str, Any] = {column: getattr(event, column, None) for column in EVENTS.names}
@@ -253,9 +257,9 @@ def _user_of(fields: dict[bytes, bytes]) -> str | None:
     """Whose entry it is, if that can be told."""
     try:
         user = json.loads(fields.get(EVENT_FIELD) or fields.get(PAGE_FIELD, b""))["user_id"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        return checked_id(user, "user_id") if isinstance(user, str) else None
+    except (ValueError, TypeError, KeyError, RecursionError):  # InvalidInput among them: that is nobody's id
         return None
-    return user if isinstance(user, str) else None
 
 
 def _id(entry: bytes) -> tuple[int, int]:

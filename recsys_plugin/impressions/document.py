@@ -16,9 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys_plugin.errors import InvalidInput
+from recsys_plugin.identifiers import checked_id
+from recsys_plugin.limits import MOST_DOCUMENT_BYTES
 
 __all__ = ["FULL_LEVEL", "Candidates", "Impression", "ServedPage"]
 
+#: Microseconds of the end of the year 9998: later days have no folder in the archive.
+_LAST_MOMENT = 253_370_764_799_999_999
+#: What JSON has for a value of a feature.
+_SCALARS = (str, int, float, bool, type(None))
 _NO_POLICY = "none"
 #: The level of a page for which nothing failed.
 FULL_LEVEL = "full"
@@ -132,36 +138,51 @@ class Impression:
         Raises:
             InvalidInput: if it is no such document; the message says why.
         """
+        if len(document) > MOST_DOCUMENT_BYTES:
+            raise InvalidInput(f"impression: more than {MOST_DOCUMENT_BYTES} bytes")
         try:
             values = json.loads(document)
             found = cls(**values)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise InvalidInput(f"impression: {error}") from error
-        if not found.propensities:
-            object.__setattr__(found, "propensities", [1.0] * len(found.items))
-        found._check()
+            if not found.propensities:
+                object.__setattr__(found, "propensities", [1.0] * len(found.items))
+            found._check()
+        except InvalidInput:
+            raise
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            # What is no text of its own may be quoted in it, and could then not be sent on.
+            raise InvalidInput(ascii(f"impression: {error}")[1:-1]) from error
         return found
 
     def _check(self) -> None:
-        texts = (
-            self.request_id,
-            self.model,
-            self.policy,
-            self.propensity_kind,
-            self.fallback,
-            *self.items,
-            *(self.candidates or ()),
-        )
+        """Whether it can be archived: a page that cannot would hold up all that come after it."""
+        lists = (self.items, self.scores, self.propensities, self.candidates or [], self.candidate_scores or [])
+        if not all(isinstance(values, list) for values in lists):
+            raise InvalidInput("impression: items, scores, propensities or candidates are no list")
+        texts = [self.request_id, self.model, self.policy, self.propensity_kind, self.fallback]
+        texts += [*self.items, *(self.candidates or ())]
+        texts += [text for text in (self.contract, self.trace_id) if text is not None]
         if not all(isinstance(text, str) for text in texts):
             raise InvalidInput("impression: an id or a name is no text")
-        if type(self.served_at) is not int or type(self.version) is not int:
-            raise InvalidInput("impression: served_at or version is no whole number")
+        "".join(texts).encode()  # half of a character is none
+        if self.user_id is not None and not isinstance(self.user_id, str):
+            raise InvalidInput("impression: user_id is no text")
+        if self.user_id is not None:
+            checked_id(self.user_id, "impression: user_id")
+        for name, number, most in (("served_at", self.served_at, _LAST_MOMENT), ("version", self.version, 2**63 - 1)):
+            if type(number) is not int or not 0 <= number <= most:
+                raise InvalidInput(f"impression: {name} is no whole number from 0 to {most}")
         numbers = (*self.scores, *self.propensities, *(self.candidate_scores or ()))
         if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
             raise InvalidInput("impression: a score or propensity is no finite number")
         lengths = {len(self.items), len(self.scores), len(self.propensities)}
         if len(lengths) != 1 or len(self.candidates or ()) != len(self.candidate_scores or ()):
             raise InvalidInput("impression: items, scores and propensities differ in number")
+        if self.features is not None and not (
+            isinstance(self.features, dict)
+            and all(isinstance(values, list) for values in self.features.values())
+            and all(isinstance(one, _SCALARS) for values in self.features.values() for one in values)
+        ):
+            raise InvalidInput("impression: features are no object of lists of values")
 
 
 def _plain(values: Sequence[Any] | NDArray[Any]) -> list[Any]:

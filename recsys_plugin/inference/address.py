@@ -18,9 +18,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 from recsys_plugin.errors import ConfigurationError
 from recsys_plugin.limits import MOST_MESSAGE_BYTES
+from recsys_plugin.urls import is_host, shown_url
 
 __all__ = ["TritonAddress"]
 
+_SCHEMES = ("grpc", "grpcs")
 _FILES = ("root_certificates", "private_key", "certificate_chain")
 
 #: Channel options. Pings go out only while a call waits, more often than that Triton would hang up.
@@ -62,7 +64,7 @@ class TritonAddress:
         Raises:
             ConfigurationError: if it is neither, lacks host or port, or has options that are not understood.
         """
-        shown = _shown(url)
+        shown = shown_url(url)
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
@@ -72,17 +74,18 @@ class TritonAddress:
             raise ConfigurationError(
                 f"Triton URL {shown!r}: Triton knows no users and passwords; use grpcs:// with a certificate_chain"
             )
-        if parts.scheme not in ("grpc", "grpcs"):
+        if parts.scheme not in _SCHEMES:
             raise ConfigurationError(
                 f"Triton URL {shown!r} does not start with grpc:// or grpcs://; write grpc://host:port"
             )
-        if not host or port is None or parts.path not in ("", "/"):
+        if not host or not is_host(host) or port is None or parts.path not in ("", "/"):
             raise ConfigurationError(f"Triton URL {shown!r} is not of the form grpc://host:port")
         options = dict(parse_qsl(parts.query))
         tls = parts.scheme == "grpcs"
         if unknown := sorted(set(options) - set(_FILES if tls else ())):
+            told = f"option {unknown[0]}" if unknown[0] in _FILES else "an option"  # any other may be a secret
             raise ConfigurationError(
-                f"Triton URL {shown!r}: option {unknown[0]} is not understood; grpcs:// takes {', '.join(_FILES)}"
+                f"Triton URL {shown!r}: {told} is not understood; grpcs:// takes {', '.join(_FILES)}"
             )
         if ("private_key" in options) != ("certificate_chain" in options):
             raise ConfigurationError(f"Triton URL {shown!r}: private_key and certificate_chain go together")
@@ -101,7 +104,7 @@ class TritonAddress:
         scheme, hosts, options = re.findall(r"^([^/]*//)?([^/?#]*)(.*)$", url, re.DOTALL)[0]
         addresses = tuple(cls.parse(f"{scheme}{host}{options}") for host in hosts.split(","))
         if len(set(addresses)) < len(addresses):
-            raise ConfigurationError(f"Triton URL {_shown(url)!r} names a server twice")
+            raise ConfigurationError(f"Triton URL {shown_url(url)!r} names a server twice")
         return addresses
 
     def __str__(self) -> str:
@@ -121,13 +124,6 @@ class TritonAddress:
         return grpc.ssl_channel_credentials(
             _content(self.root_certificates), _content(self.private_key), _content(self.certificate_chain)
         )
-
-
-def _shown(url: str) -> str:
-    """The URL for a message, without what somebody put before the host."""
-    login, at, location = url.rpartition("@")
-    scheme = re.match(r"(?:grpcs?:/*)?", login)
-    return f"{scheme[0] if scheme else ''}***@{location}" if at else url
 
 
 def _content(file: Path | None) -> bytes | None:

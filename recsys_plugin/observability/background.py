@@ -21,6 +21,9 @@ _Item = TypeVar("_Item")
 
 #: Seconds between two looks at the queue: requests need not wake anyone.
 _PAUSE = 0.1
+#: Seconds between two batches. A thread that wants the interpreter's lock is woken too late to get it if this one only
+#: lets go of it for a moment, and would have it after five milliseconds (``sys.getswitchinterval``).
+_BREATH = 0.0001
 
 
 class BackgroundQueue(Generic[_Item]):
@@ -29,8 +32,8 @@ class BackgroundQueue(Generic[_Item]):
     Args:
         name: of the thread.
         work: may raise :class:`RecsysError`; what it was given is then lost, and it is logged why, once.
-        most: things that may wait; further ones are dropped and counted.
-        batch: things handed over at a time.
+        most: things that may wait; further ones are dropped, counted, and logged once.
+        batch: things handed over at a time; work on them should not take longer than a request may be held up.
 
     Attributes:
         dropped: how many were dropped.
@@ -68,8 +71,7 @@ class BackgroundQueue(Generic[_Item]):
                     self._warner.worked()
                 except RecsysError as error:
                     self._warner.failed(error)
-                # Let go of the interpreter's lock, which requests would get after five milliseconds otherwise.
-                time.sleep(0)
+                time.sleep(_BREATH)
 
     def close(self) -> None:
         """Hand over what waits, and end the thread; a later :meth:`offer` starts another."""

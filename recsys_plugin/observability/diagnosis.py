@@ -13,6 +13,8 @@ __all__ = ["Diagnosis", "Finding", "StageTime", "explain_request"]
 
 #: A stage stands out if it took so many times what 95 of 100 requests take at most, and half a millisecond more.
 _OUT_OF_LINE, _LEAST_MS = 1.5, 0.5
+#: A page that is made in place of a full one may come so many milliseconds after its deadline.
+_FALLBACK_MS = 5.0
 
 _SLOW = {
     "features": (
@@ -97,11 +99,10 @@ def explain_request(record: RequestRecord) -> Diagnosis:
 
 def _stages(record: RequestRecord) -> Iterator[StageTime]:
     for stage, ms in (*record.stages.items(), ("total", record.ms)):
-        usual = record.usual.get(stage)
-        if usual is None and stage == ELSEWHERE and record.usual:
-            usual = (0.0, 0.0, 0.0)  # what a healthy request takes outside of its stages is not worth a number
-        p50, p95, p99 = usual if usual is not None else (None, None, None)
+        p50, p95, p99 = record.usual.get(stage, (None, None, None))
         limit = None if p95 is None else max(_OUT_OF_LINE * p95, p95 + _LEAST_MS)
+        if stage == ELSEWHERE and record.usual:
+            limit = _LEAST_MS  # what a healthy request takes outside of its stages is not worth a number
         # Without anything to compare with, what took most of the time is what to look at.
         out = ms > limit if limit is not None else stage != "total" and ms > 0.5 * record.ms
         yield StageTime(stage, ms, p50, p95, p99, out)
@@ -124,16 +125,24 @@ def _findings(record: RequestRecord, stages: tuple[StageTime, ...]) -> Iterator[
         if stage.stands_out and stage.stage in _SLOW:
             where, mend = _SLOW[stage.stage]
             beside = (
-                "" if stage.usual_p50 is None or stage.stage == ELSEWHERE
+                "" if stage.usual_p50 is None
                 else f"; usual are {stage.usual_p50:.1f}, and {stage.usual_p95:.1f} at p95"
             )  # fmt: skip
             yield Finding(f"{stage.stage} took {stage.ms:.1f} ms of {record.ms:.1f}{beside}", f"it is {where}", mend)
     if record.timeout_ms and record.ms > record.timeout_ms:
-        yield Finding(
-            f"it took {record.ms:.1f} ms, allowed were {record.timeout_ms:.0f}",
-            "the process did not get to it in time",
-            "look at the processor's load and at how many requests the process answers at once",
-        )
+        over = f"it took {record.ms:.1f} ms, allowed were {record.timeout_ms:.0f}"
+        if record.level != FULL and record.ms <= record.timeout_ms + _FALLBACK_MS:
+            yield Finding(
+                over,
+                "a server was waited for until the end, and what stands in was made after that",
+                "nothing besides: once the server answers in time, so do pages",
+            )
+        else:
+            yield Finding(
+                over,
+                "the process did not get to it in time",
+                "look at the processor's load and at how many requests the process answers at once",
+            )
     if record.expired:
         yield Finding(
             f"{len(record.expired)} of {record.features} features were too old: {_some(record.expired)}",
@@ -157,7 +166,11 @@ def _findings(record: RequestRecord, stages: tuple[StageTime, ...]) -> Iterator[
 
 def _mend_fallback(record: RequestRecord) -> str:
     """What to do about the server that the reason names."""
-    server = "Redis" if record.level == "cached_features" else "Triton or Redis, whichever the reason names"
+    server = (
+        "Triton" if "grpc://" in record.reason or "grpcs://" in record.reason
+        else "Redis" if record.level == "cached_features" or "redis" in record.reason.lower()
+        else "the server that the reason names"
+    )  # fmt: skip
     return (
         f"see that {server} runs and answers in time (`recsys status`, `recsys top`); pages are full again once it does"
     )

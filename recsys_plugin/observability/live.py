@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
+from redis.exceptions import NoPermissionError
 
 from recsys_plugin.errors import InvalidInput, ServiceUnavailable
 from recsys_plugin.events.status import EventStatus, event_status
 from recsys_plugin.features.connection import RedisAddress
+from recsys_plugin.limits import MOST_METRICS_BYTES
 
 __all__ = ["ModelLoad", "Reading", "Scrape", "ShelfLoad", "View", "quantile", "read", "scrape", "view"]
 
@@ -26,6 +28,8 @@ _Labels = tuple[tuple[str, str], ...]
 _PERCENTILES = (0.5, 0.95, 0.99)
 #: Seconds that one address may take.
 _TIMEOUT = 2.0
+#: What a Redis user without the right to ask is told.
+_REFUSED = "How events stand is left out. `recsys security acl --role monitor` prints a user that may ask"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,10 @@ def scrape(url: str, *, timeout: float = _TIMEOUT, clock: Callable[[], float] = 
         raise InvalidInput(f"metrics address {url!r:.100}: expected host:port or http://host:port/metrics")
     try:
         with urllib.request.urlopen(whole, timeout=timeout) as answer:
-            text = answer.read().decode()
+            data = answer.read(MOST_METRICS_BYTES + 1)
+        if len(data) > MOST_METRICS_BYTES:
+            return Scrape(whole, clock(), error=f"more than {MOST_METRICS_BYTES} bytes of metrics")
+        text = data.decode()
         samples = {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
             for family in text_string_to_metric_families(text)
@@ -150,9 +157,10 @@ def read(
     events, unanswered = None, {}
     if redis is not None:
         try:
-            events = event_status(redis, project=project)
+            events = event_status(redis, project=project, timeout=timeout)
         except ServiceUnavailable as error:
-            unanswered["Redis"] = str(error)
+            refused = isinstance(error.__cause__, NoPermissionError)
+            unanswered["Redis"] = f"{error}. {_REFUSED}" if refused else str(error)
     return Reading(clients, triton, events, unanswered)
 
 
@@ -176,7 +184,7 @@ def view(now: Reading, before: Reading | None = None) -> View:
     all_features = sum(features.values())
     state = _Sum(now.clients)
     return View(
-        seconds=changes.seconds,
+        seconds=changes.seconds or _between(now.triton, None if before is None else before.triton),
         shelves=tuple(_shelf(changes, shelf) for shelf in sorted(changes.by("recsys_requests_total", "shelf"))),
         versions={version: int(count) for version, count in state.by("recsys_clients", "version").items() if count},
         refresh_seconds=max(state.values("recsys_refresh_age_seconds"), default=None),
@@ -210,6 +218,11 @@ def quantile(share: float, ends: Sequence[float], cumulated: Sequence[float]) ->
     below, start = (cumulated[place - 1], ends[place - 1]) if place else (0.0, 0.0)
     within = cumulated[place] - below
     return ends[place] if within <= 0 else start + (ends[place] - start) * (rank - below) / within
+
+
+def _between(now: Scrape | None, before: Scrape | None) -> float:
+    """Seconds between two readings of an address; 0 if it did not answer both."""
+    return 0.0 if now is None or before is None or now.error or before.error else now.at - before.at
 
 
 class _Sum:

@@ -29,6 +29,8 @@
 ``recsys_remembered_bytes``                recent answers kept for when a server fails
 ``recsys_snapshot_age_seconds``            since the snapshot file was written
 ``recsys_query_vectors``                   search queries whose vector is kept
+``recsys_unobserved_requests_total``       by ``observer`` (``Metrics``, ``RequestLog``, ``Tracing``): requests that it
+                                           left out, as more waited for it than may
 =========================================  =====================================================================
 
 Times are in seconds. What is counted belongs to one process.
@@ -117,6 +119,11 @@ class Metrics(Observer):
             if state is not None:
                 self._gone = _with_counts(self._gone, state)
 
+    @property
+    def left_out(self) -> int:
+        """Requests that are not counted: more waited than may."""
+        return self._queue.dropped
+
     def close(self) -> None:
         """Count what waits, and end what serves the metrics."""
         self._queue.close()
@@ -142,9 +149,13 @@ class Metrics(Observer):
             found = [state() for state in self._clients.values()]
             return self._gone, [state for state in found if state is not None]
 
+    def flush(self) -> None:
+        """Count what waits."""
+        self._queue.flush()
+
     def totals(self) -> Totals:
         """What was counted of requests."""
-        self._queue.flush()
+        self.flush()
         return self._statistics.totals()
 
     def _count(self, requests: Sequence[FinishedRequest]) -> None:
@@ -215,6 +226,8 @@ def _client_families(gone: ClientState, states: list[ClientState]) -> Iterator[A
     total = gone
     for state in states:
         total = _with_counts(total, state)
+    left_out = keyed(total.unobserved)
+    yield counter("recsys_unobserved_requests", "Requests that an observer left out.", ["observer"], left_out)
     yield counter("recsys_events", "Events by what became of them.", ["outcome"], keyed(total.events))
     spooling = sum(state.spooling for state in states)
     yield gauge("recsys_spooling", "Clients with events on the local disk.", [], [((), spooling)])
@@ -238,4 +251,9 @@ def _with_counts(total: ClientState, state: ClientState) -> ClientState:
         },
         impressions_written=total.impressions_written + state.impressions_written,
         impressions_dropped=total.impressions_dropped + state.impressions_dropped,
+        # Each client tells the same of the observers that they share.
+        unobserved={
+            observer: max(total.unobserved.get(observer, 0), state.unobserved.get(observer, 0))
+            for observer in {**total.unobserved, **state.unobserved}
+        },
     )

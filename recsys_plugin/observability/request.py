@@ -113,6 +113,8 @@ class ClientState:
     """Server → 1 if calls to it are refused at present, else 0."""
     candidate_share: float = 1.0
     """The share of the candidates asked for that it considers at present."""
+    unobserved: Mapping[str, int] = field(default_factory=dict)
+    """Observer → requests that it left out, as more waited for it than may; of all clients that share it."""
 
 
 class Observer:
@@ -137,6 +139,14 @@ class Observer:
     def leave(self, name: str) -> None:
         """That client ended."""
 
+    @property
+    def left_out(self) -> int:
+        """Requests that it left out, as more waited for it than may."""
+        return 0
+
+    def flush(self) -> None:
+        """Deal with all requests so far, if that is done in another thread."""
+
     def close(self) -> None:
         """Write what waits, and let go of everything. Whoever made the observer calls it, after the clients ended."""
 
@@ -146,11 +156,12 @@ class Observers(Observer):
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = tuple(observers)
+        self._tracing = tuple(observer for observer in observers if type(observer).begin is not Observer.begin)
         self._warner = Warner("could not observe a request")
 
     def begin(self) -> Trace | None:
         """The trace of the first that traces it."""
-        for observer in self._observers:
+        for observer in self._tracing:
             try:
                 trace = observer.begin()
             except Exception as error:  # a page must not fail because somebody watches
@@ -181,13 +192,32 @@ class Observers(Observer):
         for observer in self._observers:
             observer.leave(name)
 
+    @property
+    def left_out(self) -> int:
+        """Of all of them together."""
+        return sum(self.left_out_by.values())
+
+    @property
+    def left_out_by(self) -> Mapping[str, int]:
+        """Kind of observer → requests that it left out."""
+        counts: dict[str, int] = {}
+        for observer in self._observers:
+            kind = type(observer).__name__
+            counts[kind] = counts.get(kind, 0) + observer.left_out
+        return counts
+
+    def flush(self) -> None:
+        """Have each deal with all requests so far."""
+        for observer in self._observers:
+            observer.flush()
+
     def close(self) -> None:
         """Close each."""
         for observer in self._observers:
             observer.close()
 
 
-def join(observers: Observer | Sequence[Observer]) -> Observer | None:
+def join(observers: Observer | Sequence[Observer]) -> Observers | None:
     """One or several observers as one that raises nothing; ``None`` for none."""
     if isinstance(observers, Observers):
         return observers

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -148,6 +149,11 @@ class RequestLog(Observer):
         """Write what waits."""
         self._queue.flush()
 
+    @property
+    def left_out(self) -> int:
+        """Requests that are not looked at: more waited than may."""
+        return self._queue.dropped
+
     def close(self) -> None:
         """Write what waits, and let go of the file."""
         self._queue.close()
@@ -241,24 +247,42 @@ class RequestFile:
         Raises:
             RecsysError: if the file cannot be written.
         """
-        import fcntl  # here, so that clients without a log run where there is none
-
         try:
-            while True:
-                descriptor = self._open()
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                try:
-                    if self._is_current(descriptor):
-                        os.write(descriptor, b"".join(lines))
-                        if os.fstat(descriptor).st_size >= self._most:
-                            os.replace(self._path, _before(self._path))
-                        return
-                finally:
-                    fcntl.flock(descriptor, fcntl.LOCK_UN)
-                self.close()
+            with self._locked() as descriptor:
+                os.write(descriptor, b"".join(lines))
+                if os.fstat(descriptor).st_size >= self._most:
+                    os.replace(self._path, _before(self._path))
         except OSError as error:
             self.close()
             raise RecsysError(f"request log {self._path}: {error}") from error
+
+    @contextmanager
+    def alone(self) -> Iterator[tuple[Path, Path]]:
+        """Keep every process from appending for a while: gives the files, the older first, which may be replaced.
+
+        Whoever waits meanwhile appends to what is then the file of that name.
+        """
+        try:
+            with self._locked():
+                yield _before(self._path), self._path
+        finally:
+            self.close()
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        """The descriptor of the file of that name, held against everybody else."""
+        import fcntl  # here, so that clients without a log run where there is none
+
+        while True:
+            descriptor = self._open()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                if self._is_current(descriptor):
+                    yield descriptor
+                    return
+            finally:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            self.close()
 
     def close(self) -> None:
         """Let go of the file."""

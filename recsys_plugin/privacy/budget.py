@@ -70,7 +70,7 @@ def read_budget(settings: Settings) -> Spent:
         document = json.loads(path.read_text(encoding="utf-8"))
         spent = Spent(tuple(document["publications"]), document["most"])
         spent.to_dict()
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigurationError(f"{path} is damaged ({error!r}); restore it from a backup") from error
     return spent
 

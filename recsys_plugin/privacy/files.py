@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys_plugin.privacy.person import Person, in_file
+from recsys_plugin.privacy.request_logs import forget_in_request_log, request_log_files
 from recsys_plugin.privacy.rows import belongs
+from recsys_plugin.privacy.tombstones import tombstones_path
+from recsys_plugin.privacy.whole_files import whole_file
 from recsys_plugin.settings import Settings
 
 __all__ = [
@@ -26,7 +27,9 @@ __all__ = [
     "files_of",
     "forget_in_files",
     "kept_rows",
+    "logged_in",
     "search_files",
+    "why_named",
     "without_rows",
 ]
 
@@ -44,12 +47,14 @@ class FileTraces:
     Attributes:
         files, bytes, rows: how many, rows being those of tables that were decoded.
         found: where, one line each, without the id.
+        kept: where a pseudonym is that is to stay, and why.
     """
 
     files: int
     bytes: int
     rows: int
     found: tuple[str, ...]
+    kept: tuple[str, ...] = ()
 
 
 def files_of(settings: Settings) -> list[Path]:
@@ -62,21 +67,9 @@ def files_of(settings: Settings) -> list[Path]:
         found += [path for path in settings.spool.iterdir() if path.is_file()]
     if settings.opted_out is not None and settings.opted_out.is_file():
         found.append(settings.opted_out)
+    if settings.request_log is not None:
+        found += request_log_files(settings.request_log)
     return sorted(set(found))
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A draft beside a file, which takes its place when the block ends well; it is never there in part."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        yield draft
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(draft, path.stat().st_mode)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def forget_in_files(
@@ -89,8 +82,15 @@ def forget_in_files(
     Returns:
         File, relative to the home → rows, lines or documents that were taken out.
     """
-    paths = [path for path in files_of(settings) if not path.is_relative_to(settings.tables)]
     done: dict[str, int] = {}
+    of_requests: list[Path] = []
+    if settings.request_log is not None:
+        for path, removed in forget_in_request_log(settings.request_log, people).items():
+            done[_shown_path(path, settings, people)] = removed
+        of_requests = request_log_files(settings.request_log)
+    paths = [
+        path for path in files_of(settings) if not path.is_relative_to(settings.tables) and path not in of_requests
+    ]
     for number, path in enumerate(paths):
         progress("files", number, len(paths))
         try:
@@ -120,7 +120,7 @@ def _forget_in_file(path: Path, settings: Settings, people: Sequence[Person], ps
     if path.parent == settings.state / "logs":
         return _masked(path, people)
     report = path.suffix in (".json", ".html", ".jsonl") and path.parent.name in ("checks", "training")
-    if report and in_file(path, people):
+    if report and in_file(path, _needles(people)):
         # Their commands make them anew; a step whose report is gone runs again.
         path.unlink()
         return 1
@@ -182,7 +182,7 @@ def without_rows(
             return removed
         groups = source.metadata
         size = max(groups.row_group(number).num_rows for number in range(groups.num_row_groups))
-        with _whole_file(path) as draft, pq.ParquetWriter(draft, source.schema_arrow, compression="zstd") as writer:
+        with whole_file(path) as draft, pq.ParquetWriter(draft, source.schema_arrow, compression="zstd") as writer:
             for batch in source.iter_batches(_BATCH_ROWS):
                 piece = pa.Table.from_batches([batch])
                 writer.write_table(kept_rows(piece, gone(piece)), row_group_size=size)
@@ -221,7 +221,7 @@ def _without_contexts(path: Path, people: Sequence[Person]) -> int:
             kept[name] = array[keep]
         else:
             kept[name] = array
-    with _whole_file(path) as draft, draft.open("wb") as file:
+    with whole_file(path) as draft, draft.open("wb") as file:
         np.savez(file, allow_pickle=False, **kept)
     return int((~keep).sum())
 
@@ -249,34 +249,49 @@ def _with_pseudonyms(path: Path, people: Sequence[Person], pseudonym: Callable[[
     changed = [ids.get(line.strip(), line) for line in lines]
     count = sum(old != new for old, new in zip(lines, changed, strict=True))
     if count:
-        with _whole_file(path) as draft:
+        with whole_file(path) as draft:
             draft.write_text("".join(f"{line}\n" for line in changed), encoding="utf-8")
     return count
 
 
+def _needles(people: Sequence[Person]) -> list[bytes]:
+    """Bytes that tell of people, by id or by pseudonym."""
+    return [needle for person in people for needle in (*person.needles, *person.name_needles)]
+
+
 def _masked(path: Path, people: Sequence[Person]) -> int:
-    """Blank ids out in a log in place, byte for byte, since a server may be writing to it."""
-    patterns = [re.compile(_logged(person)) for person in people]
+    """Blank ids and pseudonyms out in a log in place, byte for byte, since a server may be writing to it."""
     masked = 0
     with path.open("r+b") as file:
-        content = file.read()
-        for pattern in patterns:
-            for match in pattern.finditer(content):
-                start, end = match.span(1)
-                file.seek(start)
-                file.write(b"*" * (end - start))
-                masked += 1
+        for start, end in _logged(file.read(), people):
+            file.seek(start)
+            file.write(b"*" * (end - start))
+            masked += 1
         file.flush()
         os.fsync(file.fileno())
     return masked
 
 
-def _logged(person: Person) -> bytes:
-    """How an id stands in a log; a distinctive one wherever it is, others behind a word that says what they are."""
-    name = re.escape(person.user_id.encode())
-    if person.distinctive:
-        return b"(" + name + b")"
-    return rb"(?i:user(?:_id)?['\"]?\s*[:= ]\s*['\"]?)(" + name + rb")(?![0-9A-Za-z_-])"
+def logged_in(content: bytes, people: Sequence[Person]) -> bool:
+    """Whether the text of a log, or a line of it, names people."""
+    return any(True for _ in _logged(content, people))
+
+
+def _logged(content: bytes, people: Sequence[Person]) -> Iterator[tuple[int, int]]:
+    """Where names of people stand in the text of a log, from and to.
+
+    A pseudonym and a distinctive id count wherever they are, other ids behind a word that says what they are.
+    """
+    for person in people:
+        name = re.escape(person.user_id.encode())
+        patterns = [b"(" + re.escape(text.encode()) + b")" for text in person.name_texts]
+        if person.distinctive:
+            patterns.append(b"(" + name + b")")
+        else:
+            patterns.append(rb"(?i:user(?:_id)?['\"]?\s*[:= ]\s*['\"]?)(" + name + rb")(?![0-9A-Za-z_-])")
+        for pattern in patterns:
+            for match in re.finditer(pattern, content):
+                yield match.span(1)
 
 
 def search_files(settings: Settings, people: Sequence[Person], progress: Progress) -> FileTraces:
@@ -284,11 +299,19 @@ def search_files(settings: Settings, people: Sequence[Person], progress: Progres
     paths = files_of(settings)
     size = rows = 0
     found: list[str] = []
+    kept: list[str] = []
+    names = [needle for person in people for needle in person.name_needles]
     for number, path in enumerate(paths):
         progress("searching files", number, len(paths))
         try:
             size += path.stat().st_size
             where, looked = _traces(path, people)
+            if where is None and in_file(path, names):
+                why = why_named(path, settings)
+                if why is None:
+                    where = "its bytes, which have a pseudonym"
+                else:
+                    kept.append(f"{_shown_path(path, settings, people)}: {why}")
         except FileNotFoundError:
             continue
         rows += looked
@@ -297,7 +320,18 @@ def search_files(settings: Settings, people: Sequence[Person], progress: Progres
         if any(person.distinctive and person.user_id in str(path) for person in people):
             found.append(f"the name of {_shown_path(path, settings, people)}")
     progress("searching files", len(paths), len(paths))
-    return FileTraces(len(paths), size, rows, tuple(found))
+    return FileTraces(len(paths), size, rows, tuple(found), tuple(kept))
+
+
+def why_named(path: Path, settings: Settings) -> str | None:
+    """Why a file may hold pseudonyms of people who are to be forgotten; ``None`` if it may not."""
+    if path == tombstones_path(settings):
+        return "who was forgotten"
+    if path == settings.opted_out:
+        return "who opted out"
+    if path.is_relative_to(settings.model_repository):
+        return "a model, until the next export"
+    return None
 
 
 def _traces(path: Path, people: Sequence[Person]) -> tuple[str | None, int]:
@@ -319,13 +353,16 @@ def _traces(path: Path, people: Sequence[Person]) -> tuple[str | None, int]:
         for line in [path.read_bytes()] if path.suffix == ".json" else path.read_bytes().splitlines():
             if any(person.in_text(line.strip()) for person in people):
                 return "a document", rows
-    elif path.suffix == ".log" and any(re.search(_logged(person), path.read_bytes()) for person in people):
+    elif path.suffix == ".log" and logged_in(path.read_bytes(), people):
         return "a line", rows
-    return ("its bytes" if in_file(path, people) else None), rows
+    needles = [needle for person in people for needle in person.needles]
+    return ("its bytes" if in_file(path, needles) else None), rows
 
 
 def _in_parquet(path: Path, people: Sequence[Person]) -> tuple[str | None, int]:
-    """The first column that holds somebody's id: exactly where it is a user's, anywhere in text if distinctive."""
+    """The first column that holds somebody's id: exactly where it is a user's, anywhere in text if distinctive; or his
+    pseudonym."""
+    texts = [text for one in people for text in (*one.name_texts, *((one.user_id,) if one.distinctive else ()))]
     rows = 0
     with pq.ParquetFile(path) as source:
         for batch in source.iter_batches(_BATCH_ROWS):
@@ -338,9 +375,8 @@ def _in_parquet(path: Path, people: Sequence[Person]) -> tuple[str | None, int]:
                 text = _text_of(piece[name].combine_chunks())
                 if text is None:
                     continue
-                for person in people:
-                    if person.distinctive and pc.any(pc.match_substring(text, person.user_id)).as_py():
-                        return name, rows
+                if any(pc.any(pc.match_substring(text, wanted)).as_py() for wanted in texts):
+                    return name, rows
     return None, rows
 
 

@@ -3,8 +3,8 @@
 1. A tombstone in the home and in Redis: from now on workers, archives and tables let nothing of them in.
 2. Redis: features, live state, consent; entries of streams; then Redis's own files are written anew.
 3. The home: canonical tables (with a new digest, so that every step after them is stale), archives, joined outcomes,
-   feature tables, training contexts, spooled events, reports, logs.
-4. A search of all that for the ids.
+   feature tables, training contexts, spooled events, reports, logs, the log of requests.
+4. A search of all that for the ids, and for the pseudonyms by which logs and reports call people.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from recsys_plugin.features.connection import RedisAddress, named_errors
 from recsys_plugin.impressions.archive import alone_in_archive
 from recsys_plugin.pipeline.workspace import Workspace
 from recsys_plugin.privacy.files import FileTraces, forget_in_files, search_files
-from recsys_plugin.privacy.person import Person
+from recsys_plugin.privacy.person import Person, people_of
 from recsys_plugin.privacy.rows import belongs
+from recsys_plugin.privacy.servers import all_servers
 from recsys_plugin.privacy.store import Progress, StoreTraces, forget_in_store, persist_anew, search_store
 from recsys_plugin.privacy.tombstones import Tombstones, bury_in_store, raise_in_store, required_names
+from recsys_plugin.pseudonyms import Pseudonyms
 from recsys_plugin.settings import Settings
 
 __all__ = ["Forgotten", "StoredEvents", "admit", "forget", "search"]
@@ -83,6 +85,9 @@ class Forgotten:
         redis_files: a sentence about Redis's own files.
         store, files: what was searched and found. searched_bytes: whether every id is one that cannot occur by chance,
             so that all bytes were searched for it too.
+
+    Pseudonyms that are to stay (:attr:`kept`) are those of the tombstones, of who opted out, and, until the next
+    export, of models.
     """
 
     people: int
@@ -97,9 +102,14 @@ class Forgotten:
         """Where something is left."""
         return (*self.store.found, *self.files.found)
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Where a pseudonym is that is to stay, and why."""
+        return (*self.store.kept, *self.files.kept)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {**asdict(self), "found": list(self.found)}
+        return {**asdict(self), "found": list(self.found), "kept": list(self.kept)}
 
 
 def forget(
@@ -117,8 +127,8 @@ def forget(
         InvalidInput: if one is no id. StoreUnavailable, DeadlineExceeded: for Redis.
         StepFailed, ConfigurationError: if the pipeline or an archive is at work in the home; Redis is done by then.
     """
-    people = [Person(user_id, project) for user_id in dict.fromkeys(user_ids)]
     names = required_names(settings)
+    people = people_of(user_ids, project, names)
     address, keys = RedisAddress.parse(redis_url), EventKeys(project)
     removed: dict[str, int] = {}
 
@@ -128,15 +138,12 @@ def forget(
                 removed[place] = removed.get(place, 0) + number
 
     with ExitStack() as stack:
-        stack.enter_context(named_errors(address, _TIMEOUT))
-        client: Any = address.connect(_TIMEOUT)
-        stack.callback(client.close)
-        cluster = address.kind == "redis_cluster"
+        servers = stack.enter_context(all_servers(address, _TIMEOUT))
         Tombstones.read(settings).changed(settings, added=[person.user_id for person in people])
-        bury_in_store(client, keys, names, [person.user_id for person in people])
+        bury_in_store(servers.client, keys, names, [person.user_id for person in people])
 
         def clear_store() -> None:
-            found = forget_in_store(client, people, names, cluster=cluster, progress=progress)
+            found = forget_in_store(servers, people, names, progress)
             count({f"Redis: {place.replace('_', ' ')}": number for place, number in found.items()})
 
         clear_store()
@@ -144,8 +151,8 @@ def forget(
             count(_forget_in_tables(settings, people, progress))
             count(forget_in_files(settings, people, names.of, progress))
         for _ in range(_ROUNDS):
-            redis_files = persist_anew(client, progress)
-            store = search_store(client, address, people, progress)
+            redis_files = persist_anew(servers, progress)
+            store = search_store(servers, people, progress)
             if not store.found:
                 break
             clear_store()
@@ -161,15 +168,16 @@ def search(
     project: str = "recsys",
     progress: Progress = lambda what, done, total: None,
 ) -> tuple[StoreTraces, FileTraces]:
-    """Look for people, and change nothing."""
-    people = [Person(user_id, project) for user_id in dict.fromkeys(user_ids)]
-    address = RedisAddress.parse(redis_url)
-    with named_errors(address, _TIMEOUT):
-        client: Any = address.connect(_TIMEOUT)
-        try:
-            return search_store(client, address, people, progress), search_files(settings, people, progress)
-        finally:
-            client.close()
+    """Look for people by id, and by pseudonym if the settings have the key; change nothing.
+
+    Raises:
+        InvalidInput: if one is no id. StoreUnavailable, DeadlineExceeded: for Redis. StepFailed: if slots of a cluster
+            moved meanwhile.
+    """
+    names = None if settings.pseudonym_key is None else Pseudonyms(settings.pseudonym_key)
+    people = people_of(user_ids, project, names)
+    with all_servers(RedisAddress.parse(redis_url), _TIMEOUT) as servers:
+        return search_store(servers, people, progress), search_files(settings, people, progress)
 
 
 def admit(settings: Settings, redis_url: str, user_ids: Sequence[str], *, project: str = "recsys") -> int:
@@ -177,8 +185,8 @@ def admit(settings: Settings, redis_url: str, user_ids: Sequence[str], *, projec
 
     What was deleted stays so; from now on what they do is kept.
     """
-    people = [Person(user_id, project) for user_id in dict.fromkeys(user_ids)]
     names = required_names(settings)
+    people = people_of(user_ids, project, names)
     address = RedisAddress.parse(redis_url)
     with named_errors(address, _TIMEOUT):
         client: Any = address.connect(_TIMEOUT)

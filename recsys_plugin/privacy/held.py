@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 from recsys_plugin.consent.consent import CONSENT_FIELD, Consent
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.codec import MalformedValueError, decode_timestamp, decode_value, hash_field
-from recsys_plugin.features.connection import RedisAddress, named_errors
+from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.requests import schema_key
-from recsys_plugin.privacy.files import files_of
-from recsys_plugin.privacy.person import Person
+from recsys_plugin.privacy.files import files_of, logged_in, why_named
+from recsys_plugin.privacy.person import Person, in_file, people_of
+from recsys_plugin.privacy.request_logs import request_log_files, requests_of
 from recsys_plugin.privacy.rows import belongs
+from recsys_plugin.privacy.servers import all_servers
 from recsys_plugin.privacy.tombstones import Tombstones
 from recsys_plugin.pseudonyms import Pseudonyms, opted_out_key
 from recsys_plugin.settings import Settings
@@ -37,25 +39,24 @@ def everything_held(
     """What Redis and the files of a home hold of a person.
 
     Returns:
-        ``user_id``, ``made_at``, ``store`` (features by name with the time that they are of, live acts, consent,
-        entries of the streams, ad counters, whether he opted out) and ``files``: rows of tables by file, with all
-        columns; of training files, how many contexts are his, since what they hold is computed from the rows.
+        ``user_id``, ``pseudonym`` (``None`` without the key, and then nothing that is under it is told), ``made_at``,
+        ``store`` (features by name with the time that they are of, live acts, consent, entries of the streams, ad
+        counters, whether he opted out) and ``files``: rows of tables by file, with all columns; of training files, how
+        many contexts are his, since what they hold is computed from the rows; lines of the log of requests, without
+        the pseudonyms of others; of other logs, how many lines name him; models that hold his pseudonym.
 
     Raises:
-        InvalidInput: if it is no id. StoreUnavailable, DeadlineExceeded: for Redis.
+        InvalidInput: if it is no id. StoreUnavailable, DeadlineExceeded: for Redis. StepFailed: if slots of a cluster
+            moved meanwhile.
     """
-    person = Person(user_id, project)
-    address = RedisAddress.parse(redis_url)
     names = None if settings.pseudonym_key is None else Pseudonyms(settings.pseudonym_key)
-    with named_errors(address, _TIMEOUT):
-        client: Any = address.connect(_TIMEOUT)
-        try:
-            store = _in_store(client, person, names)
-        finally:
-            client.close()
+    (person,) = people_of([user_id], project, names)
+    with all_servers(RedisAddress.parse(redis_url), _TIMEOUT) as servers:
+        store = _in_store(servers.client, person, names)
+        servers.check_layout()
     return {
         "user_id": user_id,
-        "pseudonym": None if names is None else names.of(user_id),
+        "pseudonym": person.pseudonym,
         "forgotten_before": user_id in Tombstones.read(settings),
         "made_at": (now or datetime.now(UTC)).isoformat(),
         "store": store,
@@ -123,6 +124,7 @@ def _entries(client: Any, stream: bytes, person: Person) -> Iterator[dict[str, A
 
 
 def _in_files(settings: Settings, person: Person) -> Iterator[tuple[str, Any]]:
+    requests = () if settings.request_log is None else request_log_files(settings.request_log)
     for path in files_of(settings):
         name = str(path.relative_to(settings.home)) if path.is_relative_to(settings.home) else str(path)
         if path.suffix == ".parquet":
@@ -144,6 +146,15 @@ def _in_files(settings: Settings, person: Person) -> Iterator[tuple[str, Any]]:
             lines = [_document(line.strip()) for line in path.read_bytes().splitlines() if person.in_text(line.strip())]
             if lines:
                 yield name, lines
+        elif path in requests:
+            if found := list(requests_of(path, person)):
+                yield name, found
+        elif path.parent == settings.state / "logs":
+            count = sum(logged_in(line, [person]) for line in path.read_bytes().splitlines())
+            if count:
+                yield name, {"lines": count}
+        elif path.is_relative_to(settings.model_repository) and in_file(path, person.name_needles):
+            yield name, {"pseudonym": why_named(path, settings)}
 
 
 def _document(value: bytes) -> Any:

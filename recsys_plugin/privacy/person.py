@@ -2,13 +2,14 @@
 
 An id such as ``2020`` occurs by chance: as a year, as another thing's number, in the middle of packed numbers. It is
 therefore looked for where something says that it is a user's. An id that cannot occur by chance
-(:attr:`Person.distinctive`) is looked for in every byte as well.
+(:attr:`Person.distinctive`) is looked for in every byte as well, and so is his pseudonym where it is known: logs,
+reports and models name people by it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import Any
 
 from recsys_plugin.features.codec import entity_key_prefix, entity_key_value
 from recsys_plugin.identifiers import checked_id
+from recsys_plugin.pseudonyms import Pseudonyms, halves_of
+from recsys_plugin.user_names import DIGITS, PREFIX
 
-__all__ = ["Person", "in_file"]
+__all__ = ["Person", "in_file", "people_of"]
 
 #: Bytes that an id must have, digits not alone, to be one that does not occur by chance.
 _DISTINCTIVE = 8
@@ -32,6 +35,7 @@ class Person:
     Args:
         user_id: as the shop has it.
         project: the Feast project.
+        pseudonym: 32 hexadecimal digits; ``None`` without the key, and then nobody can look for it.
 
     Raises:
         InvalidInput: if it is no id.
@@ -39,6 +43,7 @@ class Person:
 
     user_id: str
     project: str = "recsys"
+    pseudonym: str | None = None
 
     def __post_init__(self) -> None:
         checked_id(self.user_id, "USER")
@@ -76,6 +81,23 @@ class Person:
             needles += [one[1:-1].encode() for one in sorted(quoted)]
         return tuple(dict.fromkeys(needles))
 
+    @cached_property
+    def name_texts(self) -> tuple[str, ...]:
+        """His pseudonym in text: whole, and as messages shorten it."""
+        return () if self.pseudonym is None else (self.pseudonym, PREFIX + self.pseudonym[:DIGITS])
+
+    @cached_property
+    def name_needles(self) -> tuple[bytes, ...]:
+        """His pseudonym as bytes, that of models (two numbers, one after the other) included."""
+        if self.pseudonym is None:
+            return ()
+        numbers = b"".join(half.to_bytes(8, "little", signed=True) for half in halves_of(self.pseudonym))
+        return (*(text.encode() for text in self.name_texts), numbers)
+
+    def named_in(self, blob: bytes) -> bool:
+        """Whether bytes hold his pseudonym."""
+        return any(needle in blob for needle in self.name_needles)
+
     def in_bytes(self, blob: bytes) -> bool:
         """Whether bytes without structure tell of him."""
         return any(needle in blob for needle in self.needles)
@@ -94,7 +116,7 @@ class Person:
                 return rest == name
             if family == b"ads" and rest.startswith(b"shown:"):
                 return rest.split(b":", 2)[2:] == [name]
-        return self.distinctive and name in key
+        return (self.distinctive and name in key) or self.named_in(key)
 
     def in_document(self, value: Any) -> bool:
         """Whether JSON's values tell of him: as a ``user_id`` or a text's ``entity_id``, or anywhere if distinctive."""
@@ -123,14 +145,27 @@ class Person:
         return (isinstance(value, str) or type(value) is int) and str(value) == self.user_id
 
 
-def in_file(path: Path, people: Sequence[Person]) -> bool:
-    """Whether a file's bytes tell of people."""
-    longest = max(len(needle) for person in people for needle in person.needles)
+def people_of(user_ids: Iterable[str], project: str, names: Pseudonyms | None) -> list[Person]:
+    """Each of some users once, with his pseudonym if the key is known.
+
+    Raises:
+        InvalidInput: if one is no id.
+    """
+    return [
+        Person(user_id, project, None if names is None else names.of(user_id)) for user_id in dict.fromkeys(user_ids)
+    ]
+
+
+def in_file(path: Path, needles: Collection[bytes]) -> bool:
+    """Whether any of some byte strings is in a file."""
+    longest = max(map(len, needles), default=0)
+    if not longest:
+        return False
     with path.open("rb") as file:
         tail = b""
         while part := file.read(_BLOCK):
             held = tail + part
-            if any(person.in_bytes(held) for person in people):
+            if any(needle in held for needle in needles):
                 return True
             tail = held[-longest:]
     return False

@@ -25,10 +25,12 @@ from recsys_plugin.data.store import MANIFEST, load_dataset, locked, write_datas
 from recsys_plugin.errors import InvalidInput
 from recsys_plugin.events.event import EVENT_FIELD, EVENT_TYPE_CODES, EVENT_TYPES
 from recsys_plugin.events.keys import PARTITIONS, EventKeys
-from recsys_plugin.features.connection import RedisAddress, named_errors
+from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.impressions.archive import alone_in_archive
+from recsys_plugin.limits import MOST_DOCUMENT_BYTES
 from recsys_plugin.pipeline.workspace import Workspace, atomic_text
 from recsys_plugin.privacy.files import kept_rows, without_rows
+from recsys_plugin.privacy.servers import Servers, all_servers
 from recsys_plugin.privacy.streams import rewrite_stream
 from recsys_plugin.settings import Settings
 
@@ -70,9 +72,11 @@ class Retention:
         Raises:
             InvalidInput: naming what is wrong with it.
         """
+        if len(text) > MOST_DOCUMENT_BYTES:
+            raise InvalidInput(f"retention: more than {MOST_DOCUMENT_BYTES} bytes")
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidInput(f"retention: no JSON: {error}") from error
         if not isinstance(document, dict):
             raise InvalidInput(f"retention: JSON {type(document).__name__}, expected an object of names and times")
@@ -156,13 +160,12 @@ def apply_retention(
             at work in the home.
     """
     done = Applied(dry_run)
-    address, keys = RedisAddress.parse(redis_url), EventKeys(project)
+    keys = EventKeys(project)
     with ExitStack() as stack:
-        stack.enter_context(named_errors(address, _TIMEOUT))
-        client: Any = address.connect(_TIMEOUT)
-        stack.callback(client.close)
-        _in_streams(client, keys, retention, now, done, progress)
-        _in_acts(client, keys, retention, now, done, progress)
+        servers = stack.enter_context(all_servers(RedisAddress.parse(redis_url), _TIMEOUT))
+        _in_streams(servers, keys, retention, now, done, progress)
+        _in_acts(servers.client, keys, retention, now, done, progress)
+        servers.check_layout()
         stack.enter_context(Workspace(settings.state).lock())
         stack.enter_context(alone_in_archive(settings.state))
         _in_archives(settings.state, retention, now, done, progress)
@@ -171,15 +174,16 @@ def apply_retention(
 
 
 def _in_streams(
-    client: Any, keys: EventKeys, retention: Retention, now: datetime, done: Applied, progress: Progress
+    servers: Servers, keys: EventKeys, retention: Retention, now: datetime, done: Applied, progress: Progress
 ) -> None:
     streams = [keys.events(number) for number in range(PARTITIONS)]
     for number, stream in enumerate(streams):
         progress("streams", number, len(streams) + 2)
-        _in_stream(client, stream, lambda fields: _old_event(fields, retention, now), done)
+        _in_stream(servers.holding(stream), stream, lambda fields: _old_event(fields, retention, now), done)
     for name, stream in ((PAGES, keys.impressions), (DEAD_LETTERS, keys.dead)):
         over = retention.over(name, now)
         if over is not None:
+            client = servers.holding(stream)
             found = client.xrange(stream, max=f"({over // 1000}-0", count=1)
             count = len(client.xrange(stream, max=f"({over // 1000}-0")) if found else 0
             done.add(stream, name, count)
@@ -208,7 +212,7 @@ def _old_event(fields: Mapping[bytes, bytes], retention: Retention, now: datetim
     try:
         event = json.loads(fields[EVENT_FIELD])
         name, moment = event["event_type"], int(event["timestamp"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None  # the worker's to dead-letter
     over = retention.over(name, now) if isinstance(name, str) else None
     return name if over is not None and moment < over else None

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from recsys_plugin.errors import StoreUnavailable
 from recsys_plugin.events.keys import EventKeys
-from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.privacy.person import Person, in_file
+from recsys_plugin.privacy.servers import Servers
 from recsys_plugin.privacy.streams import rewrite_stream
 from recsys_plugin.pseudonyms import Pseudonyms, opted_out_key
 
@@ -37,16 +37,18 @@ class StoreTraces:
     Attributes:
         keys, values: how many of each. files: of Redis's own on this machine, every byte of which was looked at.
         found: where, one line each, without the id.
+        kept: where a pseudonym is that is to stay: it remembers who was forgotten, and who opted out.
     """
 
     keys: int
     values: int
     files: tuple[str, ...]
     found: tuple[str, ...]
+    kept: tuple[str, ...] = ()
 
 
 def forget_in_store(
-    client: Any, people: Sequence[Person], names: Pseudonyms, *, cluster: bool, progress: Progress
+    servers: Servers, people: Sequence[Person], names: Pseudonyms, progress: Progress
 ) -> dict[str, int]:
     """Take people out of Redis; what was taken, by kind.
 
@@ -55,32 +57,42 @@ def forget_in_store(
     project = people[0].project
     keys = EventKeys(project)
     removed = {"features": 0, "live_state": 0, "entries": 0, "consent": 0}
-    client.sadd(opted_out_key(project), *(names.of(person.user_id) for person in people))
+    servers.client.sadd(opted_out_key(project), *(names.of(person.user_id) for person in people))
+    removed["consent"] = int(servers.client.hdel(keys.consent, *(person.user_id for person in people)))
+    for server in servers.primaries:
+        _forget_on(server.client, people, removed, progress)
+    servers.check_layout()
+    return removed
+
+
+def _forget_on(client: Any, people: Sequence[Person], removed: dict[str, int], progress: Progress) -> None:
     mine = [key for key in _all_keys(client, progress) if any(person.owns_key(key) for person in people)]
     for key in mine:
         # A feature's key begins with the number of its join keys, ours with a name.
         kind = "live_state" if key.startswith(b"recsys:") else "features"
         if not _is_stream(client, key):
             removed[kind] += int(client.delete(key))
-    removed["consent"] = int(client.hdel(keys.consent, *(person.user_id for person in people)))
-    if not cluster:
 
-        def meant(fields: Mapping[bytes, bytes]) -> bool:
-            return any(person.in_text(value) for person in people for value in fields.values())
+    def meant(fields: Mapping[bytes, bytes]) -> bool:
+        return any(person.in_text(value) or person.named_in(value) for person in people for value in fields.values())
 
-        streams = [key for key in _all_keys(client) if _is_stream(client, key)]
-        for number, stream in enumerate(streams):
-            progress("streams", number, len(streams))
-            removed["entries"] += rewrite_stream(client, stream, meant)
-        progress("streams", len(streams), len(streams))
-    return removed
+    streams = [key for key in _all_keys(client) if _is_stream(client, key)]
+    for number, stream in enumerate(streams):
+        progress("streams", number, len(streams))
+        removed["entries"] += rewrite_stream(client, stream, meant)
+    progress("streams", len(streams), len(streams))
 
 
-def persist_anew(client: Any, progress: Progress) -> str:
+def persist_anew(servers: Servers, progress: Progress) -> str:
     """Have Redis write its own files anew, without what was deleted, and wait for it; a sentence about what was done.
 
     Strings are written without compression meanwhile, so that a search of the files' bytes means something.
     """
+    each = [*servers.primaries, *servers.replicas]
+    return "; ".join(server.told(_persist_anew(server.client, progress)) for server in each)
+
+
+def _persist_anew(client: Any, progress: Progress) -> str:
     import redis
 
     try:
@@ -103,28 +115,43 @@ def persist_anew(client: Any, progress: Progress) -> str:
     return f"Redis wrote its {' and its '.join(done)} anew; backups of them elsewhere are yours to delete"
 
 
-def search_store(client: Any, address: RedisAddress, people: Sequence[Person], progress: Progress) -> StoreTraces:
-    """Look for people in every key, every value and every stream entry, and in Redis's files if they are here."""
+def search_store(servers: Servers, people: Sequence[Person], progress: Progress) -> StoreTraces:
+    """Look for people in every key, every value and every stream entry, and in Redis's files if they are here.
+
+    Pseudonyms are looked for in keys and values, not in the files, which hold those that are to stay as well.
+    """
     found: list[str] = []
+    kept: list[str] = []
     keys = values = 0
-    registry = EventKeys(people[0].project).consent.encode()
-    with _uncompressed(client):
-        for batch in _batched(_all_keys(client, progress, "searching Redis"), _BATCH):
-            for key, kind, dumped in zip(batch, *_types_and_dumps(client, batch), strict=True):
-                keys += 1
-                where, looked = _found(client, key, kind, dumped, people, named=key == registry)
-                values += looked
-                if where:
-                    found.append(f"{where} {_shown(key, people)}")
-    files = _own_files(client, address)
-    for number, path in enumerate(files):
+    project = people[0].project
+    registry = EventKeys(project).consent.encode()
+    remembering = {EventKeys(project).forgotten.encode(), opted_out_key(project).encode()}
+    for server in servers.primaries:
+        client = server.client
+        with _uncompressed(client):
+            for batch in _batched(_all_keys(client, progress, "searching Redis"), _BATCH):
+                for key, kind, dumped in zip(batch, *_types_and_dumps(client, batch), strict=True):
+                    keys += 1
+                    where, looked, named = _found(client, key, kind, dumped, people, named=key == registry)
+                    values += looked
+                    if named and key in remembering:
+                        kept.append(f"Redis key {_shown(key, people)}")
+                    elif named and not where:
+                        where = "a pseudonym in Redis key"
+                    if where:
+                        found.append(server.told(f"{where} {_shown(key, people)}"))
+    servers.check_layout()
+    each = (*servers.primaries, *servers.replicas)
+    files = [(server, path) for server in each if server.local for path in _own_files(server.client)]
+    needles = [needle for person in people for needle in person.needles]
+    for number, (server, path) in enumerate(files):
         progress("searching Redis's files", number, len(files))
         try:
-            if in_file(path, people):
-                found.append(f"Redis's file {path.name}")
+            if in_file(path, needles):
+                found.append(server.told(f"Redis's file {path.name}"))
         except FileNotFoundError:  # written anew meanwhile
             continue
-    return StoreTraces(keys, values, tuple(map(str, files)), tuple(found))
+    return StoreTraces(keys, values, tuple(str(path) for _, path in files), tuple(found), tuple(kept))
 
 
 def _batched(values: Iterable[_Value], size: int) -> Iterator[tuple[_Value, ...]]:
@@ -135,17 +162,13 @@ def _batched(values: Iterable[_Value], size: int) -> Iterator[tuple[_Value, ...]
 
 
 def _all_keys(client: Any, progress: Progress | None = None, what: str = "keys in Redis") -> Iterator[bytes]:
-    total = 0 if progress is None else sum(_sizes(client.dbsize()))
+    total = 0 if progress is None else int(client.dbsize())
     for number, key in enumerate(client.scan_iter(count=_PART)):
         if progress is not None and number % _PART == 0:
             progress(what, min(number, total), total)
         yield key
     if progress is not None:
         progress(what, total, total)
-
-
-def _sizes(size: Any) -> list[int]:
-    return list(map(int, size.values())) if isinstance(size, dict) else [int(size)]
 
 
 def _is_stream(client: Any, key: bytes) -> bool:
@@ -164,29 +187,32 @@ def _types_and_dumps(client: Any, keys: Sequence[bytes]) -> tuple[list[bytes], l
 
 def _found(
     client: Any, key: bytes, kind: bytes, dumped: bytes | None, people: Sequence[Person], *, named: bool
-) -> tuple[str | None, int]:
-    """What of a key tells of people, if anything does; and how many values were looked at.
+) -> tuple[str | None, int, bool]:
+    """What of a key tells of people, if anything does; how many values were looked at; whether one is a pseudonym.
 
     Args:
         dumped: what the server writes of it to a file: nodes of streams hold what was only marked as deleted.
         named: whether its fields are ids of users.
     """
     if any(person.owns_key(key) for person in people):
-        return "Redis key", 0
-    looked = 0
+        return "Redis key", 0, False
+    looked, by_name = 0, False
     for values in _values(client, key, kind):
         looked += len(values)
         whole = b"\0".join(values)
+        by_name = by_name or any(person.named_in(whole) for person in people)
         if any(person.in_bytes(whole) for person in people) or (
             named and any(person.user_id.encode() in values for person in people)
         ):
-            return "a value of Redis key", looked
+            return "a value of Redis key", looked, by_name
         documents = [value for value in values if value[:1] in (b"{", b"[")]
         if any(person.in_text(value) for value in documents for person in people):
-            return "a document in Redis key", looked
-    if dumped is not None and any(person.in_bytes(dumped) for person in people):
-        return "the dump of Redis key", looked
-    return None, looked
+            return "a document in Redis key", looked, by_name
+    if dumped is not None:
+        by_name = by_name or any(person.named_in(dumped) for person in people)
+        if any(person.in_bytes(dumped) for person in people):
+            return "the dump of Redis key", looked, by_name
+    return None, looked, by_name
 
 
 def _values(client: Any, key: bytes, kind: bytes) -> Iterator[list[bytes]]:
@@ -259,15 +285,10 @@ def _has_snapshot(client: Any) -> bool:
     return Path(settings.get("dir", ""), settings.get("dbfilename", "")).is_file()
 
 
-def _own_files(client: Any, address: RedisAddress) -> list[Path]:
-    """Redis's files, if it runs on this machine and tells where they are."""
+def _own_files(client: Any) -> list[Path]:
+    """The files of a Redis on this machine, if it tells where they are."""
     import redis
 
-    local = address.socket_path is not None or all(
-        host in ("127.0.0.1", "localhost", "::1") for host, _ in address.nodes
-    )
-    if not local or address.kind != "redis":
-        return []
     try:
         settings = client.config_get("dir", "dbfilename", "appenddirname")
     except redis.ResponseError:
@@ -281,5 +302,6 @@ def _own_files(client: Any, address: RedisAddress) -> list[Path]:
 def _shown(key: bytes, people: Sequence[Person]) -> str:
     """A key for people to read, without the id."""
     for person in people:
-        key = key.replace(person.user_id.encode(), b"<user>")
+        for text in (person.user_id, *person.name_texts):
+            key = key.replace(text.encode(), b"<user>")
     return repr(key)[2:-1]

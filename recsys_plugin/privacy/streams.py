@@ -45,7 +45,7 @@ def rewrite_stream(
     if not _any(client, stream, meant, told):
         return 0
     name = stream.decode() if isinstance(stream, bytes) else stream
-    copy = f"{name}:rewriting:{uuid.uuid4().hex}"
+    copy = f"{_beside(name)}:rewriting:{uuid.uuid4().hex}"
     try:
         removed, last = _copy(client, stream, copy, meant, "-")
         for _ in range(_ATTEMPTS):
@@ -73,6 +73,13 @@ def rewrite_stream(
     finally:
         client.delete(copy)
     raise StepFailed(f"stream {name} changes too fast to be written anew; run again when fewer events come")
+
+
+def _beside(name: str) -> str:
+    """The beginning of a key that is in the same slot of a cluster, where a name's part in braces tells the slot."""
+    start = name.find("{")
+    tagged = start >= 0 and name.find("}", start) > start + 1
+    return name if tagged else f"{{{name}}}"
 
 
 def _any(client: Any, stream: str | bytes, meant: Meant, told: Callable[[int], None]) -> bool:

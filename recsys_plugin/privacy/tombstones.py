@@ -67,7 +67,7 @@ class Tombstones:
             check, forgotten = str(document["key_check"]), frozenset(map(str, document["forgotten"]))
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigurationError(f"{path} is damaged ({error!r}); restore it from a backup") from error
         if not forgotten:
             return cls()

@@ -29,6 +29,7 @@ from recsys_plugin.runtime.redis_server import EmbeddedRedis
 from recsys_plugin.runtime.triton_client import TritonManager
 from recsys_plugin.runtime.triton_server import EmbeddedTriton
 from recsys_plugin.settings import Settings
+from recsys_plugin.urls import shown_url
 
 __all__ = ["Endpoints", "ServiceStatus", "Services", "known_answers_path", "ping_redis", "public_url"]
 
@@ -73,9 +74,8 @@ def known_answers_path(settings: Settings) -> Path:
 
 
 def public_url(url: str) -> str:
-    """The URL without its user name and password."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+    """The URL without its user name and password, and without whatever else could be one."""
+    return shown_url(url).replace("***@", "")
 
 
 def ping_redis(url: str, *, timeout: float = 5.0) -> None:

@@ -2,10 +2,11 @@
 
 ====================  =============================================================================================
 ``client``            a shop's backend: ``Recommender``, ``AsyncRecommender``, ``EventRecorder``
-``worker``            ``recsys stream``: folds events into features
+``worker``            ``recsys stream``, with ``--metrics-port`` too: folds events into features
 ``pipeline``          ``recsys apply``, ``materialize``, ``export``, ``retrain``, ``refresh``, ``models``, ``up``,
                       ``status`` and ``events``
 ``operations``        ``recsys rules``, ``ads``, ``trial``, ``users``: what shows on pages and who is left out
+``monitor``           ``recsys top`` and whatever else shows the metrics of the streams: changes nothing
 ``privacy``           ``recsys privacy``, which must see every key to prove that nothing is left
 ====================  =============================================================================================
 
@@ -149,12 +150,13 @@ def _worker(project: str) -> Role:
             *CONNECTING,
             "del", "eval", "exec", "expire", "get", "hdel", "hgetall", "hincrby", "hmget", "hset", "mget", "multi",
             "pexpire", "rpush", "set", "smismember", "time", "unwatch", "watch", "xack", "xadd", "xclaim", "xdel",
-            "xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "xinfo|groups", "xpending", "xreadgroup",
-            "zadd", "zrange", "zrem", "zremrangebyscore",
+            "xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "xinfo|groups", "xlen", "xpending", "xrange",
+            "xreadgroup", "zadd", "zrange", "zrem", "zremrangebyscore",
         ),
         (
             schema_key(project),
             *(f"{prefix}{name}" for name in ("consent", "forgotten", "forgotten:key", "refusals")),
+            *(f"{prefix}{name}" for name in ("impressions", "ads:spent")),  # its metrics
         ),
         (
             *(f"{prefix}{name}" for name in ("events:*", "item_events:*", "owner:*", "user:*", "seen:*", "item:*")),
@@ -214,6 +216,20 @@ def _operations(project: str) -> Role:
     )  # fmt: skip
 
 
+def _monitor(project: str) -> Role:
+    prefix = _escaped(EventKeys(project).prefix)
+    return Role(
+        "monitor",
+        "recsys top, metrics of the streams: how many events wait and came, which workers live, what campaigns spent",
+        (*CONNECTING, "get", "hgetall", "xinfo|groups", "xlen", "xrange", "zrange"),
+        tuple(
+            f"{prefix}{name}"
+            for name in ("events:*", "owner:*", "impressions", "counts", "workers", "dead", "ads:spent")
+        ),
+        (),
+    )
+
+
 def _privacy(project: str) -> Role:
     return Role(
         "privacy",
@@ -237,6 +253,7 @@ ROLES: Mapping[str, Callable[[str], Role]] = {
     "worker": _worker,
     "pipeline": _pipeline,
     "operations": _operations,
+    "monitor": _monitor,
     "privacy": _privacy,
 }
 

@@ -13,6 +13,7 @@ import numpy as np
 from recsys_plugin.aggregation.acts import ACT_TYPES, Acts
 from recsys_plugin.aggregation.live import Categories
 from recsys_plugin.consent.refusals import Refusals
+from recsys_plugin.digits import whole_number
 from recsys_plugin.events.event import EVENT_FIELD, MOST_LATE, RECORDED_FIELD, REPLY_FIELD, Event, EventRefused
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.codec import MalformedValueError, decode_value, hash_field
@@ -23,6 +24,8 @@ from recsys_plugin.stream.user_acts import Act, UserActs, act_of, encode_act
 
 __all__ = ["UserFold"]
 
+#: Bytes of what a caller waits under; the recorder's has 32.
+_LONGEST_TOKEN = 128
 #: Users whose acts a worker keeps at hand.
 _MOST_USERS = 50_000
 #: Seconds that an answer waits for whoever asked for it.
@@ -135,9 +138,10 @@ class UserFold:
             if isinstance(event, EventRefused):
                 raise event
             recorded_at = entry.fields.get(RECORDED_FIELD, b"")
-            if not recorded_at.isdigit():
+            moment = whole_number(recorded_at)
+            if moment is None:
                 raise EventRefused("malformed", f"entry: recorded_at {recorded_at!r:.60} is no number of microseconds")
-            event.check_age(int(recorded_at))
+            event.check_age(moment)
         except EventRefused as refused:
             content = {field: value for field, value in entry.fields.items() if field != REPLY_FIELD}
             transaction.bury(entry, refused.reason, str(refused), content, self._clock())
@@ -151,7 +155,7 @@ class UserFold:
 
     def _reply(self, entry: Entry, transaction: Transaction, reply: bytes) -> None:
         token = entry.fields.get(REPLY_FIELD)
-        if token is not None:
+        if token is not None and len(token) <= _LONGEST_TOKEN:
             key = self._keys.reply(token.decode(errors="replace"))
             transaction.add("RPUSH", key, reply)
             transaction.add("EXPIRE", key, _REPLY_SECONDS)

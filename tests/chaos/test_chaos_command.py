@@ -52,12 +52,12 @@ def test_a_copied_home_shares_no_file_that_is_written_in_place(small_shop: Shop,
 def test_soak(small_shop: Shop, tmp_path: Path) -> None:
     report = tmp_path / "soak.json"
     small_shop.command.run(
-        *("bench", "soak", "--minutes", "0.25", "--clients", "4", "--rate", "60", "--tolerance", "9"),
+        *("bench", "soak", "--minutes", "2", "--clients", "4", "--rate", "60", "--tolerance", "9"),
         *("--json", str(report)),
     )
     figures = json.loads(report.read_text())["figures"]
     assert (figures["rate"], figures["errors"], figures["answered_share"]) == (60.0, 0, 1.0)
-    assert figures["all.calls"] > 800
-    # p99 on a machine that is busy with other tests says nothing; memory does.
+    assert figures["all.calls"] > 7000
+    # p99 on a machine that others use, too, says nothing; memory does.
     for name in ("client", "redis", "triton"):
-        assert 0.5 < figures[f"memory.{name}.last_to_first"] < 1.1
+        assert 0.5 < figures[f"memory.{name}.last_to_first"] < 1.05

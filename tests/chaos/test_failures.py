@@ -100,3 +100,15 @@ def test_service_is_full_again_soon(everything: Played, name: str) -> None:
 
 def test_nothing_is_left_behind(everything: Played) -> None:
     assert failures(everything, Expectations(answered=None, late=None, full_within=None)) == []
+
+
+def test_a_server_that_ended_by_itself_is_told_of(target: Target) -> None:
+    assert target.dead() == []
+    target.kill(TRITON)
+    try:
+        (found,) = target.dead()
+        assert found.startswith("triton ended by itself; its log ends with: ")
+        assert "Started GRPCInferenceService" in found or "Started Metrics Service" in found
+    finally:
+        target.start(TRITON)
+    assert target.dead() == []

@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
+from redis.exceptions import NoPermissionError
 from synthetic import write_tables
 from tiny_people import KEY
 from tiny_shop import TinyShop
@@ -36,6 +37,7 @@ from recsys_plugin.features.requests import promotion_key, schema_key
 from recsys_plugin.features.view_layout import ViewLayout
 from recsys_plugin.features.writer import BulkWriter
 from recsys_plugin.impressions.archive import Archiver
+from recsys_plugin.observability.stream_metrics import StreamMetrics
 from recsys_plugin.pipeline.live_state import seed_live_state
 from recsys_plugin.pipeline.materialize import Cursor
 from recsys_plugin.privacy.tombstones import bury_in_store
@@ -112,8 +114,60 @@ def test_workers(watched: WatchedRedis, monkeypatch: pytest.MonkeyPatch) -> None
         forget_somebody_meanwhile(worker, watched, monkeypatch)
         worker.run(until_idle=True)
         worker.close()
+        assert shown(address, "recsys_store_up") == 1  # with --metrics-port
     assert worker.counts.entries > 60
-    does_what_it_may(asked, watched, "worker")
+    # When Redis cannot tell how many events wait, its metrics count them.
+    does_what_it_may(asked, watched, "worker", seldom=frozenset({"xrange"}))
+
+
+def shown(address: RedisAddress, name: str) -> float:
+    """What the metrics of the streams say."""
+    families = StreamMetrics(address).collect()
+    return float(sum(sample.value for family in families for sample in family.samples if sample.name == name))
+
+
+def test_monitoring(watched: WatchedRedis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`recsys top` and the exporter work as this user, and without any one of its commands they say what is missing."""
+    url, stream = watched.url("monitor"), KEYS.events(KEYS.partition("u"))
+    for name, value in {"HOME": tmp_path, "REDIS_URL": url, "TRITON_URL": "grpc://127.0.0.1:1"}.items():
+        monkeypatch.setenv(f"RECSYS_{name}", str(value))
+    with watched.connect() as admin:
+        admin.xgroup_create(stream, GROUP, "0", mkstream=True)
+        for number in range(6):
+            add(admin, number)
+        admin.xreadgroup(GROUP, "somebody", {stream: ">"}, count=1)
+        admin.xdel(stream, admin.xrange(stream)[3][0])  # now Redis cannot tell how many wait
+        admin.xadd(KEYS.dead, {"reason": "malformed"})
+        admin.xadd(KEYS.impressions, {"page": b"nonsense"})
+        admin.hset(KEYS.counts, "applied", 7)
+        admin.zadd(KEYS.workers, {"a worker": 1})
+        admin.set(KEYS.owner(0), "a worker")
+        admin.hset(KEYS.ads_spent, "tea", 5)
+    address = RedisAddress.parse(url)
+
+    def top() -> Result:
+        return CliRunner().invoke(recsys, ["top", "--once", "--every", "0.1", "--json"])
+
+    with watched.watched() as asked:
+        seen = top()
+        assert seen.exit_code == 0, seen.output
+        assert (shown(address, "recsys_store_up"), shown(address, "recsys_ads_spent_micros_total")) == (1, 5)
+        assert shown(address, "recsys_stream_lag_entries") == 5
+    view = json.loads(seen.stdout)
+    assert (view["lag"], view["workers"], view["dead_letters"]) == (5, 1, 1)
+    does_what_it_may(asked, watched, "monitor")
+    for command in set(role("monitor").commands) - set(CONNECTING):
+        with watched.connect() as admin:
+            admin.execute_command("ACL", "SETUSER", "monitor", f"-{command}")
+        assert shown(address, "recsys_store_up") == 0, command
+        refused = top()
+        assert refused.exit_code != 0
+        assert "permission" in refused.output.replace("\n", " "), command
+        with watched.connect() as admin:
+            admin.execute_command("ACL", "SETUSER", "monitor", f"+{command}")
+    assert shown(address, "recsys_store_up") == 1
+    with address.connect(5) as monitor, pytest.raises(NoPermissionError):
+        monitor.hset(KEYS.counts, "applied", 8)
 
 
 def forget_somebody_meanwhile(worker: StreamWorker, watched: WatchedRedis, monkeypatch: pytest.MonkeyPatch) -> None:

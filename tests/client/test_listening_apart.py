@@ -15,8 +15,6 @@ from recsys_plugin.client.arrivals import take_up, take_up_everything
 from recsys_plugin.client.release import Release
 from recsys_plugin.client.rest import REST, Rest, portions
 from recsys_plugin.client.watching import Listening
-from recsys_plugin.features.connection import RedisAddress
-from recsys_plugin.features.item_changes import ItemChanges, ItemKeys
 from recsys_plugin.features.item_facts import ItemPlan
 from recsys_plugin.features.plan import ReadFeatures
 from recsys_plugin.features.value_encoding import encode_value
@@ -95,26 +93,19 @@ def test_a_few_written_items_do_not_wait() -> None:
     assert REST.seconds < 0.005
 
 
-@pytest.fixture
-def changes(start_redis: Any) -> Any:
-    found = ItemChanges(RedisAddress.parse(start_redis().url), ItemKeys("shop"), timeout=2)
-    yield found
-    found.close()
-
-
-def test_clients_come_back_at_different_times(changes: ItemChanges) -> None:
+def test_clients_come_back_at_different_times() -> None:
     now = 100.0
     draws = np.random.default_rng(0)
     clients = [Listening(draws.random, lambda: now) for _ in range(500)]
     for client in clients:
-        client.began(changes)
+        client.began(polls=False)
     assert all(client.is_due() for client in clients)  # the first time it is what the client starts with
     assert not any(client.is_due() for client in clients)
     pauses = np.array([client.failed() for client in clients])
     assert 0.5 <= pauses.min() < 0.6
     assert 1.4 < pauses.max() <= 1.5
     for client in clients:
-        client.began(changes)
+        client.began(polls=False)
     # In any fifth of the four seconds a fifth of them read.
     for second in range(1, 6):
         now = 100.0 + 0.8 * second
@@ -122,19 +113,8 @@ def test_clients_come_back_at_different_times(changes: ItemChanges) -> None:
     assert not any(client.is_due() for client in clients)
 
 
-def test_where_the_server_cannot_tell_all_is_read_at_once(start_redis: Any) -> None:
-    url = start_redis().url
-    with RedisAddress.parse(url).connect(2) as admin:
-        admin.acl_setuser(
-            "poller", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all", "-client|tracking"]
-        )
-    polling = ItemChanges(
-        RedisAddress.parse(url.replace("redis://", "redis://poller:secret@")), ItemKeys("shop"), timeout=2
-    )
-    try:
-        listening = Listening(lambda: 1.0, lambda: 0.0)
-        listening.failed()
-        listening.began(polling)
-        assert listening.is_due()
-    finally:
-        polling.close()
+def test_where_the_server_cannot_tell_all_is_read_at_once() -> None:
+    listening = Listening(lambda: 1.0, lambda: 0.0)
+    listening.failed()
+    listening.began(polls=True)
+    assert listening.is_due()

@@ -209,9 +209,16 @@ def test_warnings_are_limited_by_kind() -> None:
 def test_the_bench_measures_each_way(tiny: TinyShop) -> None:
     options: dict[str, Any] = {"now": NOW, "calls": 20, "k": 3, "seed": 0, "freeze": False}
     report = measure_observing(tiny.admin_url, tiny.triton_url, ["mug-lover"], tell=lambda *_: None, **options)
-    ways = ("metrics", "request_log", "tracing_sampled", "tracing_always", "observed")
+    ways = ("metrics", "request_log", "tracing_sampled", "tracing_always", "observed", "observed_traced")
     assert all(report.figures[f"recommend.{way}_to_off.ratio_p50"] > 0 for way in ways)
+    # Spans of each request are more work than counting it.
+    background = {way: report.figures[f"recommend.{way}_background_us"] for way in ways}
+    assert 0 < background["metrics"] < background["observed_traced"]
     report.figures["recommend.observed_to_off.ratio_p50_low"] = 1.02
+    report.figures["recommend.observed_traced_to_off.ratio_p50_low"] = 1.031
+    with pytest.raises(CheckFailed, match="always traced"):
+        require_cheap(report)
+    report.figures["recommend.observed_traced_to_off.ratio_p50_low"] = 1.02
     require_cheap(report)
     report.figures["recommend.observed_to_off.ratio_p50_low"] = 1.031
     with pytest.raises(CheckFailed, match=r"1\.03"):

@@ -220,7 +220,7 @@ def test_management_calls(secure: SecureShop) -> None:
 
 
 def test_sentinels_are_asked_over_tls_too() -> None:
-    url = "rediss-sentinel://a,b/main?ssl_ca_certs=/ca.pem&ssl_certfile=/c&ssl_keyfile=/k"
+    url = "rediss-sentinel://a:1,b:2/main?ssl_ca_certs=/ca.pem&ssl_certfile=/c&ssl_keyfile=/k"
     for client in (RedisAddress.parse(url).connect(1), RedisAddress.parse(url).connect_async(1)):
         manager = client.connection_pool.sentinel_manager  # type: ignore[union-attr]
         for sentinel in manager.sentinels:

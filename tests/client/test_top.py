@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -120,6 +123,65 @@ def test_the_command_shows_it_once(tiny: TinyShop, tmp_path: Path, form: str) ->
     else:
         assert "versions 1 (1)" in result.stderr
         assert "recommend" in result.stderr
+
+
+def test_what_redis_refuses_is_named_and_the_rest_shown(tiny: TinyShop, tmp_path: Path) -> None:
+    metrics = Metrics()
+    with (
+        metrics.serve(0) as server,
+        Recommender(tiny.redis_url, tiny.triton_url, timeout=10, clock=lambda: NOW, observe=metrics) as recommender,
+    ):
+        recommender.recommend("mug-lover", 3)
+        # The user of a shop's backend may not ask how events stand.
+        environ = {"RECSYS_HOME": str(tmp_path), "RECSYS_REDIS_URL": tiny.redis_url, "COLUMNS": "80"}
+        environ["RECSYS_TRITON_URL"] = tiny.triton_url
+        command = ["top", "--once", "--every", "0.1", "--scrape", f"127.0.0.1:{server.port}"]
+        result = CliRunner().invoke(recsys, [*command, "--triton-metrics", tiny.triton.metrics_url], env=environ)
+    assert result.exit_code == 0, result.output
+    told = " ".join(result.stderr.split())
+    assert "refuses GET recsys:{recsys}:owner:0" in told
+    assert "recsys security acl --role monitor" in told
+    assert "stream lag" not in told
+    assert "versions 1 (1)" in told
+    assert "recommend" in told
+    assert "models was asked" in told or "others were not asked" in told
+    assert max(map(len, result.stderr.splitlines())) <= 80
+    assert "…" not in result.stderr
+
+
+def test_a_right_that_is_missing_further_on_is_not_taken_for_an_empty_stream(tiny: TinyShop) -> None:
+    address = RedisAddress.parse(tiny.admin_url)
+    user = "no-groups"
+    with address.connect(5) as admin:
+        admin.execute_command(
+            "ACL", "SETUSER", user, "on", ">secret", "-@all", "+client|setinfo", "+get", "+xlen", "~*"
+        )
+        try:
+            host = tiny.admin_url.rpartition("@")[2].removeprefix("redis://")
+            reading = read([], None, RedisAddress.parse(f"redis://{user}:secret@{host}"))
+        finally:
+            admin.execute_command("ACL", "DELUSER", user)
+    assert reading.events is None
+    assert re.search(r"refuses XINFO GROUPS recsys:\{recsys\}:events:0: .*monitor", reading.unanswered["Redis"])
+    assert "secret" not in reading.unanswered["Redis"]
+
+
+def test_a_redis_that_hangs_keeps_nobody_waiting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        redis = RedisAddress.parse(f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        reading = read([], None, redis, timeout=0.2)
+        assert time.monotonic() - started < 5
+    assert "did not answer within 200 ms" in reading.unanswered["Redis"]
+
+
+def test_nobody_who_shows_metrics_is_told(tiny: TinyShop, tmp_path: Path) -> None:
+    environ = {"RECSYS_HOME": str(tmp_path), "RECSYS_REDIS_URL": tiny.admin_url, "RECSYS_TRITON_URL": tiny.triton_url}
+    command = ["top", "--once", "--every", "0.1", "--triton-metrics", tiny.triton.metrics_url]
+    result = CliRunner().invoke(recsys, command, env=environ)
+    assert result.exit_code == 0, result.output
+    assert "RECSYS_METRICS_PORT" in result.stderr
+    assert "no worker" in result.stderr
 
 
 def test_ctrl_c_ends_it_in_good_order(tiny: TinyShop, tmp_path: Path) -> None:

@@ -15,8 +15,6 @@ from typing import Any
 
 import pytest
 import redis
-from free_ports import free_port
-from waiting import wait_until
 from written import EPOCH, NOW, SMALL, key, price, small
 
 from recsys_plugin.errors import DeadlineExceeded, StoreUnavailable
@@ -145,27 +143,6 @@ def test_sentinel(start_redis: Any, tmp_path: Path) -> None:
     sentinel = start_redis("--sentinel", first=str(configuration))
     with redis.Redis(port=server.port) as client:
         check_both_ways(f"redis-sentinel://127.0.0.1:{sentinel.port}/main", [client])
-
-
-@pytest.fixture
-def cluster(start_redis: Any) -> Iterator[list[redis.Redis]]:
-    """Two nodes that share the slots."""
-    servers = [start_redis("--cluster-enabled", "yes", "--cluster-port", str(free_port())) for _ in range(2)]
-    nodes = [redis.Redis(port=server.port) for server in servers]
-    nodes[0].execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
-    nodes[1].execute_command("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
-    bus = nodes[1].execute_command("CONFIG", "GET", "cluster-port")
-    bus_port = int(bus["cluster-port"] if isinstance(bus, dict) else bus[1])
-    nodes[0].execute_command("CLUSTER", "MEET", "127.0.0.1", servers[1].port, bus_port)
-    wait_until(lambda: all(knows_both(node) for node in nodes))
-    yield nodes
-    for node in nodes:
-        node.close()
-
-
-def knows_both(node: redis.Redis) -> bool:
-    said = str(node.execute_command("CLUSTER", "INFO"))
-    return "cluster_state:ok" in said and "cluster_slots_assigned:16384" in said
 
 
 def port_of(node: redis.Redis) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import signal
 import subprocess
 import sys
@@ -107,18 +108,37 @@ def test_trimming_waits_for_every_group(event_redis: Any, tmp_path: Path) -> Non
 
 
 def test_what_is_malformed_stops_nothing(event_redis: Any, tmp_path: Path) -> None:
+    good = json.loads(PAGE % (1, int(NOW * 1e6)))
+    half = "\ud800"  # of a character; JSON may hold it, and nothing else may
+    pages = [
+        json.dumps(good | change)
+        for change in (
+            {"user_id": half}, {"user_id": 5}, {"request_id": half}, {"contract": 7}, {"items": "ab"}, {"items": None},
+            {"served_at": 10**30}, {"version": 2**63}, {"scores": [10**400, 1]}, {"scores": {"0": 1, "1": 2}},
+            {"features": {"user_float": [[1]]}}, {"features": [1]}, {half: 1}, {"trace_id": half}, {"candidates": "a"},
+        )
+    ]  # fmt: skip
+    event = json.dumps(
+        {"user_id": "u", "item_id": "i", "event_type": "click", "timestamp": int(NOW * 1e6), "event_id": "x"}
+    )
     with event_redis.connect() as client:
         client.xadd(KEYS.impressions, {"page": "no page"})
         client.xadd(KEYS.impressions, {"other": "field"})
+        for page in pages:
+            client.xadd(KEYS.impressions, {"page": page})
         client.xadd(KEYS.events(0), {"event": "no event", "recorded_at": "1"})
         client.xadd(KEYS.events(0), {"x": "y"})
+        for recorded_at in ("1" * 30, "1" * 5_000, "-1", "later"):
+            client.xadd(KEYS.events(0), {"event": event, "recorded_at": recorded_at})
+        client.xadd(KEYS.events(0), {"event": json.dumps({half: half, "user_id": half}), "recorded_at": "1"})
         fill(event_redis.url, 10)
         done = archiver(event_redis, tmp_path).run()
-        assert (done.impressions, done.events, done.malformed) == (10, 10, 4)
+        assert (done.impressions, done.events, done.malformed) == (10, 10, 9 + len(pages))
         dead = [fields for _, fields in client.xrange(KEYS.dead)]
     assert [(one[b"reason"], one[b"source"], one[b"event"]) for one in dead] == [
         (b"malformed", KEYS.impressions.encode(), b"no page"),
         (b"malformed", KEYS.impressions.encode(), b""),
+        *((b"malformed", KEYS.impressions.encode(), page.encode()) for page in pages),
     ]
 
 

@@ -14,6 +14,7 @@ from synthetic import write_tables
 from recsys_plugin import Event, EventRecorder
 from recsys_plugin.data.prepare import prepare
 from recsys_plugin.data.store import Dataset
+from recsys_plugin.errors import StoreUnavailable
 from recsys_plugin.events.calls import Entry
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.events.spool import Spool
@@ -22,13 +23,18 @@ from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.value_encoding import encode_timestamp, encode_value
 from recsys_plugin.impressions.archive import PROFILES_GROUP, Archiver
 from recsys_plugin.impressions.join import join_outcomes, outcomes_folder
+from recsys_plugin.observability import FinishedRequest
+from recsys_plugin.observability.request_log import RequestLog
 from recsys_plugin.pipeline.feature_tables import build_feature_tables
+from recsys_plugin.pseudonyms import Pseudonyms
 from recsys_plugin.settings import Settings
+from recsys_plugin.user_names import named_user
 
 KEYS = EventKeys("recsys")
 #: Whom the tests forget, and somebody who stays.
 PERSON, OTHER = "user-7f3a9c41", "user-018"
 KEY = "0123456789abcdef0123456789abcdef"
+NAMES = Pseudonyms(KEY)
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -42,7 +48,9 @@ def write_source(folder: Path) -> None:
 
 
 def settings_of(home: Path) -> Settings:
-    return Settings(home=home, spool=home / "spool", pseudonym_key=KEY)
+    return Settings(
+        home=home, spool=home / "spool", pseudonym_key=KEY, request_log=home / "requests" / "requests.jsonl"
+    )
 
 
 def load_tables(settings: Settings, source: Path) -> Dataset:
@@ -122,7 +130,28 @@ def make_home(home: Path, source: Path, url: str) -> Settings:
     (settings.state / "logs" / "stream.log").write_text(f"event of user {PERSON} and of user {OTHER}\n")
     (settings.state / "checks").mkdir()
     (settings.state / "checks" / "skew.json").write_text(json.dumps({"differences": [{"user": PERSON}]}))
+    write_requests(settings)
     return settings
+
+
+def request(number: int, *users: str) -> FinishedRequest:
+    """One that failed, which says of whom."""
+    error = StoreUnavailable(f"event time of profile for {users[0]!r} is corrupt; see {named_user(users[0], NAMES)}")
+    return FinishedRequest(
+        "recommend", f"request-{number}", 1.7e9, 0.0, 0.01, {}, outcome="StoreUnavailable", error=error, users=users,
+        timeout=0.05,
+    )  # fmt: skip
+
+
+def write_requests(settings: Settings, *, count: int = 40) -> None:
+    """Failed requests of both, in the file that is written and in the one that was full."""
+    assert settings.request_log is not None
+    log = RequestLog(settings.request_log, most_bytes=2 * count * 500, pseudonyms=NAMES)
+    for number in range(count):
+        log.finished(request(number, *((PERSON, OTHER), (OTHER,), (OTHER, PERSON))[number % 3]))
+        log.flush()
+    log.close()
+    assert settings.request_log.with_name("requests.jsonl.1").exists()
 
 
 def _write_training(folder: Path) -> None:

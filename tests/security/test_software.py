@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 from click.testing import CliRunner
 
 from recsys_plugin.cli._group import recsys
-from recsys_plugin.errors import ConfigurationError
-from recsys_plugin.security.software import audit, bill_of_materials, site_packages
+from recsys_plugin.errors import ConfigurationError, StepFailed
+from recsys_plugin.security.software import Flaw, advisories_in, audit, bill_of_materials, site_packages
 
 SERIAL = UUID("12345678-1234-5678-1234-567812345678")
 MADE_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -34,6 +36,64 @@ def test_every_installed_package_is_listed_once_with_what_it_needs() -> None:
     needs = {entry["ref"]: entry["dependsOn"] for entry in document["dependencies"]}
     assert numpy["purl"] in needs[known["pandas"]["purl"]]
     assert {reference for needed in needs.values() for reference in needed} <= set(references)
+
+
+def install(folder: Path, name: str, **files: str) -> None:
+    """What an installer leaves of a package."""
+    information = folder / f"{name}-1.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    for file, content in files.items():
+        (information / file.replace("_json", ".json")).write_text(content)
+
+
+def components(folder: Path) -> dict[str, dict[str, Any]]:
+    document = bill_of_materials([folder], serial=SERIAL, made_at=MADE_AT)
+    return {component["name"]: component for component in document["components"]}
+
+
+def test_digests_are_those_that_the_installer_noted_and_none_is_made_up(tmp_path: Path) -> None:
+    digest, record = "ab" * 32, 'a.py,sha256=x47,5\n"b,c.py",sha256=y,7\na.pyc,,\nlisted-1.0.dist-info/RECORD,,\n'
+    install(tmp_path, "noted", direct_url_json=json.dumps({"archive_info": {"hashes": {"sha256": digest}}}))
+    install(tmp_path, "older", direct_url_json=json.dumps({"archive_info": {"hash": f"sha256={digest.upper()}"}}))
+    install(tmp_path, "listed", RECORD=record)
+    for number, wrong in enumerate(
+        ("{}", '{"dir_info": {"editable": true}}', "no JSON", '{"archive_info": {}}', '{"archive_info": {"hash": "x"}}',
+         '{"archive_info": {"hashes": {"sha256": "abc"}}}', '{"archive_info": {"hashes": {"crc": "ab"}}}', "[1]")
+    ):  # fmt: skip
+        install(tmp_path, f"none{number}", direct_url_json=wrong)
+    found = components(tmp_path)
+    expected = [{"alg": "SHA-256", "content": digest}]
+    assert (found["noted"]["hashes"], found["older"]["hashes"]) == (expected, expected)
+    assert found["listed"]["properties"] == [
+        {"name": "recsys:record:sha256", "value": hashlib.sha256(record.encode()).hexdigest()},
+        {"name": "recsys:record:files", "value": "2"},
+    ]
+    assert [name for name, one in found.items() if "hashes" in one] == ["noted", "older"]
+
+
+def test_installed_packages_have_a_digest_of_their_list_of_files() -> None:
+    folder = site_packages(Path(sys.executable))
+    numpy = components(folder)["numpy"]
+    (record,) = folder.glob(f"numpy-{numpy['version']}.dist-info/RECORD")
+    told = {one["name"]: one["value"] for one in numpy["properties"]}
+    assert told["recsys:record:sha256"] == hashlib.sha256(record.read_bytes()).hexdigest()
+    assert int(told["recsys:record:files"]) > 500
+
+
+def test_advisories_are_read_and_none_is_no_good_news() -> None:
+    flawed = {"name": "jinja2", "version": "2.10", "vulns": [
+        {"id": "PYSEC-2019-217", "fix_versions": ["2.10.1"], "aliases": ["CVE-2019-10906"], "description": "…"},
+    ]}  # fmt: skip
+    passed_over = {"name": "ours", "skip_reason": "Dependency not found on PyPI and could not be audited: ours (1.0)"}
+    sound = {"name": "numpy", "version": "2.2.0", "vulns": []}
+    assert advisories_in({"dependencies": [flawed, passed_over, sound]}, "here") == (
+        [Flaw("jinja2", "2.10", "PYSEC-2019-217", ("2.10.1",))],
+        ["ours"],
+    )
+    # What pip-audit 2 says, with exit code 0, where pypi.org cannot be reached through the index.
+    with pytest.raises(StepFailed, match=r"none of the 1 packages of here on pypi\.org"):
+        advisories_in({"dependencies": [passed_over], "fixes": []}, "here")
 
 
 def test_the_bill_is_written_for_both_environments(tmp_path: Path) -> None:

@@ -140,11 +140,15 @@ def test_what_is_no_event_is_a_dead_letter_and_holds_up_nothing(
         stream_client.xadd(stream, fields)
     stream_client.xadd(stream, {"something": "else"})
     stream_client.xadd(stream, {"event": good})
-    stream_client.xadd(stream, {"event": good, "recorded_at": recorded})
+    stream_client.xadd(stream, {"event": good, "recorded_at": "1" * 5_000})  # more digits than Python reads
+    stream_client.xadd(stream, {"event": b'{"\\ud800":1}', "recorded_at": recorded, "reply": "half"})  # no character
+    stream_client.xadd(stream, {"event": good, "recorded_at": recorded, "reply": "x" * 5_000})
     work(stream_address)
+    assert stream_client.lrange(KEYS.reply("half"), 0, -1)[0].startswith(b"refused:malformed:")
+    assert not stream_client.exists(KEYS.reply("x" * 5_000))
     letters = [fields for _, fields in stream_client.xrange(KEYS.dead)]
     reasons = [fields[b"reason"].decode() for fields in letters]
-    assert reasons == [*bad, "malformed", "malformed"]
+    assert reasons == [*bad, *["malformed"] * 4]
     assert [fields.get(b"event") for fields in letters[:4]] == [fields["event"] for fields in bad.values()]
     assert {fields[b"source"] for fields in letters} == {stream.encode()}
     row = live_row(stream_client, "user_session", "u1")
