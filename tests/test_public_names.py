@@ -32,6 +32,9 @@ EXTRAS = {
     "observability/stream_metrics.py": {"prometheus_client"},
     "observability/live.py": {"prometheus_client"},
     "observability/tracing.py": {"opentelemetry"},
+    "observability/spans.py": {"opentelemetry"},
+    "observability/otlp.py": {"opentelemetry"},
+    "observability/collector.py": {"opentelemetry"},
 }
 
 #: Package → what it may import of this project. What is not listed may import anything.
@@ -53,7 +56,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ads": {"errors", "limits", "identifiers", "events", "features", "ads"},
     "consent": {"errors", "limits", "pseudonyms", "events", "features", "consent"},
     "impressions": {"errors", "limits", "background", "features", "events", "pseudonyms", "consent", "impressions"},
-    "observability": {"errors", "settings", "background", "pseudonyms", "features", "events", "observability"},
+    "observability": {
+        "errors",
+        "settings",
+        "background",
+        "pseudonyms",
+        "resilience",
+        "features",
+        "events",
+        "observability",
+    },
     "client": {
         "observability",
         "errors",
