@@ -32,6 +32,9 @@ EXTRAS = {
     "observability/stream_metrics.py": {"prometheus_client"},
     "observability/live.py": {"prometheus_client"},
     "observability/tracing.py": {"opentelemetry"},
+    "observability/spans.py": {"opentelemetry"},
+    "observability/otlp.py": {"opentelemetry"},
+    "observability/collector.py": {"opentelemetry"},
 }
 
 #: Package → what it may import of this project. What is not listed may import anything.
@@ -59,14 +62,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("pseudonyms", "consent", "impressions"),
     },
     "observability": {
-        "errors",
-        "limits",
-        "settings",
-        "background",
-        "pseudonyms",
-        "features",
-        "events",
-        "observability",
+        *("errors", "limits", "settings", "background", "pseudonyms", "resilience"),
+        *("features", "events", "observability"),
     },
     "client": {
         "observability",

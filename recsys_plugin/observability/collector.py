@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import gzip
 import random
+import re
 import ssl
 import threading
 import time
@@ -32,7 +33,6 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.util.re import parse_env_headers
 
 from recsys_plugin.background import Warner
 from recsys_plugin.errors import ConfigurationError, RecsysError
@@ -44,6 +44,8 @@ __all__ = ["CollectorExporter"]
 #: Answers of a collector that may take the message later, as the protocol has them.
 _LATER = frozenset({429, 502, 503, 504})
 _BACKOFF = Backoff(first=1.0, most=8.0)
+#: RFC 9110, sections 5.1 and 5.5.
+_HEADER_NAME, _HEADER_VALUE = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"), re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
 _COMPRESS: Mapping[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
 
 
@@ -136,7 +138,7 @@ class _Settings:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
-        self.headers = {**parse_env_headers(self._of("HEADERS"), liberal=True)}
+        self.headers = _headers(self._of("HEADERS"))
         self.compression = self._of("COMPRESSION").strip().lower() or "none"
         if self.compression not in (*_COMPRESS, "none"):
             raise ConfigurationError(
@@ -165,6 +167,17 @@ class _Settings:
         return self._environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or self._environ.get(
             f"OTEL_EXPORTER_OTLP_{name}", ""
         )
+
+
+def _headers(text: str) -> dict[str, str]:
+    """The headers that a variable names. Messages do not show them: one may be a token."""
+    headers: dict[str, str] = {}
+    for number, pair in enumerate(filter(None, map(str.strip, text.split(","))), 1):
+        name, equals, value = (unquote(part).strip() for part in pair.partition("="))
+        if not equals or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise ConfigurationError(f"OTEL_EXPORTER_OTLP_HEADERS: header {number} is not of the form name=value")
+        headers[name] = value
+    return headers
 
 
 def _without_user(endpoint: str) -> tuple[str, dict[str, str]]:
