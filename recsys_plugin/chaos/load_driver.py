@@ -43,7 +43,9 @@ def drive(connection: Connection, plan: DriverPlan, clock_offset: Synchronized[f
     logging.getLogger("recsys_plugin").setLevel(logging.ERROR)
     try:
         before = Footprint.now()
-        with (AsyncCallers if plan.kind == "async" else Callers)(plan, clock_offset) as callers:
+        asynchronous = plan.kind == "async"
+        callers = AsyncCallers(plan, clock_offset) if asynchronous else Callers(plan, clock_offset)
+        with callers:
             connection.send("ready")
             go = connection.recv()
             if go is None:
