@@ -146,6 +146,10 @@ class Impression:
             if not found.propensities:
                 object.__setattr__(found, "propensities", [1.0] * len(found.items))
             found._check()
+            for name in ("scores", "propensities", "candidate_scores"):
+                # Whole numbers of more than 53 bits have no place in a column of such numbers.
+                if (numbers := getattr(found, name)) is not None:
+                    object.__setattr__(found, name, list(map(float, numbers)))
         except InvalidInput:
             raise
         except (ValueError, TypeError, OverflowError, RecursionError) as error:

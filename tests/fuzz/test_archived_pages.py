@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Any
 
 import fuzz_targets
 import pyarrow as pa
 from fuzz_values import mutated_json
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from recsys_plugin.errors import InvalidInput
 from recsys_plugin.events import Event
@@ -29,6 +30,7 @@ def _encoded(text: str | bytes) -> bytes:
 
 @settings(max_examples=500)
 @given(mutated_json(_PAGE))
+@example(json.dumps(_PAGE | {"scores": [9007199254740993, 1]}))
 def test_a_page_that_is_taken_can_be_archived(text: str | bytes) -> None:
     try:
         page = Impression.decode(_encoded(text))
