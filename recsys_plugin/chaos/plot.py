@@ -18,6 +18,8 @@ _COLOURS = ("#56B4E9", "#E69F00", "#0072B2", "#CC79A7", "#F0E442", "#999999")
 _FULL, _ERROR, _LINE = "#009E73", "#D55E00", "#333333"
 #: Seconds of one bar.
 _WIDTH = 0.5
+#: How far the axis of times goes on above them, for the names of the faults.
+_HEADROOM = 3.0
 
 
 def draw_chaos(path: Path, played: Sequence[Played], *, subtitle: str) -> None:
@@ -28,6 +30,7 @@ def draw_chaos(path: Path, played: Sequence[Played], *, subtitle: str) -> None:
         played: what came of each scenario. subtitle: on what.
     """
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     figure = Figure(figsize=(max(8.0, 6.0 * len(played)), 6.0), layout="constrained")
     figure.suptitle(f"What callers saw\n{subtitle}", fontsize=10)
@@ -54,19 +57,26 @@ def draw_chaos(path: Path, played: Sequence[Played], *, subtitle: str) -> None:
             )
         above.axhline(1000 * each.plan.timeout, color=_LINE, lw=0.8, ls="--")
         above.set_yscale("log")
+        above.set_ylim(top=_HEADROOM * above.get_ylim()[1])
         above.set_title(each.scenario, fontsize=10)
         edges, counted = levels_over_time(calls, width=_WIDTH)
         bottom = np.zeros(len(edges))
         for name in (FULL, *others):
             if name in counted:
-                below.bar(edges, counted[name], _WIDTH, bottom, align="edge", color=colours[name], label=name)
+                below.bar(edges, counted[name], _WIDTH, bottom, align="edge", color=colours[name])
                 bottom += counted[name]
         for window in each.windows:
             for panel in (above, below):
                 panel.axvspan(window.began - first, window.recovered - first, color="black", alpha=0.08, lw=0)
-            above.text(window.began - first, above.get_ylim()[1], f" {window.fault}", fontsize=7, va="top")
+            above.text(
+                window.began - first, above.get_ylim()[1], f" {window.fault.replace(' of ', chr(10) + ' of ')}",
+                fontsize=7, va="top",
+            )  # fmt: skip
         below.set_xlabel("seconds")
-        below.legend(frameon=False, fontsize=8, loc="lower left")
     panels[0][0].set_ylabel("milliseconds of a call; dashed: allowed")
     panels[1][0].set_ylabel(f"calls in {_WIDTH:g} s")
+    figure.legend(
+        [Patch(color=colour) for colour in colours.values()], [*colours], loc="outside lower center",
+        ncols=len(colours), frameon=False, fontsize=8,
+    )  # fmt: skip
     figure.savefig(path, dpi=150)
