@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,10 @@ from recsys_plugin.settings import Settings
 
 __all__ = ["SOAK_NOTE", "SoakOptions", "compare", "measure_soak", "soak_failures"]
 
-#: Of the whole time, the part at its beginning and that at its end which are compared: 5 of 30 minutes.
-_PART = 1 / 6
+#: Parts of the whole time, of which the first and the last are compared: 5 of 30 minutes.
+_PARTS = 6
+#: Rounds of the work that tells how fast the machine is: some tenths of a millisecond.
+_WORK = 10_000
 #: How peak is found: rounds of so many seconds of asking without pause, after one that warms up.
 _PEAK_SECONDS, _PEAK_ROUNDS = 2.0, 3
 _PROCESSES = 2
@@ -38,7 +41,9 @@ SOAK_NOTE = (
     "peak is how many pages a second the same callers get when each asks again as soon as it is answered; then calls "
     "are begun at a fixed share of that, whatever becomes of those before them, and time counts from the moment that a "
     "call was meant to begin; first and last are the first and the last sixth of the time; memory is the median of "
-    "resident bytes, looked at once a second: the client's of all asking processes, a server's of all its processes"
+    "resident bytes, looked at once a second: the client's of all asking processes, a server's of all its processes; "
+    "work is the median processor time of one and the same loop, run once a second: a machine that others use, too, "
+    "does the same work slower at times, and near half of peak p99 grows by several times as much"
 )
 
 
@@ -95,8 +100,8 @@ def measure_soak(settings: Settings, options: SoakOptions, *, now: float, tell: 
         report.add("peak.requests_per_second", peak)
         plan = replace(plan, rate=peak * options.share)
     report.add("rate", plan.rate)
-    observed, servers = _soak(Services(settings), plan, options.seconds, tell)
-    compare(report, observed, servers)
+    observed, servers, work = _soak(Services(settings), plan, options.seconds, tell)
+    compare(report, observed, servers, work)
     report.machine["load_average_after"] = load_average()
     report.notes += [
         f"{options.clients} clients in {_PROCESSES} processes for {options.seconds:g} s, {options.timeout * 1000:g} ms "
@@ -107,12 +112,18 @@ def measure_soak(settings: Settings, options: SoakOptions, *, now: float, tell: 
     return report
 
 
-def compare(report: Report, observed: Observed, servers: Mapping[str, Sequence[tuple[float, int]]]) -> None:
-    """Add the figures of the first and the last sixth, and the ratios of the last to the first.
+def compare(
+    report: Report,
+    observed: Observed,
+    servers: Mapping[str, Sequence[tuple[float, int]]],
+    work: Sequence[tuple[float, float]],
+) -> None:
+    """Add the figures of each sixth, and the ratios of the last to the first.
 
     Args:
         report: takes them. observed: what the callers saw.
         servers: name → moments of ``time.monotonic`` and resident bytes then.
+        work: such moments, and the seconds of processor time that the same work took then.
 
     Raises:
         StepFailed: if one of the parts has no call, or memory was not looked at in it.
@@ -120,26 +131,34 @@ def compare(report: Report, observed: Observed, servers: Mapping[str, Sequence[t
     calls = observed.calls
     if not len(calls.intended):
         raise StepFailed("nothing was asked: soak for longer")
-    begin, end = float(calls.intended[0]), float(calls.intended[-1])
-    span = (end - begin) * _PART
-    parts = {"first": (begin, begin + span), "last": (end - span, end)}
+    edges = np.linspace(calls.intended[0], calls.intended[-1], _PARTS + 1).tolist()
+    names = ("first", *(f"sixth_{number}" for number in range(2, _PARTS)), "last")
+    every = dict(zip(names, pairwise(edges), strict=True))
+    parts = {name: every[name] for name in ("first", "last")}
     report.add("errors", int(is_error(calls).sum()))
     report.add("answered_share", float(np.mean(~is_error(calls))))
     took = (calls.ended - calls.intended) * 1000
     report.add_samples("all", Samples(took))
-    for name, (after, before) in parts.items():
+    for name, (after, before) in every.items():
         report.add_samples(name, Samples(took[(calls.intended >= after) & (calls.intended <= before)]))
     report.add("p99_last_to_first", report.figures["last.p99_ms"] / report.figures["first.p99_ms"])
     memory = {"client": _added(observed.memory), **{name: np.array(each) for name, each in servers.items()}}
     for name, looks in memory.items():
-        medians = {part: _median(looks, *bounds, name) for part, bounds in parts.items()}
+        medians = {part: _median(looks, *bounds, f"the memory of {name}") for part, bounds in parts.items()}
         for part, value in medians.items():
             report.add(f"memory.{name}.{part}_mib", value / _MIB)
         report.add(f"memory.{name}.last_to_first", medians["last"] / medians["first"])
+    took_work = {part: _median(np.array(work), *bounds, "the machine") for part, bounds in parts.items()}
+    for part, value in took_work.items():
+        report.add(f"work.{part}_us", value * 1e6)
+    report.add("work.last_to_first", took_work["last"] / took_work["first"])
 
 
 def soak_failures(report: Report, tolerance: float) -> list[str]:
-    """Which of p99 and memory grew by more than a share, and whether all calls were answered; a sentence each."""
+    """Which of p99 and memory grew by more than a share, and whether all calls were answered; a sentence each.
+
+    How much slower the machine itself became is told, and not taken off.
+    """
     found = []
     if report.figures["errors"]:
         found.append(f"{report.figures['errors']:.0f} calls were not answered")
@@ -148,8 +167,11 @@ def soak_failures(report: Report, tolerance: float) -> list[str]:
         for name, value in report.figures.items()
         if name.startswith("memory.") and name.endswith(".last_to_first")
     }
+    slower = report.figures["work.last_to_first"] - 1
+    told = {"p99": f"; the same work took {slower:+.1%} of processor time"}
     return found + [
         f"{name}: {ratio - 1:+.1%} from the first sixth to the last, expected {tolerance:.0%} at most"
+        f"{told.get(name, '')}"
         for name, ratio in grown.items()
         if ratio > 1 + tolerance
     ]
@@ -164,8 +186,8 @@ def _peak(settings: Settings, options: SoakOptions, now: float, tell: Tell) -> f
 
 def _soak(
     services: Services, plan: DriverPlan, seconds: float, tell: Tell
-) -> tuple[Observed, dict[str, list[tuple[float, int]]]]:
-    """Ask for so long, and look at the embedded servers' memory once a second."""
+) -> tuple[Observed, dict[str, list[tuple[float, int]]], list[tuple[float, float]]]:
+    """Ask for so long, and look at the embedded servers' memory and at the machine once a second."""
     marks = {
         name: process.mark
         for name, process, embedded in (
@@ -175,14 +197,24 @@ def _soak(
         if embedded and process.running
     }
     looks: dict[str, list[tuple[float, int]]] = {name: [] for name in marks}
+    work: list[tuple[float, float]] = []
     with load(plan, _PROCESSES, SPAWN.Value("d", 0.0)) as driven:
         begin = driven.begin()
         while (left := begin + seconds - time.monotonic()) > 0:
             for name, mark in marks.items():
                 looks[name].append((time.monotonic(), sum(map(resident_bytes, marked_processes(mark)))))
+            work.append((time.monotonic(), _work()))
             tell("soaking", int(seconds - left), max(1, int(seconds)))
             time.sleep(min(1.0, left))
-        return driven.end(), looks
+        return driven.end(), looks, work
+
+
+def _work() -> float:
+    """Seconds of processor time that a loop takes."""
+    began = time.thread_time()
+    for _ in range(_WORK):
+        pass
+    return time.thread_time() - began
 
 
 def _added(processes: Sequence[Sequence[tuple[float, int]]]) -> NDArray[np.float64]:
@@ -197,5 +229,5 @@ def _added(processes: Sequence[Sequence[tuple[float, int]]]) -> NDArray[np.float
 def _median(looks: NDArray[np.float64], after: float, before: float, name: str) -> float:
     within = looks[(looks[:, 0] >= after) & (looks[:, 0] <= before)] if len(looks) else looks
     if not len(within):
-        raise StepFailed(f"the memory of {name} was not looked at in time: soak for longer than 6 s")
+        raise StepFailed(f"{name} was not looked at in time: soak for longer than 6 s")
     return float(np.median(within[:, 1]))

@@ -32,9 +32,10 @@ def observed(growth: float, errors: int = 0, seconds: float = 60.0) -> Observed:
     return Observed(calls, HELD, HELD, HELD, HELD, (looks, looks))
 
 
-def report_of(seen: Observed) -> Report:
+def report_of(seen: Observed, slower: float = 0.0) -> Report:
     report = Report("Soak", {}, {})
-    compare(report, seen, {"redis": list(seen.memory[0])})
+    work = [(moment, 1e-3 * (1 + slower * moment / 60)) for moment in np.arange(0, 60, 1.0)]
+    compare(report, seen, {"redis": list(seen.memory[0])}, work)
     return report
 
 
@@ -56,8 +57,20 @@ def test_what_grows_is_named() -> None:
         "memory of redis",
     ]
     assert "+16." in failed[2]
+    assert failed[1].endswith("expected 5% at most; the same work took +0.0% of processor time")
+    assert "processor time" not in failed[2]
     assert soak_failures(report_of(observed(0.2)), 0.2) == []
     assert soak_failures(report_of(observed(-0.5)), 0.05) == []
+
+
+def test_every_sixth_and_the_speed_of_the_machine_are_told() -> None:
+    report = report_of(observed(0.2), slower=0.1)
+    sixths = [report.figures[f"{name}.p50_ms"] for name in ("first", *(f"sixth_{n}" for n in range(2, 6)), "last")]
+    assert sixths == sorted(sixths)
+    assert sixths[2] == pytest.approx(10 * (1 + 0.2 * 2.5 / 6), rel=1e-2)
+    assert report.figures["work.first_us"] == pytest.approx(1000, rel=0.02)
+    assert report.figures["work.last_to_first"] == pytest.approx(1.1 / 1.0, rel=0.02)
+    assert "the same work took +8" in soak_failures(report, 0.05)[0]
 
 
 def test_too_short_a_soak_is_refused() -> None:
