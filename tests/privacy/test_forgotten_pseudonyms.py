@@ -103,7 +103,7 @@ def test_a_client_that_writes_meanwhile_loses_no_line(tmp_path: Path) -> None:
 def test_lines_go_from_files_that_fill_up_meanwhile(tmp_path: Path) -> None:
     """What a full file held is dropped by the log itself; of what is left, nothing is his."""
     path = tmp_path / "requests.jsonl"
-    stop = threading.Event()
+    stop, filled = threading.Event(), threading.Event()
 
     def write() -> None:
         file, number = RequestFile(path, 4_000), 0
@@ -111,11 +111,13 @@ def test_lines_go_from_files_that_fill_up_meanwhile(tmp_path: Path) -> None:
             user = NAME if number % 4 == 0 else NAMES.of(OTHER)
             file.append([json.dumps({"n": number, "users": [user]}).encode() + b"\n"])
             number += 1
+            if number == 200:
+                filled.set()
         file.close()
 
     writer = threading.Thread(target=write)
     writer.start()
-    for _ in range(50):
+    while not filled.is_set():
         forget_in_request_log(path, PEOPLE)
     stop.set()
     writer.join()
