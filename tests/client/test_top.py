@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_shop import NOW, TinyShop
@@ -102,6 +102,14 @@ def test_quantiles_at_the_ends() -> None:
     assert quantile(0.5, [math.inf], [4.0]) is None
 
 
+def shown_once(tiny: TinyShop, home: Path, redis_url: str, port: int, *options: str, columns: int = 80) -> Result:
+    """What ``recsys top --once`` shows of the metrics at a port, to whom a Redis URL belongs."""
+    environ = {"RECSYS_HOME": str(home), "RECSYS_REDIS_URL": redis_url, "RECSYS_TRITON_URL": tiny.triton_url}
+    command = ["top", "--once", "--every", "0.1", "--scrape", f"127.0.0.1:{port}"]
+    command += ["--triton-metrics", tiny.triton.metrics_url, *options]
+    return CliRunner().invoke(recsys, command, env=environ | {"COLUMNS": str(columns)})
+
+
 @pytest.mark.parametrize("form", ["people", "json"])
 def test_the_command_shows_it_once(tiny: TinyShop, tmp_path: Path, form: str) -> None:
     metrics = Metrics()
@@ -110,11 +118,8 @@ def test_the_command_shows_it_once(tiny: TinyShop, tmp_path: Path, form: str) ->
         Recommender(tiny.redis_url, tiny.triton_url, timeout=10, clock=lambda: NOW, observe=metrics) as recommender,
     ):
         recommender.recommend("mug-lover", 3)
-        environ = {"RECSYS_HOME": str(tmp_path), "RECSYS_REDIS_URL": tiny.admin_url, "COLUMNS": "200"}
-        environ["RECSYS_TRITON_URL"] = tiny.triton_url
-        command = ["top", "--once", "--every", "0.1", "--scrape", f"127.0.0.1:{server.port}"]
-        command += ["--triton-metrics", tiny.triton.metrics_url, *(["--json"] if form == "json" else [])]
-        result = CliRunner().invoke(recsys, command, env=environ)
+        options = ["--json"] if form == "json" else []
+        result = shown_once(tiny, tmp_path, tiny.admin_url, server.port, *options, columns=200)
     assert result.exit_code == 0, result.output
     if form == "json":
         told = json.loads(result.stdout)
@@ -133,10 +138,7 @@ def test_what_redis_refuses_is_named_and_the_rest_shown(tiny: TinyShop, tmp_path
     ):
         recommender.recommend("mug-lover", 3)
         # The user of a shop's backend may not ask how events stand.
-        environ = {"RECSYS_HOME": str(tmp_path), "RECSYS_REDIS_URL": tiny.redis_url, "COLUMNS": "80"}
-        environ["RECSYS_TRITON_URL"] = tiny.triton_url
-        command = ["top", "--once", "--every", "0.1", "--scrape", f"127.0.0.1:{server.port}"]
-        result = CliRunner().invoke(recsys, [*command, "--triton-metrics", tiny.triton.metrics_url], env=environ)
+        result = shown_once(tiny, tmp_path, tiny.redis_url, server.port)
     assert result.exit_code == 0, result.output
     told = " ".join(result.stderr.split())
     assert "refuses GET recsys:{recsys}:owner:0" in told

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import io
 import os
-import threading
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 import pandas as pd
 import pyarrow as pa
 import pytest
+from loopback_server import serving
 
 from recsys_plugin.data.adapters import Places
 from recsys_plugin.data.adapters.complete_journey import readable_name, readable_size
@@ -233,12 +233,8 @@ def web(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", folder
-        server.shutdown()
-        thread.join()
+    with serving(partial(Quiet, directory=str(folder))) as url:
+        yield url, folder
 
 
 def test_online_retail_is_downloaded_once(tmp_path: Path, web: tuple[str, Path]) -> None:
@@ -267,10 +263,10 @@ def test_failed_download_leaves_nothing_and_says_what_to_do(
 
 
 def test_without_a_network_the_download_is_refused(tmp_path: Path) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as closed:
-        port = closed.server_address[1]
+    with serving(SimpleHTTPRequestHandler) as closed:
+        pass
     with pytest.raises(ServiceUnavailable, match="cannot download"):
-        OnlineRetail(url=f"http://127.0.0.1:{port}/uci.zip").locate(Places(None, None, tmp_path / "downloads"), quiet)
+        OnlineRetail(url=f"{closed}/uci.zip").locate(Places(None, None, tmp_path / "downloads"), quiet)
 
 
 def test_folder_of_data_sets_must_exist(tmp_path: Path) -> None:
