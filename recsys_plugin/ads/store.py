@@ -210,11 +210,10 @@ def read_book(keys: EventKeys) -> Generator[Commands, list[Any], tuple[int, Camp
     """
     ((revision, text),) = yield Commands((("MGET", keys.ads_revision, keys.ads),))
     try:
-        return stored_number(
-            revision, f"key {keys.ads_revision}"
-        ), CampaignBook() if text is None else CampaignBook.from_json(text)
+        book = CampaignBook() if text is None else CampaignBook.from_json(text)
     except InvalidInput as error:
         raise StoreUnavailable(f"Redis key {keys.ads}: {error}\nRun `recsys ads load` again.") from error
+    return stored_number(revision, f"key {keys.ads_revision}"), book
 
 
 def change_book(keys: EventKeys, revision: int, book: CampaignBook) -> Generator[Commands, list[Any], bool]:

@@ -30,7 +30,7 @@ __all__ = ["SOAK_NOTE", "SoakOptions", "compare", "measure_soak", "soak_failures
 
 #: Parts of the whole time, of which the first and the last are compared: 5 of 30 minutes.
 _PARTS = 6
-#: Rounds of the work that tells how fast the machine is: some tenths of a millisecond.
+#: Rounds of the work that tells how fast the machine is: about a tenth of a millisecond.
 _WORK = 10_000
 #: How peak is found: rounds of so many seconds of asking without pause, after one that warms up.
 _PEAK_SECONDS, _PEAK_ROUNDS = 2.0, 3
@@ -43,7 +43,7 @@ SOAK_NOTE = (
     "call was meant to begin; first and last are the first and the last sixth of the time; memory is the median of "
     "resident bytes, looked at once a second: the client's of all asking processes, a server's of all its processes; "
     "work is the median processor time of one and the same loop, run once a second: a machine that others use, too, "
-    "does the same work slower at times, and near half of peak p99 grows by several times as much"
+    "does the same work slower at times"
 )
 
 
