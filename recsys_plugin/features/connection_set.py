@@ -283,13 +283,12 @@ class AsyncConnectionSet:
     async def close(self) -> None:
         """See :meth:`ConnectionSet.close`."""
         self._stock.closed = True
-        closing = self._stock.drop_idle()
         self._tell_all()
         while self._worker is not None and not self._worker.done():
             # A cancellation may meet a wait that ends that very moment, and is lost on it: so it is repeated.
             self._worker.cancel()
             await asyncio.wait([self._worker], timeout=_CANCEL_SECONDS)
-        for other in closing:
+        for other in self._stock.drop_idle():  # only now: the worker may have ended with one more
             await other.close()
 
     def _make_if_needed(self) -> None:

@@ -235,7 +235,7 @@ class AsyncItemChanges:
     async def _let_go(self) -> None:
         for connection in (self._listener, self._tracker):
             if connection is not None:
-                await connection.disconnect()
+                await connection.disconnect(nowait=True)  # no cancellation comes between
                 await self._client.connection_pool.release(connection)
         self._listener = self._tracker = None
 

@@ -210,3 +210,17 @@ def test_connections_are_replaced_with_age(event_redis: KillableRedis) -> None:
         assert holds_within(third, 10)
         assert client.info("clients")["connected_clients"] <= 4
         reader.close()
+
+
+async def test_a_reader_closed_while_it_connects_leaves_nothing_open(event_redis: KillableRedis) -> None:
+    """The one that was just being made when the reader was closed was forgotten."""
+    url = RedisAddress.parse(event_redis.url)
+    with event_redis.connect() as client:
+        before = client.info("clients")["connected_clients"]
+        for _ in range(40):
+            reader = AsyncFeatureReader(url, timeout=5.0)
+            await asyncio.gather(*(reader.read(READ, timeout=5) for _ in range(50)))
+            await reader.close()
+        async with asyncio.timeout(2):
+            while client.info("clients")["connected_clients"] > before:
+                await asyncio.sleep(0.005)
