@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +19,9 @@ LOOPBACK = "127.0.0.1"
 # Below the range from which the kernel takes ports for outgoing connections (32768 and up), so that no
 # connection of anybody's occupies a remembered port while the server is down.
 _LOWEST, _HIGHEST = 20_000, 32_000
+# A server that was killed is gone from the table of processes before the kernel has closed its sockets, all the more
+# when it had much memory: for so many seconds its port may yet be let go of.
+_PATIENCE_SECONDS, _POLL_SECONDS = 1.0, 0.005
 
 
 def port_is_free(port: int) -> bool:
@@ -28,6 +32,16 @@ def port_is_free(port: int) -> bool:
             probe.bind((LOOPBACK, port))
         except OSError:
             return False
+    return True
+
+
+def _becomes_free(port: int) -> bool:
+    """The same, after waiting for whoever is just ending."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not port_is_free(port):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
     return True
 
 
@@ -53,7 +67,7 @@ class PortBook:
         Returns:
             name -> port, and one sentence for each port that had to change.
         """
-        return self._choose(names, is_acceptable=port_is_free)
+        return self._choose(names, is_acceptable=_becomes_free)
 
     def _choose(
         self, names: Sequence[str], *, is_acceptable: Callable[[int], bool]

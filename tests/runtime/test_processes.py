@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,18 @@ def test_ports_are_remembered_and_change_only_when_taken(tmp_path: Path) -> None
     assert len(notes) == 1
     assert str(ports["a"]) in notes[0]
     assert PortBook(tmp_path).known("a") == changed["a"]
+
+
+def test_a_port_that_is_about_to_be_free_is_kept(tmp_path: Path) -> None:
+    """A killed server's port is taken for some milliseconds yet."""
+    ports, _ = PortBook(tmp_path).free(["a"])
+    with socket.socket() as ending:
+        ending.bind(("127.0.0.1", ports["a"]))
+        ending.listen()
+        closing = threading.Timer(0.1, ending.close)
+        closing.start()
+        assert PortBook(tmp_path).free(["a"]) == (ports, [])
+        closing.join()
 
 
 def test_a_broken_table_of_ports_is_named(tmp_path: Path) -> None:
