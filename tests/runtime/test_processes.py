@@ -85,7 +85,7 @@ def test_helpers_of_a_killed_server_are_stopped(server: ServerProcess) -> None:
     wait_until(lambda: len(marked_processes(server.mark)) == 2)
     os.kill(record.pid, signal.SIGKILL)
     wait_until(lambda: not server.running)
-    assert len(marked_processes(server.mark)) == 1
+    wait_until(lambda: len(marked_processes(server.mark)) == 1)  # its helper shows no mark for an instant after exec
     assert server.stop(grace_seconds=0.1) is True
     assert not marked_processes(server.mark)
 
