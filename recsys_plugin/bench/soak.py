@@ -16,11 +16,13 @@ from recsys_plugin.bench.machine import load_average
 from recsys_plugin.bench.processes import SPAWN
 from recsys_plugin.bench.report import Report, begin_report
 from recsys_plugin.bench.shop import Tell, open_shop
+from recsys_plugin.bench.soak_control import Control, add_control, take_turns
 from recsys_plugin.bench.thin_client import resident_bytes
 from recsys_plugin.bench.timing import Samples
 from recsys_plugin.chaos.driver_plan import DriverPlan
 from recsys_plugin.chaos.figures import is_error
 from recsys_plugin.chaos.load import Observed, load
+from recsys_plugin.chaos.seen import between
 from recsys_plugin.errors import StepFailed
 from recsys_plugin.runtime.processes import marked_processes
 from recsys_plugin.runtime.services import Services
@@ -45,6 +47,11 @@ SOAK_NOTE = (
     "work is the median processor time of one and the same loop, run once a second: a machine that others use, too, "
     "does the same work slower at times"
 )
+_CONTROL_NOTE = (
+    "control: when the soak is over, fresh clients of {servers} and the soaked ones of theirs ask in turn, 2 s each, "
+    "at the same rate: what became slow differs from what is new, whatever else the machine does; the ratio of their "
+    "p99 has a bootstrap interval of 95 %, turns drawn in pairs"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,7 @@ class SoakOptions:
         timeout: seconds that each call may take.
         rate: calls per second, instead of a share of peak.
         seed: fixes which users are asked for.
+        control: for how many seconds the soaked and the fresh ask in turn afterwards; none at 0.
     """
 
     seconds: float = 1800.0
@@ -64,10 +72,11 @@ class SoakOptions:
     timeout: float = 0.5
     rate: float | None = None
     seed: int = 0
+    control: float = 600.0
 
 
 def measure_soak(settings: Settings, options: SoakOptions, *, now: float, tell: Tell) -> Report:
-    """Find peak, ask at a share of it, and compare the last sixth of the time with the first.
+    """Find peak, ask at a share of it, compare the last sixth of the time with the first, the soaked with the fresh.
 
     Args:
         settings: name the home, whose servers run. options: see there.
@@ -93,15 +102,17 @@ def measure_soak(settings: Settings, options: SoakOptions, *, now: float, tell: 
             of=options.clients,
             rate=options.rate or 1.0,
             timeout=options.timeout,
-            seconds=1.1 * options.seconds,
+            seconds=1.1 * options.seconds + options.control,
         )
     if options.rate is None:
         peak = _peak(settings, options, now, tell)
         report.add("peak.requests_per_second", peak)
         plan = replace(plan, rate=peak * options.share)
     report.add("rate", plan.rate)
-    observed, servers, work = _soak(Services(settings), plan, options.seconds, tell)
+    observed, servers, work, control = _soak(settings, plan, options, tell)
     compare(report, observed, servers, work)
+    if control is not None:
+        add_control(report, control, seed=options.seed)
     report.machine["load_average_after"] = load_average()
     report.notes += [
         f"{options.clients} clients in {_PROCESSES} processes for {options.seconds:g} s, {options.timeout * 1000:g} ms "
@@ -109,6 +120,11 @@ def measure_soak(settings: Settings, options: SoakOptions, *, now: float, tell: 
         *(f"{kind}: {text}" for kind, text in sorted(observed.calls.messages.items())),
         SOAK_NOTE,
     ]
+    if control is not None:
+        servers_of = (
+            "fresh servers (of a copied home, same models, same data)" if control.servers else "the same servers"
+        )
+        report.notes.append(_CONTROL_NOTE.format(servers=servers_of))
     return report
 
 
@@ -157,23 +173,29 @@ def compare(
 def soak_failures(report: Report, tolerance: float) -> list[str]:
     """Which of p99 and memory grew by more than a share, and whether all calls were answered; a sentence each.
 
-    How much slower the machine itself became is told, and not taken off.
+    With a control it judges p99: the soaked against the fresh. Without, the last sixth is held against the first, and
+    how much slower the machine itself became is told, and not taken off.
     """
+    figures = report.figures
     found = []
-    if report.figures["errors"]:
-        found.append(f"{report.figures['errors']:.0f} calls were not answered")
-    grown = {"p99": report.figures["p99_last_to_first"]} | {
-        f"memory of {name.split('.')[1]}": value
-        for name, value in report.figures.items()
+    if errors := figures["errors"] + figures.get("control.errors", 0):
+        found.append(f"{errors:.0f} calls were not answered")
+    over, work = "from the first sixth to the last", f"the same work took {figures['work.last_to_first'] - 1:+.1%} of"
+    sixths, fresh = figures["p99_last_to_first"], figures.get("control.p99_soaked_to_fresh")
+    if fresh is None:
+        p99 = ("p99", sixths, over, f"; {work} processor time")
+    else:
+        told = f"; {over} {sixths - 1:+.1%}, while {work} processor time"
+        p99 = ("p99", fresh, "from fresh clients and servers to the soaked, in turn", told)
+    grown = [p99] + [
+        (f"memory of {name.split('.')[1]}", value, over, "")
+        for name, value in figures.items()
         if name.startswith("memory.") and name.endswith(".last_to_first")
-    }
-    slower = report.figures["work.last_to_first"] - 1
-    told = {"p99": f"; the same work took {slower:+.1%} of processor time"}
+    ]
     return found + [
-        f"{name}: {ratio - 1:+.1%} from the first sixth to the last, expected {tolerance:.0%} at most"
-        f"{told.get(name, '')}"
-        for name, ratio in grown.items()
-        if ratio > 1 + tolerance
+        f"{name}: {value - 1:+.1%} {where}, expected {tolerance:.0%} at most{told}"
+        for name, value, where, told in grown
+        if value > 1 + tolerance
     ]
 
 
@@ -185,9 +207,10 @@ def _peak(settings: Settings, options: SoakOptions, now: float, tell: Tell) -> f
 
 
 def _soak(
-    services: Services, plan: DriverPlan, seconds: float, tell: Tell
-) -> tuple[Observed, dict[str, list[tuple[float, int]]], list[tuple[float, float]]]:
-    """Ask for so long, and look at the embedded servers' memory and at the machine once a second."""
+    settings: Settings, plan: DriverPlan, options: SoakOptions, tell: Tell
+) -> tuple[Observed, dict[str, list[tuple[float, int]]], list[tuple[float, float]], Control | None]:
+    """Ask for so long, and look at the embedded servers' memory and at the machine once a second; then the control."""
+    services, seconds = Services(settings), options.seconds
     marks = {
         name: process.mark
         for name, process, embedded in (
@@ -198,7 +221,8 @@ def _soak(
     }
     looks: dict[str, list[tuple[float, int]]] = {name: [] for name in marks}
     work: list[tuple[float, float]] = []
-    with load(plan, _PROCESSES, SPAWN.Value("d", 0.0)) as driven:
+    turn = SPAWN.Value("i", plan.place)
+    with load(plan, _PROCESSES, SPAWN.Value("d", 0.0), turn) as driven:
         begin = driven.begin()
         while (left := begin + seconds - time.monotonic()) > 0:
             for name, mark in marks.items():
@@ -206,7 +230,14 @@ def _soak(
             work.append((time.monotonic(), _work()))
             tell("soaking", int(seconds - left), max(1, int(seconds)))
             time.sleep(min(1.0, left))
-        return driven.end(), looks, work
+        ended = time.monotonic()
+        if options.control:
+            seen, control = take_turns(
+                settings, plan, driven, turn, seconds=options.control, processes=_PROCESSES, tell=tell
+            )
+        else:
+            seen, control = driven.end(), None
+    return replace(seen, calls=between(seen.calls, begin, ended)), looks, work, control
 
 
 def _work() -> float:

@@ -11,7 +11,7 @@ from threading import Thread
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from recsys_plugin.chaos.driver_plan import WARM_TIMEOUT, WARM_UP, DriverPlan, ask, clock_of
+from recsys_plugin.chaos.driver_plan import WARM_TIMEOUT, WARM_UP, DriverPlan, ask, clock_of, turn_of
 from recsys_plugin.chaos.seen import Log
 from recsys_plugin.client.async_recommender import AsyncRecommender
 
@@ -23,8 +23,9 @@ _Result = TypeVar("_Result")
 class AsyncCallers:
     """:class:`~recsys_plugin.chaos.callers.Callers` in one event loop, which a thread of its own runs."""
 
-    def __init__(self, plan: DriverPlan, clock_offset: Synchronized[float]) -> None:
+    def __init__(self, plan: DriverPlan, clock_offset: Synchronized[float], turn: Synchronized[int] | None) -> None:
         self._plan, self._clock = plan, clock_of(plan, clock_offset)
+        self._may_ask = turn_of(plan, turn)
         self._stack = AsyncExitStack()
         self._clients: list[AsyncRecommender] = []
         self._asking: list[asyncio.Task[None]] = []
@@ -90,13 +91,14 @@ class AsyncCallers:
             intended = begins + number / plan.rate
             if await self._is_over(intended):
                 return
-            asked, began = number % len(plan.asks), time.monotonic()
-            try:
-                page = await ask(client, plan, number, plan.timeout)
-            except Exception as error:  # whatever callers would see is to be counted
-                log.raised(intended, began, asked, error)
-            else:
-                log.answered(intended, began, asked, page.fallback)
+            if self._may_ask():
+                asked, began = number % len(plan.asks), time.monotonic()
+                try:
+                    page = await ask(client, plan, number, plan.timeout)
+                except Exception as error:  # whatever callers would see is to be counted
+                    log.raised(intended, began, asked, error)
+                else:
+                    log.answered(intended, began, asked, page.fallback)
             number += plan.of
 
     async def _is_over(self, moment: float) -> bool:

@@ -10,7 +10,7 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Self
 
-from recsys_plugin.chaos.driver_plan import WARM_TIMEOUT, WARM_UP, DriverPlan, ask, clock_of
+from recsys_plugin.chaos.driver_plan import WARM_TIMEOUT, WARM_UP, DriverPlan, ask, clock_of, turn_of
 from recsys_plugin.chaos.seen import Log
 from recsys_plugin.client.recommender import Recommender
 
@@ -20,12 +20,17 @@ __all__ = ["Callers"]
 class Callers:
     """The clients of a plan. Entered, they are made and warm; left, they are closed.
 
+    Args:
+        plan: see there. clock_offset: seconds that their clock is ahead.
+        turn: whose turn it is to ask; calls that are meant to begin at another's are left out.
+
     Raises:
         RecsysError: at the beginning, if a client cannot be made.
     """
 
-    def __init__(self, plan: DriverPlan, clock_offset: Synchronized[float]) -> None:
+    def __init__(self, plan: DriverPlan, clock_offset: Synchronized[float], turn: Synchronized[int] | None) -> None:
         self._plan, self._clock = plan, clock_of(plan, clock_offset)
+        self._may_ask = turn_of(plan, turn)
         self._stack = ExitStack()
         self._clients: list[Recommender] = []
         self._threads: list[Thread] = []
@@ -75,11 +80,12 @@ class Callers:
             intended = begins + number / plan.rate
             if self._over.wait(max(0.0, intended - time.monotonic())):
                 return
-            asked, began = number % len(plan.asks), time.monotonic()
-            try:
-                page = ask(client, plan, number, plan.timeout)
-            except Exception as error:  # whatever callers would see is to be counted
-                log.raised(intended, began, asked, error)
-            else:
-                log.answered(intended, began, asked, page.fallback)
+            if self._may_ask():
+                asked, began = number % len(plan.asks), time.monotonic()
+                try:
+                    page = ask(client, plan, number, plan.timeout)
+                except Exception as error:  # whatever callers would see is to be counted
+                    log.raised(intended, began, asked, error)
+                else:
+                    log.answered(intended, began, asked, page.fallback)
             number += plan.of

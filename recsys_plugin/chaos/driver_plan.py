@@ -12,7 +12,7 @@ from recsys_plugin.client.async_recommender import AsyncRecommender
 from recsys_plugin.client.recommender import Recommender
 from recsys_plugin.client.results import Page
 
-__all__ = ["ASKS", "CLIENTS", "WARM_TIMEOUT", "WARM_UP", "ClientKind", "DriverPlan", "ask", "clock_of"]
+__all__ = ["ASKS", "CLIENTS", "WARM_TIMEOUT", "WARM_UP", "ClientKind", "DriverPlan", "ask", "clock_of", "turn_of"]
 
 PAGE_SIZE = 20
 #: What is asked, by name.
@@ -44,6 +44,7 @@ class DriverPlan:
             written down does not count as growth.
         options: further keyword arguments of the clients.
         kind: one of :data:`CLIENTS`.
+        place: its number among loads that take turns, see :func:`turn_of`.
     """
 
     redis_url: str
@@ -61,6 +62,7 @@ class DriverPlan:
     seconds: float = 60.0
     options: dict[str, Any] = field(default_factory=dict)
     kind: ClientKind = "blocking"
+    place: int = 0
 
     @property
     def expected(self) -> float:
@@ -73,6 +75,14 @@ def clock_of(plan: DriverPlan, offset: Synchronized[float]) -> Callable[[], floa
     # The raw value needs no lock: it is one aligned number.
     moved, now = offset.get_obj(), plan.now
     return (lambda: now + moved.value) if now is not None else (lambda: time.time() + moved.value)
+
+
+def turn_of(plan: DriverPlan, turn: Synchronized[int] | None) -> Callable[[], bool]:
+    """Whether it is a plan's turn to ask: the shared number is its place. Without one, it always is."""
+    if turn is None:
+        return lambda: True
+    shared, place = turn.get_obj(), plan.place
+    return lambda: shared.value == place
 
 
 @overload

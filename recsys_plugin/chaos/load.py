@@ -63,8 +63,14 @@ class Load:
 
 
 @contextmanager
-def load(plan: DriverPlan, processes: int, clock_offset: Synchronized[float]) -> Iterator[Load]:
+def load(
+    plan: DriverPlan, processes: int, clock_offset: Synchronized[float], turn: Synchronized[int] | None = None
+) -> Iterator[Load]:
     """Start processes that share the clients of a plan, and wait until all of them are ready.
+
+    Args:
+        plan: what they do. processes: how many at most.
+        clock_offset: seconds that the clients' clock is ahead. turn: of several loads, the place of the one that asks.
 
     Raises:
         RecsysError: if a client cannot be made. StepFailed: if a process ends.
@@ -72,7 +78,7 @@ def load(plan: DriverPlan, processes: int, clock_offset: Synchronized[float]) ->
     count = min(processes, plan.clients)
     bounds = [number * plan.clients // count for number in range(count + 1)]
     plans = [replace(plan, clients=after - first, first=first, of=plan.clients) for first, after in pairwise(bounds)]
-    with started(drive, [(each, clock_offset) for each in plans], what=_WHAT, patience=_PATIENCE) as connections:
+    with started(drive, [(each, clock_offset, turn) for each in plans], what=_WHAT, patience=_PATIENCE) as connections:
         yield Load(connections)
 
 

@@ -34,7 +34,9 @@ class Go:
     begins: float
 
 
-def drive(connection: Connection, plan: DriverPlan, clock_offset: Synchronized[float]) -> None:
+def drive(
+    connection: Connection, plan: DriverPlan, clock_offset: Synchronized[float], turn: Synchronized[int] | None
+) -> None:
     """Make the clients, say so, and ask from :class:`Go` until any other order comes; send :class:`Seen`, and end.
 
     An error of this package while the clients are made is sent back as it is.
@@ -44,7 +46,7 @@ def drive(connection: Connection, plan: DriverPlan, clock_offset: Synchronized[f
     try:
         before = Footprint.now()
         asynchronous = plan.kind == "async"
-        callers = AsyncCallers(plan, clock_offset) if asynchronous else Callers(plan, clock_offset)
+        callers = (AsyncCallers if asynchronous else Callers)(plan, clock_offset, turn)
         with callers:
             connection.send("ready")
             go = connection.recv()

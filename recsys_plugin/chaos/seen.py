@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from recsys_plugin.bench.thin_client import resident_bytes
 from recsys_plugin.client.fallback import Fallback
 
-__all__ = ["ERROR", "Calls", "Footprint", "Log", "Seen", "joined"]
+__all__ = ["ERROR", "Calls", "Footprint", "Log", "Seen", "between", "joined"]
 
 #: How the outcome of a call begins that raised; the name of the type follows.
 ERROR = "error: "
@@ -124,6 +124,13 @@ class Log:
         intended, began, ended, asked, outcome = self._rows[: self._count].T.copy()
         names = tuple(self._outcomes)
         return Calls(intended, began, ended, asked.astype(np.int64), outcome.astype(np.int64), names, self.messages)
+
+
+def between(calls: Calls, after: float, before: float) -> Calls:
+    """Those that were meant to begin from one moment until another."""
+    within = (calls.intended >= after) & (calls.intended < before)
+    columns = {name: getattr(calls, name)[within] for name in _COLUMNS}
+    return Calls(**columns, outcomes=calls.outcomes, messages=calls.messages)
 
 
 def joined(parts: Sequence[Calls]) -> Calls:

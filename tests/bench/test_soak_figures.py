@@ -7,6 +7,7 @@ import pytest
 
 from recsys_plugin.bench.report import Report
 from recsys_plugin.bench.soak import compare, soak_failures
+from recsys_plugin.bench.soak_control import Control, add_control, p99_ratio
 from recsys_plugin.chaos.load import Observed
 from recsys_plugin.chaos.seen import Calls, Footprint
 from recsys_plugin.errors import StepFailed
@@ -71,6 +72,33 @@ def test_every_sixth_and_the_speed_of_the_machine_are_told() -> None:
     assert report.figures["work.first_us"] == pytest.approx(1000, rel=0.02)
     assert report.figures["work.last_to_first"] == pytest.approx(1.1 / 1.0, rel=0.02)
     assert "the same work took +8" in soak_failures(report, 0.05)[0]
+
+
+def turns(seconds: float, *, count: int = 40, seed: int = 0) -> list[np.ndarray]:
+    """Of a machine that is twice as slow in some turns as in others, the same ones for all."""
+    noise = np.random.default_rng(seed)
+    slower = np.random.default_rng(7).choice([1.0, 2.0], size=count)
+    return [noise.gamma(4.0, seconds * 250, size=400) * each for each in slower]
+
+
+def test_the_control_tells_a_slow_machine_from_what_became_slow() -> None:
+    same = p99_ratio(turns(0.01), turns(0.01, seed=1), seed=0)
+    assert same.low < 1 < same.high
+    assert same.high - same.low < 0.2
+    grown = p99_ratio(turns(0.013), turns(0.01, seed=1), seed=0)
+    assert 1.1 < grown.low < grown.value < grown.high < 1.5
+
+
+def test_p99_is_judged_by_the_control() -> None:
+    report = report_of(observed(0.2))
+    add_control(report, Control(turns(0.01), turns(0.01), 0, servers=True), seed=0)
+    assert report.figures["control.p99_soaked_to_fresh"] == 1.0
+    assert [text.split(":")[0] for text in soak_failures(report, 0.05)] == ["memory of client", "memory of redis"]
+    report = report_of(observed(0.0))
+    add_control(report, Control(turns(0.02), turns(0.01), 2, servers=True), seed=0)
+    failed = soak_failures(report, 0.05)
+    assert failed[0] == "2 calls were not answered"
+    assert failed[1].startswith("p99: +100.0% from fresh clients and servers to the soaked, in turn, expected 5%")
 
 
 def test_too_short_a_soak_is_refused() -> None:

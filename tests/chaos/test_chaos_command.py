@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 from shops import Shop
 
@@ -53,11 +54,16 @@ def test_soak(small_shop: Shop, tmp_path: Path) -> None:
     report = tmp_path / "soak.json"
     small_shop.command.run(
         *("bench", "soak", "--minutes", "2", "--clients", "4", "--rate", "60", "--tolerance", "9"),
+        *("--control", "0.4"),
         *("--json", str(report)),
     )
     figures = json.loads(report.read_text())["figures"]
     assert (figures["rate"], figures["errors"], figures["answered_share"]) == (60.0, 0, 1.0)
     assert figures["all.calls"] > 7000
+    for side in ("soaked", "fresh"):
+        assert figures[f"control.{side}.calls"] == pytest.approx(60 * 2 * 4, rel=0.1), "four turns of 2 s count"
+    assert figures["control.p99_soaked_to_fresh_low"] <= figures["control.p99_soaked_to_fresh_high"]
+    assert figures["control.errors"] == 0
     # p99 on a machine that others use, too, says nothing; memory does.
     for name in ("client", "redis", "triton"):
         assert 0.5 < figures[f"memory.{name}.last_to_first"] < 1.05
