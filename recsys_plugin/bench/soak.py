@@ -16,14 +16,14 @@ from recsys_plugin.bench.machine import load_average
 from recsys_plugin.bench.processes import SPAWN
 from recsys_plugin.bench.report import Report, begin_report
 from recsys_plugin.bench.shop import Tell, open_shop
-from recsys_plugin.bench.soak_control import Control, add_control, take_turns
+from recsys_plugin.bench.soak_control import LEAST_SECONDS, Taken, add_control, take_turns
 from recsys_plugin.bench.thin_client import resident_bytes
 from recsys_plugin.bench.timing import Samples
 from recsys_plugin.chaos.driver_plan import DriverPlan
 from recsys_plugin.chaos.figures import is_error
 from recsys_plugin.chaos.load import Observed, load
 from recsys_plugin.chaos.seen import between
-from recsys_plugin.errors import StepFailed
+from recsys_plugin.errors import InvalidInput, RecsysError, StepFailed
 from recsys_plugin.runtime.processes import marked_processes
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings
@@ -63,7 +63,8 @@ class SoakOptions:
         timeout: seconds that each call may take.
         rate: calls per second, instead of a share of peak.
         seed: fixes which users are asked for.
-        control: for how many seconds the soaked and the fresh ask in turn afterwards; none at 0.
+        control: for how many seconds the soaked and the fresh ask in turn afterwards; none at 0, else at least
+            :data:`~recsys_plugin.bench.soak_control.LEAST_SECONDS`.
     """
 
     seconds: float = 1800.0
@@ -83,9 +84,12 @@ def measure_soak(settings: Settings, options: SoakOptions, *, now: float, tell: 
         now: the time of every request, unix seconds. tell: told what is under way.
 
     Raises:
+        InvalidInput: if the control is too short.
         ServiceUnavailable: if a server does not answer.
         StepFailed: if it was over before anything could be compared.
     """
+    if 0 < options.control < LEAST_SECONDS:
+        raise InvalidInput(f"control: {options.control:g} s are too few, {LEAST_SECONDS:g} at least, or 0 for none")
     with open_shop(settings, now=now, users=200, seed=options.seed) as shop:
         report = begin_report("Soak", shop.redis_url, shop.triton_url)
         page = shop.recommender.recommend(shop.users[0], 20)
@@ -109,10 +113,9 @@ def measure_soak(settings: Settings, options: SoakOptions, *, now: float, tell: 
         report.add("peak.requests_per_second", peak)
         plan = replace(plan, rate=peak * options.share)
     report.add("rate", plan.rate)
-    observed, servers, work, control = _soak(settings, plan, options, tell)
-    compare(report, observed, servers, work)
-    if control is not None:
-        add_control(report, control, seed=options.seed)
+    observed, servers, work, taken = _soak(settings, plan, options, tell)
+    # Until the last look at the machine: what was asked in turns is no part of it.
+    compare(report, replace(observed, calls=between(observed.calls, 0.0, work[-1][0])), servers, work)
     report.machine["load_average_after"] = load_average()
     report.notes += [
         f"{options.clients} clients in {_PROCESSES} processes for {options.seconds:g} s, {options.timeout * 1000:g} ms "
@@ -120,7 +123,11 @@ def measure_soak(settings: Settings, options: SoakOptions, *, now: float, tell: 
         *(f"{kind}: {text}" for kind, text in sorted(observed.calls.messages.items())),
         SOAK_NOTE,
     ]
-    if control is not None:
+    if isinstance(taken, RecsysError | OSError):
+        report.notes.append(f"control: could not be made, so p99 is judged by the sixths: {taken}")
+    elif taken is not None:
+        control = taken.control(observed.calls)
+        add_control(report, control, seed=options.seed)
         servers_of = (
             "fresh servers (of a copied home, same models, same data)" if control.servers else "the same servers"
         )
@@ -208,8 +215,13 @@ def _peak(settings: Settings, options: SoakOptions, now: float, tell: Tell) -> f
 
 def _soak(
     settings: Settings, plan: DriverPlan, options: SoakOptions, tell: Tell
-) -> tuple[Observed, dict[str, list[tuple[float, int]]], list[tuple[float, float]], Control | None]:
-    """Ask for so long, and look at the embedded servers' memory and at the machine once a second; then the control."""
+) -> tuple[
+    Observed, dict[str, list[tuple[float, int]]], list[tuple[float, float]], Taken | RecsysError | OSError | None
+]:
+    """Ask for so long, and look at the embedded servers' memory and at the machine once a second; then take turns.
+
+    Why no turns could be taken is returned: half an hour of figures is not to be lost on it.
+    """
     services, seconds = Services(settings), options.seconds
     marks = {
         name: process.mark
@@ -230,14 +242,13 @@ def _soak(
             work.append((time.monotonic(), _work()))
             tell("soaking", int(seconds - left), max(1, int(seconds)))
             time.sleep(min(1.0, left))
-        ended = time.monotonic()
+        taken: Taken | RecsysError | OSError | None = None
         if options.control:
-            seen, control = take_turns(
-                settings, plan, driven, turn, seconds=options.control, processes=_PROCESSES, tell=tell
-            )
-        else:
-            seen, control = driven.end(), None
-    return replace(seen, calls=between(seen.calls, begin, ended)), looks, work, control
+            try:
+                taken = take_turns(settings, plan, turn, seconds=options.control, processes=_PROCESSES, tell=tell)
+            except (RecsysError, OSError) as error:  # no room for a copy, say
+                taken = error
+        return driven.end(), looks, work, taken
 
 
 def _work() -> float:

@@ -22,18 +22,19 @@ from recsys_plugin.bench.shop import Tell
 from recsys_plugin.bench.timing import Ratio, Samples
 from recsys_plugin.chaos.driver_plan import DriverPlan
 from recsys_plugin.chaos.figures import is_error
-from recsys_plugin.chaos.load import Load, Observed, load
+from recsys_plugin.chaos.load import load
 from recsys_plugin.chaos.seen import Calls, between
 from recsys_plugin.chaos.target import copied_home, started
-from recsys_plugin.errors import StepFailed
 from recsys_plugin.runtime.services import Services
 from recsys_plugin.settings import Settings
 
-__all__ = ["Control", "Turns", "add_control", "p99_ratio", "take_turns"]
+__all__ = ["LEAST_SECONDS", "Control", "Taken", "Turns", "add_control", "p99_ratio", "take_turns"]
 
 _SOAKED, _FRESH, _NOBODY = 0, 1, -1
 #: Seconds of a turn; and turns of each that are left out, since what is fresh has to warm up.
 _TURN_SECONDS, _WARM_UP = 2.0, 2
+LEAST_SECONDS = 2 * _TURN_SECONDS * (_WARM_UP + 4)
+"""A control that is shorter says nothing."""
 
 Turns = Sequence[NDArray[np.float64]]
 """Of each turn, how long its calls took, in milliseconds."""
@@ -54,28 +55,40 @@ class Control:
     servers: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The turns that were taken.
+
+    Attributes:
+        soaked, fresh: from when until when each asked. calls: what the fresh saw. servers: see :class:`Control`.
+    """
+
+    soaked: Sequence[tuple[float, float]]
+    fresh: Sequence[tuple[float, float]]
+    calls: Calls
+    servers: bool
+
+    def control(self, soaked: Calls) -> Control:
+        """What both saw in turn, given all that the soaked saw."""
+        ours = [between(soaked, *span) for span in self.soaked[_WARM_UP:]]
+        theirs = [between(self.calls, *span) for span in self.fresh[_WARM_UP:]]
+        errors = sum(int(is_error(part).sum()) for part in (*ours, *theirs))
+        return Control(_milliseconds(ours), _milliseconds(theirs), errors, self.servers)
+
+
 def take_turns(
-    settings: Settings,
-    plan: DriverPlan,
-    soaked: Load,
-    turn: Synchronized[int],
-    *,
-    seconds: float,
-    processes: int,
-    tell: Tell,
-) -> tuple[Observed, Control]:
-    """Make the same anew, let both ask in turn, and end them; all that the soaked saw, and the control.
+    settings: Settings, plan: DriverPlan, turn: Synchronized[int], *, seconds: float, processes: int, tell: Tell
+) -> Taken:
+    """Make the same anew, and let both ask in turn; in the end nobody asks, and the fresh is gone.
 
     Args:
-        settings: name the home that was soaked. plan: of the load, which has place 0.
-        soaked: the load; it stops asking at once.
-        turn: whose turn it is. seconds: for how long both ask, together.
+        settings: name the home that was soaked. plan: of the load that was, whose place is 0.
+        turn: whose turn it is. seconds: for how long both ask, together; at least :data:`LEAST_SECONDS`.
         processes: how many processes ask.
         tell: told what is under way.
 
     Raises:
         RecsysError: if servers or clients cannot be made anew.
-        StepFailed: if there is no time for turns.
     """
     turn.value = _NOBODY
     with _fresh_servers(settings, plan, tell) as again, load(again, processes, SPAWN.Value("d", 0.0), turn) as fresh:
@@ -90,15 +103,8 @@ def take_turns(
                 time.sleep(_TURN_SECONDS)
                 spans[place].append((began, time.monotonic()))
         turn.value = _NOBODY
-        seen = soaked.end()
-        calls = {_SOAKED: seen.calls, _FRESH: fresh.end().calls}
-    turns = {place: [between(calls[place], *span) for span in spans[place][_WARM_UP:]] for place in spans}
-    every = [part for parts in turns.values() for part in parts]
-    if not all(len(part.intended) for part in every) or not every:
-        raise StepFailed("the control was over before both had had their turns: give it more time")
-    errors = sum(int(is_error(part).sum()) for part in every)
-    took = {place: [_milliseconds(part) for part in parts] for place, parts in turns.items()}
-    return seen, Control(took[_SOAKED], took[_FRESH], errors, servers=again.redis_url != plan.redis_url)
+        calls = fresh.end().calls
+    return Taken(spans[_SOAKED], spans[_FRESH], calls, servers=again.redis_url != plan.redis_url)
 
 
 def add_control(report: Report, control: Control, *, seed: int) -> None:
@@ -141,6 +147,5 @@ def _fresh_servers(settings: Settings, plan: DriverPlan, tell: Tell) -> Iterator
         yield replace(plan, redis_url=target.redis.url, triton_url=target.triton.url, place=_FRESH)
 
 
-def _milliseconds(calls: Calls) -> NDArray[np.float64]:
-    took: NDArray[np.float64] = (calls.ended - calls.intended) * 1000
-    return took
+def _milliseconds(turns: Sequence[Calls]) -> Turns:
+    return [(calls.ended - calls.intended) * 1000 for calls in turns]

@@ -34,7 +34,7 @@ __all__ = ["soak"]
     "--control",
     type=click.FloatRange(min=0.0),
     metavar="MINUTES",
-    show_default="a third of --minutes",
+    show_default="a third of --minutes, 0.4 at least",
     help="For how long fresh servers and clients take turns with the soaked ones afterwards; 0 for not at all.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes who is asked for.")
@@ -64,6 +64,7 @@ def soak(
       recsys bench soak --rate 100 --control 0
     """
     from recsys_plugin.bench.soak import SoakOptions, measure_soak, soak_failures
+    from recsys_plugin.bench.soak_control import LEAST_SECONDS
     from recsys_plugin.chaos.experiment import told
     from recsys_plugin.cli.bench import check_target, request_time, write_report
 
@@ -71,7 +72,13 @@ def soak(
     settings = Settings.from_environment()
     seconds = minutes * 60
     options = SoakOptions(
-        seconds, share, clients, timeout, rate, seed, control=seconds / 3 if control is None else control * 60
+        seconds,
+        share,
+        clients,
+        timeout,
+        rate,
+        seed,
+        max(LEAST_SECONDS, seconds / 3) if control is None else control * 60,
     )
     with reporter() as tell:
         report = measure_soak(settings, options, now=request_time(settings), tell=tell)

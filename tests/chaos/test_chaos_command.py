@@ -40,6 +40,12 @@ def test_a_home_without_models_is_refused(tmp_path: Path) -> None:
     assert CliRunner().invoke(recsys, ["chaos", "--fault", "flood"]).exit_code == 2
 
 
+def test_too_short_a_control_is_refused_before_the_soak(tmp_path: Path) -> None:
+    done = CliRunner().invoke(recsys, ["bench", "soak", "--control", "0.1"], env={"RECSYS_HOME": str(tmp_path)})
+    assert done.exit_code == 2
+    assert "6 s are too few, 24 at least" in " ".join(done.output.split())
+
+
 def test_a_copied_home_shares_no_file_that_is_written_in_place(small_shop: Shop, tmp_path: Path) -> None:
     with copied_home(small_shop.command.settings, scratch=tmp_path) as copy:
         ours = [path for path in (copy.state / "redis").rglob("*") if path.is_file()]
