@@ -18,7 +18,6 @@ import pytest
 import test_own_acts
 from click.testing import CliRunner, Result
 from tiny_shop import BASE, ITEM_IDS, NOW, TASTE, TinyShop
-from tritonclient.grpc import InferenceServerClient
 
 from recsys_plugin import AsyncRecommender, InferenceUnavailable, InvalidInput, Page
 from recsys_plugin.bench import explaining
@@ -34,9 +33,27 @@ from recsys_plugin.inference.explanation import FEATURE_GROUPS
 from recsys_plugin.inference.new_items import ItemFacts
 
 
+class CountingRecommender(MeasuredRecommender):
+    """The blocking client, with the name of every model that it asked Triton for.
+
+    Triton counts a request a moment after it answered, so that its own statistics lag behind.
+    """
+
+    asked: list[str]
+
+    def __init__(self, *urls: str, **options: Any) -> None:
+        self.asked = []
+        super().__init__(*urls, **options)
+
+    def _perform(self, call: object, timeout: float) -> object:
+        if isinstance(call, Infer):
+            self.asked.append(call.model)
+        return super()._perform(call, timeout)
+
+
 @pytest.fixture(scope="module")
-def client(tiny: TinyShop) -> Iterator[MeasuredRecommender]:
-    with MeasuredRecommender(tiny.redis_url, tiny.triton_url, timeout=10, clock=lambda: NOW) as made:
+def client(tiny: TinyShop) -> Iterator[CountingRecommender]:
+    with CountingRecommender(tiny.redis_url, tiny.triton_url, timeout=10, clock=lambda: NOW) as made:
         yield made
 
 
@@ -57,14 +74,7 @@ def check(page: Page) -> None:
         assert all(each.words for each in found.contributions)
 
 
-def calls(tiny: TinyShop) -> dict[str, int]:
-    """How often Triton ran each model."""
-    with InferenceServerClient(tiny.triton_url.removeprefix("grpc://")) as triton:
-        stats = triton.get_inference_statistics().model_stats
-    return {model.name: model.inference_count for model in stats}
-
-
-def test_pages_say_why(client: MeasuredRecommender) -> None:
+def test_pages_say_why(client: CountingRecommender) -> None:
     page = client.recommend("mug-lover", 6, explain=True)
     check(page)
     mug = next(item for item in page if item.item_id == "mug")
@@ -82,7 +92,7 @@ def test_pages_say_why(client: MeasuredRecommender) -> None:
     assert plain["items"][0]["explanation"]["contributions"][0]["words"]
 
 
-def test_several_users_and_people_nobody_knows(client: MeasuredRecommender) -> None:
+def test_several_users_and_people_nobody_knows(client: CountingRecommender) -> None:
     pages = client.recommend_many(["mug-lover", "nobody has this id"], 4, explain=True)
     for page in pages:
         check(page)
@@ -93,23 +103,21 @@ def test_several_users_and_people_nobody_knows(client: MeasuredRecommender) -> N
     check(client.recommend("mug-lover", 100, explain=True))
 
 
-def test_nothing_is_paid_unasked(client: MeasuredRecommender, tiny: TinyShop) -> None:
-    before = calls(tiny)
+def test_nothing_is_paid_unasked(client: CountingRecommender) -> None:
+    client.asked.clear()
     page = client.recommend("mug-lover", 5)
     ranked = client.rank("mug-lover", ["mug"])
-    after = calls(tiny)
-    assert after["explain"] == before["explain"]
-    assert sum(after.values()) - sum(before.values()) == 2
+    assert client.asked == ["recommend", "rank"]
     assert all(item.explanation is None for item in (*page, *ranked))
     asked = client.recommend("mug-lover", 5, explain=True)
-    assert calls(tiny)["explain"] == before["explain"] + 1
+    assert client.asked.count("explain") == 1
     assert [replace(item, explanation=None) for item in asked] == list(page)
 
 
-def test_a_search_says_why(client: MeasuredRecommender, tiny: TinyShop) -> None:
-    before = calls(tiny)
+def test_a_search_says_why(client: CountingRecommender) -> None:
+    client.asked.clear()
     page = client.search("mug-lover", "tea", 4, explain=True)
-    assert calls(tiny)["explain"] == before["explain"] + 1
+    assert client.asked.count("explain") == 1
     for item in page:
         assert item.explanation is not None
         assert item.explanation.logit is not None
@@ -121,21 +129,21 @@ def test_a_search_says_why(client: MeasuredRecommender, tiny: TinyShop) -> None:
     assert all(item.explanation is not None for item in nobody)
 
 
-def test_what_rules_moved_is_told_beside_the_explanation(client: MeasuredRecommender) -> None:
+def test_what_rules_moved_is_told_beside_the_explanation(client: CountingRecommender) -> None:
     page = client.recommend("mug-lover", 4, rules={"caps": {"category": 1}}, explain=True)
     assert any(item.moved_by for item in page)
     assert all(item.explanation is not None and item.original_position for item in page)
 
 
-def test_an_empty_page_asks_nothing(client: MeasuredRecommender, tiny: TinyShop) -> None:
-    before = calls(tiny)
+def test_an_empty_page_asks_nothing(client: CountingRecommender) -> None:
+    client.asked.clear()
     assert not client.recommend("mug-lover", 0, explain=True).items
     assert not client.rank("mug-lover", [], explain=True).items
     assert client.rank("mug-lover", ["gone"], explain=True).unknown_items == ("gone",)
-    assert calls(tiny) == before
+    assert client.asked == []
 
 
-def test_awaited_pages_say_the_same(client: MeasuredRecommender, tiny: TinyShop) -> None:
+def test_awaited_pages_say_the_same(client: CountingRecommender, tiny: TinyShop) -> None:
     async def ask() -> tuple[Page, Page]:
         async with AsyncRecommender(tiny.redis_url, tiny.triton_url, timeout=10, clock=lambda: NOW) as other:
             found = await other.recommend("mug-lover", 4, explain=True)
@@ -174,7 +182,7 @@ def drive(
 
 
 @pytest.fixture
-def told(client: MeasuredRecommender) -> Release:
+def told(client: CountingRecommender) -> Release:
     """The tiny shop's release with a contract that tells of the user's acts."""
     model = replace(client.release.models["explain"], plan=ReadPlan(test_own_acts.CONTRACT))
     return replace(client.release, models={**client.release.models, "explain": model})

@@ -13,6 +13,7 @@ import pytest
 from tiny_models import MATRIX, write_broken, write_double
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from waiting import holds_within
 
 from recsys_plugin.errors import ConfigurationError, InferenceUnavailable
 from recsys_plugin.runtime.triton_server import EmbeddedTriton
@@ -116,12 +117,11 @@ def test_concurrent_requests_run_together_and_come_back_apart(client: Any, trito
     before = executions()
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(ask, queries))
-    after = executions()
     for query, rows in zip(queries, answers, strict=True):
         np.testing.assert_array_equal(rows, np.argsort(-(query @ MATRIX), axis=1)[:, :4])
-    inferences, runs = after[0] - before[0], after[1] - before[1]
-    assert inferences == sum(map(len, queries))
-    assert runs < len(queries), "no two requests were ever run together"
+    # Triton counts a request a moment after it has answered.
+    assert holds_within(lambda: executions()[0] - before[0] >= sum(map(len, queries)), 20)
+    assert executions()[1] - before[1] < len(queries), "no two requests were ever run together"
 
 
 def test_one_bad_request_in_a_batch_fails_alone(client: Any) -> None:
