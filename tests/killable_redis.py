@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import redis
+
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.runtime.redis_server import EmbeddedRedis
 
@@ -14,7 +16,11 @@ __all__ = ["KillableRedis"]
 
 
 class KillableRedis:
-    """A server whose data outlives it."""
+    """A server whose data outlives it: what it has answered is in its file.
+
+    With ``appendfsync everysec`` it would answer, and hold the file back for up to two seconds, while the disk is being
+    synchronised.
+    """
 
     def __init__(self, state: Path) -> None:
         self._server = EmbeddedRedis(state)
@@ -26,6 +32,8 @@ class KillableRedis:
     def start(self) -> None:
         with self._server.process.lock():
             self._server.start()
+        with redis.Redis.from_url(self.url) as client:
+            client.config_set("appendfsync", "no")
 
     def kill(self) -> None:
         """End it with SIGKILL, and wait until it is gone."""
@@ -39,4 +47,4 @@ class KillableRedis:
             self._server.stop()
 
     def connect(self) -> Any:
-        return RedisAddress.parse(self.url).connect(5)
+        return RedisAddress.parse(self.url).connect(20)

@@ -28,8 +28,9 @@ def wait_until(
     """Wait until it is true; a failure if that takes too long, or if ``process``, which is to bring it about, ends."""
 
     def over() -> bool:
+        ended = process is not None and process.poll() is not None  # looked at first: it may bring it about and end
         held = bool(condition())
-        assert held or process is None or process.poll() is None, "the process ended too early"
+        assert held or not ended, "the process ended too early"
         return held
 
     assert holds_within(over, seconds), f"it did not come about within {seconds:g} s"

@@ -17,6 +17,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -183,7 +184,7 @@ class Spool:
         lines = b"".join(_line(entry) for entry in entries)
         with self._lock:
             try:
-                used = sum(one.stat().st_size for one in os.scandir(self.folder) if one.name.endswith(".jsonl"))
+                used = self._used()
                 if used + len(lines) > self._most_bytes:
                     raise SpoolFull(
                         f"spool {self.folder} holds {used} bytes of at most {self._most_bytes}: Redis is away for too "
@@ -240,6 +241,14 @@ class Spool:
             while self._files:
                 file = self._files.popleft()
                 file.close(delete=file.sent >= file.size)
+
+    def _used(self) -> int:
+        """The bytes of all files in the folder."""
+        used = 0
+        for path in self.folder.glob("*.jsonl"):
+            with suppress(FileNotFoundError):  # another process has just sent what was in it
+                used += path.stat().st_size
+        return used
 
     def _drop_first(self) -> None:
         file = self._files.popleft()

@@ -71,6 +71,7 @@ class EventTransport:
     def _append_cluster(self, call: AppendEvents, timeout: float) -> Appended:
         import redis
 
+        deadline = time.monotonic() + timeout
         pipeline = self._client.pipeline(transaction=False)
         for words in _commands(call):
             # A cluster's pipeline looks the command's name up as text.
@@ -78,8 +79,9 @@ class EventTransport:
         pipeline.execute()
         if call.reply is None:
             return Appended()
+        patient = _patience(deadline - time.monotonic(), self._timeout)
         try:
-            return Appended(_first(self._client.blpop([call.reply[1]], timeout=_patience(timeout, self._timeout))))
+            return Appended(_first(self._client.blpop([call.reply[1]], timeout=patient)))
         except (redis.RedisError, OSError) as error:
             return Appended(lost=str(error))
 
@@ -128,12 +130,14 @@ class AsyncEventTransport:
         if self._cluster is None:
             with named_errors(self._address, timeout):
                 return await self._append_one_server(call, timeout)
+        deadline = time.monotonic() + timeout
         await self._cluster.perform(lambda: self._append_cluster(call), timeout)
         if call.reply is None:
             return Appended()
+        left = deadline - time.monotonic()
         try:
-            async with asyncio.timeout(timeout):
-                patient = _patience(timeout, self._timeout)
+            async with asyncio.timeout(max(0.0, left) + _MARGIN):
+                patient = _patience(left, self._timeout)
                 return Appended(_first(await self._client.blpop([call.reply[1]], timeout=patient)))
         except (redis.RedisError, TimeoutError, OSError) as error:
             return Appended(lost=str(error))

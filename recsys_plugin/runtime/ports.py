@@ -20,8 +20,8 @@ LOOPBACK = "127.0.0.1"
 # connection of anybody's occupies a remembered port while the server is down.
 _LOWEST, _HIGHEST = 20_000, 32_000
 # A server that was killed is gone from the table of processes before the kernel has closed its sockets, all the more
-# when it had much memory: for so many seconds its port may yet be let go of.
-_PATIENCE_SECONDS, _POLL_SECONDS = 1.0, 0.005
+# when it had much memory or the machine is busy: for so many seconds its port may yet be let go of.
+_PATIENCE_SECONDS, _POLL_SECONDS = 5.0, 0.005
 
 
 def port_is_free(port: int) -> bool:

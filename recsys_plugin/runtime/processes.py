@@ -39,6 +39,8 @@ __all__ = [
 MARK = "RECSYS_SERVER"
 
 _POLL_SECONDS = 0.02
+#: How long a program may take to be loaded; mostly a millisecond.
+_LOADING_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +156,12 @@ def marked_processes(mark: str) -> list[int]:
 
 
 def _mark_of(pid: int) -> str | None:
+    path, deadline = Path(f"/proc/{pid}/environ"), time.monotonic() + _LOADING_SECONDS
     try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
+        environment = path.read_bytes()
+        while not environment and _is_being_loaded(pid) and time.monotonic() < deadline:
+            time.sleep(0.001)
+            environment = path.read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None  # ended meanwhile, or another user's
     prefix = f"{MARK}=".encode()
@@ -165,15 +171,29 @@ def _mark_of(pid: int) -> str | None:
     return None
 
 
+def _is_being_loaded(pid: int) -> bool:
+    """Whether it executes a program whose environment the kernel does not show yet, or only since a moment ago."""
+    fields = _status_fields(pid)
+    if fields is None:
+        return False
+    memory, begin, end = (int(fields[number]) for number in (20, 47, 48))  # 0 bytes: it has ended, or is the kernel's
+    return memory > 0 and (begin == 0 or end > begin)
+
+
 def _started_ticks(pid: int) -> int | None:
     """Start time of a live process in kernel ticks since boot; None when it has ended (a zombie has)."""
+    fields = _status_fields(pid)
+    return None if fields is None or fields[0] in "ZX" else int(fields[19])
+
+
+def _status_fields(pid: int) -> list[str] | None:
+    """``/proc/<pid>/stat`` from its third field on; None when there is no such process."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The second field is the program's name in brackets and may hold spaces and brackets itself.
-    fields = status[status.rindex(")") + 2 :].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    return status[status.rindex(")") + 2 :].split()
 
 
 class ServerProcess:

@@ -27,8 +27,9 @@ _POLL_SECONDS = 0.01
 class EmbeddedRedis:
     """One Redis-compatible server on loopback, its data in ``redis/`` of the state folder.
 
-    Every acknowledged write is in the append-only file, which survives a killed server; at most one second
-    of writes is lost when the machine itself stops (``appendfsync everysec``).
+    Acknowledged writes are in the append-only file, which survives a killed server; at most one second of writes is
+    lost when the machine itself stops (``appendfsync everysec``). While the disk is being synchronised Redis holds the
+    file back, though: on one that takes long for it, a kill loses what was acknowledged meanwhile, two seconds at most.
     """
 
     def __init__(self, state: Path) -> None:

@@ -35,6 +35,9 @@ __all__ = ["Endpoints", "ServiceStatus", "Services", "known_answers_path", "ping
 
 Note = Callable[[str], None]
 
+#: After so many seconds a server counts as not answering.
+_ANSWER_SECONDS = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
@@ -269,7 +272,7 @@ class Services:
         import redis
 
         try:
-            client = RedisAddress.parse(self.redis_url).connect(2.0)
+            client = RedisAddress.parse(self.redis_url).connect(_ANSWER_SECONDS)
             try:
                 keys, memory = client.dbsize(), client.info("memory")
             finally:
@@ -284,7 +287,7 @@ class Services:
         if status.state == "stopped":
             return status
         try:
-            with TritonManager(self.triton_url, timeout=2.0) as triton:
+            with TritonManager(self.triton_url, timeout=_ANSWER_SECONDS) as triton:
                 index = triton.index()
         except RecsysError as error:
             return replace(status, state="not answering", detail=str(error))

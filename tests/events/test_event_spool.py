@@ -153,6 +153,25 @@ def test_it_is_bounded_and_what_was_sent_makes_room(folder: Path) -> None:
     spool.close()
 
 
+def test_a_file_that_another_process_deletes_meanwhile_is_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has sent what was in it, between our look at the folder and our look at the file."""
+    first, second = Spool(folder, now=1), Spool(folder, now=2)
+    first.append([entry(1)])
+    glob = Path.glob
+
+    def files(self: Path, pattern: str) -> list[Path]:
+        found = list(glob(self, pattern))
+        list(drained(first))
+        return found
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Path, "glob", files)
+        second.append([entry(2)])
+    assert list(drained(second)) == [entry(2)]
+    first.close()
+    second.close()
+
+
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreUnavailable, match="may write to"):

@@ -44,17 +44,17 @@ def start_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartRedis
         command = [str(get_binary_path()), *([first] if first else []), "--bind", "127.0.0.1", "--port", str(port)]
         command += ["--unixsocket", str(path), "--dir", str(folder), "--save", "", *options]
         processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             try:
-                with RedisAddress.parse(f"redis://127.0.0.1:{port}").connect(1) as client:
+                with RedisAddress.parse(f"redis://127.0.0.1:{port}").connect(20) as client:
                     client.ping()
                 break
             except redis.AuthenticationError:
                 break
             except redis.ConnectionError:
                 assert processes[-1].poll() is None, "the server ended"
-                assert time.monotonic() < deadline, "the server did not start within 10 s"
+                assert time.monotonic() < deadline, "the server did not start within 60 s"
                 time.sleep(0.01)
         return RunningRedis(port, path)
 
@@ -62,7 +62,7 @@ def start_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartRedis
     for process in processes:
         process.terminate()
     for process in processes:
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +80,7 @@ def cluster(start_redis: Any) -> Iterator[list[redis.Redis]]:
     bus = nodes[1].execute_command("CONFIG", "GET", "cluster-port")
     bus_port = int(bus["cluster-port"] if isinstance(bus, dict) else bus[1])
     nodes[0].execute_command("CLUSTER", "MEET", "127.0.0.1", servers[1].port, bus_port)
-    wait_until(lambda: all(_knows_both(node) for node in nodes))
+    wait_until(lambda: all(_knows_both(node) for node in nodes), seconds=60)
     yield nodes
     for node in nodes:
         node.close()

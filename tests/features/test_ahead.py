@@ -54,4 +54,4 @@ def test_parts_are_made_while_others_are_used() -> None:
 
     with closing(ahead(parts(), 2)) as found:
         assert next(found) == "first"
-        assert second.wait(10), "the second is made before it is asked for"
+        assert second.wait(60), "the second is made before it is asked for"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from waiting import wait_until
 
 from recsys_plugin import Event, EventRecorder
 from recsys_plugin.errors import RecsysError, StepFailed, StoreUnavailable
@@ -36,18 +37,25 @@ def url_of(nodes: list[redis.Redis]) -> str:
     return f"redis-cluster://127.0.0.1:{nodes[0].connection_pool.connection_kwargs['port']}"
 
 
+def file_is_whole(node: Any) -> bool:
+    """Whether its append-only file is not being made anew and holds all that was answered."""
+    told = node.info("persistence")
+    return not (told["aof_rewrite_in_progress"] or told["aof_rewrite_scheduled"] or told["aof_buffer_length"])
+
+
 @pytest.fixture
 def filled(cluster: list[redis.Redis], tmp_path: Path) -> tuple[Settings, str]:
     """Features, acts, events and entries of both, on both servers."""
     url = url_of(cluster)
     for node in cluster:
         node.config_set("appendonly", "yes")
+        wait_until(lambda node=node: file_is_whole(node))  # type: ignore[misc]
     events = [
         Event(user_id=user, item_id="tea", event_type="click", timestamp=NOW, event_id=f"{user}/{number}")
         for user in (PERSON, OTHER)
         for number in range(3)
     ]
-    with EventRecorder(url, timeout=5, clock=NOW.timestamp) as recorder:
+    with EventRecorder(url, timeout=20, clock=NOW.timestamp) as recorder:
         recorder.record_many(events)
     client: Any = RedisAddress.parse(url).connect(5)
     for user in (PERSON, OTHER):
@@ -73,6 +81,7 @@ def held_by(nodes: list[redis.Redis], needle: bytes) -> list[list[bytes]]:
     for node in each:
         node.config_set("rdbcompression", "no")
         keys = [key for key in node.scan_iter(count=1000) if needle in key or needle in (node.dump(key) or b"")]
+        wait_until(lambda node=node: file_is_whole(node))  # type: ignore[misc]
         folder = Path(node.config_get("dir")["dir"])
         files = [path for path in folder.rglob("*") if path.is_file() and not path.is_socket()]
         found.append(keys + [path.name.encode() for path in files if needle in path.read_bytes()])
@@ -140,6 +149,8 @@ def test_slots_that_move_are_not_passed_over(cluster: list[redis.Redis], filled:
             servers.check_layout()
         with pytest.raises(StepFailed, match="being moved"):
             forget(settings, url, [PERSON])
+        # With this the new owner's word outweighs what the old one may still say meanwhile.
+        cluster[1].execute_command("CLUSTER", "SETSLOT", 5, "IMPORTING", ids[0])
         for node in reversed(cluster):
             node.execute_command("CLUSTER", "SETSLOT", 5, "NODE", ids[1])
         with pytest.raises(StepFailed, match="moved meanwhile"):

@@ -136,8 +136,11 @@ def test_feast_does_not_wait_for_a_server_that_is_away(free_tcp_port: int) -> No
     config = RedisOnlineStoreConfig(connection_string=address.feast_connection_string())
     client = RedisOnlineStore()._get_client(config)
     assert client is not None
-    started = time.monotonic()
-    with pytest.raises(redis.ConnectionError, match="refused"):
-        client.ping()
-    assert time.monotonic() - started < 0.5
+    seconds = []
+    for _ in range(5):  # the fewest seconds of several tries, as this process may be held up
+        started = time.monotonic()
+        with pytest.raises(redis.ConnectionError, match="refused"):
+            client.ping()
+        seconds.append(time.monotonic() - started)
+    assert min(seconds) < 0.5
     client.close()

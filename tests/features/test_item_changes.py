@@ -34,7 +34,7 @@ def test_the_id_in_a_key(item_id: str, other: str, project: str) -> None:
 
 @pytest.fixture
 def writer(redis_server: Any) -> Iterator[Any]:
-    client = RedisAddress.parse(redis_server.url).connect(2)
+    client = RedisAddress.parse(redis_server.url).connect(20)
     client.flushdb()
     yield client
     client.flushdb()
@@ -50,9 +50,9 @@ def limited(writer: Any, url: str) -> str:
 
 
 def heard(wait: Callable[[], list[bytes]], wanted: set[bytes]) -> set[bytes]:
-    """What is heard until all that is wanted is, or ten seconds are over."""
+    """What is heard until all that is wanted is, or a minute is over."""
     found: set[bytes] = set()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not wanted <= found and time.monotonic() < deadline:
         found.update(wait())
     return found
@@ -63,7 +63,7 @@ def test_written_items_are_heard(may_track: bool, redis_server: Any, writer: Any
     url = redis_server.url if may_track else limited(writer, redis_server.url)
     writer.hset(key("old"), "a", "1")
     before = {one["id"] for one in writer.client_list()}
-    changes = ItemChanges(RedisAddress.parse(url), KEYS, timeout=2)
+    changes = ItemChanges(RedisAddress.parse(url), KEYS, timeout=20)
     try:
         assert changes.everything() == [key("old")]
         writer.hset(key("someone", join_key="user_id"), "a", "1")
@@ -76,7 +76,7 @@ def test_written_items_are_heard(may_track: bool, redis_server: Any, writer: Any
             assert heard(lambda: changes.wait(0.1), {key("old")}) == {key("old")}
     finally:
         changes.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while left := {one["id"] for one in writer.client_list()} - before:
         assert time.monotonic() < deadline, f"connections {left} are still open"
 
@@ -85,14 +85,14 @@ def test_written_items_are_heard(may_track: bool, redis_server: Any, writer: Any
 async def test_written_items_are_heard_awaiting(may_track: bool, redis_server: Any, writer: Any) -> None:
     url = redis_server.url if may_track else limited(writer, redis_server.url)
     writer.hset(key("old"), "a", "1")
-    changes = AsyncItemChanges(RedisAddress.parse(url), KEYS, timeout=2)
+    changes = AsyncItemChanges(RedisAddress.parse(url), KEYS, timeout=20)
     try:
         await changes.open()
         assert await changes.everything() == [key("old")]
         writer.hset(key("someone", join_key="user_id"), "a", "1")
         writer.hset(key("tea"), "a", "1")
         found: list[bytes] = []
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not found and time.monotonic() < deadline:
             found = await changes.wait(0.1)
         assert found == [key("tea")]
@@ -103,13 +103,13 @@ async def test_written_items_are_heard_awaiting(may_track: bool, redis_server: A
 
 def test_a_server_that_goes_away_is_an_error(start_redis: Any) -> None:
     server = start_redis()
-    changes = ItemChanges(RedisAddress.parse(server.url), KEYS, timeout=2)
+    changes = ItemChanges(RedisAddress.parse(server.url), KEYS, timeout=20)
     try:
-        with RedisAddress.parse(server.url).connect(2) as client:
+        with RedisAddress.parse(server.url).connect(20) as client:
             client.shutdown(nosave=True)
         with pytest.raises(StoreUnavailable):
             heard(lambda: changes.wait(0.1), {b"never"})
     finally:
         changes.close()
     with pytest.raises(StoreUnavailable):
-        ItemChanges(RedisAddress.parse(server.url), KEYS, timeout=2)
+        ItemChanges(RedisAddress.parse(server.url), KEYS, timeout=20)

@@ -27,7 +27,7 @@ def test_a_server_that_refuses_is_named_and_nothing_counts(start_redis: Any) -> 
     server = start_redis()
     with redis.Redis(port=server.port) as client:
         client.config_set("maxmemory", 1)
-    with BulkWriter(RedisAddress.parse(server.url), timeout=5) as writer:
+    with BulkWriter(RedisAddress.parse(server.url), timeout=20) as writer:
         writer.write(SMALL, small(["a"], [1.0], [NOW]))
         with pytest.raises(StoreUnavailable, match="maxmemory"):
             writer.drain()
@@ -35,18 +35,18 @@ def test_a_server_that_refuses_is_named_and_nothing_counts(start_redis: Any) -> 
 
 
 def test_servers_away_or_hanging(start_redis: Any, free_tcp_port: int) -> None:
-    with BulkWriter(RedisAddress.parse(f"redis://me:secret@127.0.0.1:{free_tcp_port}"), timeout=1) as away:
+    with BulkWriter(RedisAddress.parse(f"redis://me:secret@127.0.0.1:{free_tcp_port}"), timeout=20) as away:
         with pytest.raises(StoreUnavailable, match="refused") as caught:
             away.write(SMALL, small(["a"], [1.0], [NOW]))
         assert "secret" not in str(caught.value)
     server = start_redis()
     with redis.Redis(port=server.port) as client:
         process = client.info("server")["process_id"]
-    with BulkWriter(RedisAddress.parse(server.url), timeout=0.2) as writer:
+    with BulkWriter(RedisAddress.parse(server.url), timeout=3) as writer:
         assert writer.write_row(SMALL, {"user_id": "a"}, {"price": 1.0, "name": ""}, NOW)
         os.kill(process, signal.SIGSTOP)
         try:
-            with pytest.raises(DeadlineExceeded, match="200 ms"):
+            with pytest.raises(DeadlineExceeded, match="3000 ms"):
                 writer.write_row(SMALL, {"user_id": "b"}, {"price": 1.0, "name": ""}, NOW)
         finally:
             os.kill(process, signal.SIGCONT)
@@ -58,7 +58,7 @@ def test_servers_away_or_hanging(start_redis: Any, free_tcp_port: int) -> None:
 def check_both_ways(url: str, readers: list[Any]) -> None:
     """A batch and a row through the URL, each found on exactly one of the servers."""
     users = [f"user-{number}" for number in range(200)]
-    with BulkWriter(RedisAddress.parse(url), timeout=5) as writer:
+    with BulkWriter(RedisAddress.parse(url), timeout=20) as writer:
         writer.write(SMALL, small(users, [float(number) for number in range(200)], [NOW] * 200))
         assert writer.drain() == WriteCounts(200, 0)
         assert not writer.write_row(SMALL, {"user_id": "user-7"}, {"price": -1.0, "name": ""}, EPOCH)
@@ -91,7 +91,7 @@ def test_tls(redis_server: Any, client: Any, tmp_path: Path) -> None:
     subprocess.run([*command, "-keyout", str(secret), "-out", str(certificate)], capture_output=True, check=True)
     with tls_before(redis_server.port, certificate, secret) as port:
         address = RedisAddress.parse(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}")
-        with BulkWriter(address, timeout=5) as writer:
+        with BulkWriter(address, timeout=20) as writer:
             assert writer.write_row(SMALL, {"user_id": "secret"}, {"price": 9.0, "name": ""}, NOW)
     assert price(client, "secret") == 9.0
 
@@ -127,7 +127,7 @@ def tls_before(port: int, certificate: Path, secret: Path) -> Iterator[int]:
         serving = threading.Thread(target=serve)
         serving.start()
         yield int(listening.getsockname()[1])
-        serving.join(timeout=5)
+        serving.join(timeout=60)
         assert not serving.is_alive()
 
 
@@ -161,7 +161,7 @@ def test_a_slot_that_moves_is_followed(cluster: list[redis.Redis]) -> None:
     slot = key_slot(key("mover"))
     here = 0 if slot < 8192 else 1
     there = 1 - here
-    with BulkWriter(RedisAddress.parse(f"redis-cluster://127.0.0.1:{port_of(cluster[0])}"), timeout=5) as writer:
+    with BulkWriter(RedisAddress.parse(f"redis-cluster://127.0.0.1:{port_of(cluster[0])}"), timeout=20) as writer:
         values = {"price": 1.0, "name": ""}
         # About to move, and no such key here yet: ASK.
         cluster[there].execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[here])

@@ -79,7 +79,7 @@ def event(user_id: str, number: int) -> Event:
 
 def fill_streams(url: str, *, first: int = 0, count: int = 60) -> None:
     """Events and pages of both people in turn, and a dead letter of each."""
-    with EventRecorder(url, timeout=5, clock=NOW.timestamp) as recorder, RedisAddress.parse(url).connect(5) as client:
+    with EventRecorder(url, timeout=20, clock=NOW.timestamp) as recorder, RedisAddress.parse(url).connect(20) as client:
         numbers = range(first, first + count)
         recorder.record_many(event(user, number) for number in numbers for user in (PERSON, OTHER))
         pipeline = client.pipeline(transaction=False)
@@ -114,7 +114,7 @@ def make_home(home: Path, source: Path, url: str) -> Settings:
     data = settings.feature_repo / "data"
     data.mkdir(parents=True)
     build_feature_tables(data, dataset)
-    with RedisAddress.parse(url).connect(5) as client:
+    with RedisAddress.parse(url).connect(20) as client:
         fill_store(client)
         fill_streams(url)
         Archiver(RedisAddress.parse(url), settings.state, clock=NOW.timestamp).run()

@@ -35,7 +35,7 @@ def click(user_id: str) -> Event:
 
 
 def test_events_of_the_forgotten_and_the_untracked_are_dropped(event_redis: Any) -> None:
-    with event_redis.connect() as client, EventRecorder(event_redis.url, timeout=5) as recorder:
+    with event_redis.connect() as client, EventRecorder(event_redis.url, timeout=20) as recorder:
         bury_in_store(client, KEYS, NAMES, [PERSON])
         for command in consent_commands("recsys", "private", Consent(tracking=False)):
             client.execute_command(*command)
@@ -50,10 +50,10 @@ def test_events_of_the_forgotten_and_the_untracked_are_dropped(event_redis: Any)
         running = threading.Thread(target=working.run)
         running.start()
         try:
-            assert recorder.record(click(PERSON), visible=True, timeout=10).state == "dropped"
-            assert recorder.record(click(OTHER), visible=True, timeout=10).state == "visible"
+            assert recorder.record(click(PERSON), visible=True, timeout=20).state == "dropped"
+            assert recorder.record(click(OTHER), visible=True, timeout=20).state == "visible"
             raise_in_store(client, KEYS, NAMES, [PERSON])
-            assert recorder.record(click(PERSON), visible=True, timeout=10).state == "visible"
+            assert recorder.record(click(PERSON), visible=True, timeout=20).state == "visible"
         finally:
             working.stop()
             running.join()
@@ -72,7 +72,8 @@ def test_consent_is_put_beside_features_that_were_deleted(event_redis: Any) -> N
 def test_what_is_under_way_when_somebody_is_forgotten_is_not_committed(
     event_redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with event_redis.connect() as client, EventRecorder(event_redis.url, timeout=5) as recorder:
+    monkeypatch.setattr("recsys_plugin.stream.leases.LEASE_SECONDS", 600.0)  # held up, it keeps its partitions
+    with event_redis.connect() as client, EventRecorder(event_redis.url, timeout=20) as recorder:
         working = worker(event_redis.url)
         working.step()
         recorder.record(click(PERSON))
@@ -93,7 +94,7 @@ def test_what_is_under_way_when_somebody_is_forgotten_is_not_committed(
 
 
 def test_a_worker_without_the_key_takes_nothing_in(event_redis: Any) -> None:
-    with event_redis.connect() as client, EventRecorder(event_redis.url, timeout=5) as recorder:
+    with event_redis.connect() as client, EventRecorder(event_redis.url, timeout=20) as recorder:
         bury_in_store(client, KEYS, NAMES, [PERSON])
         recorder.record(click(PERSON))
         for names in (None, Pseudonyms("f" * 32)):

@@ -3,12 +3,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from waiting import wait_until
 
 from recsys_plugin.errors import StoreUnavailable
 from recsys_plugin.runtime.redis_server import EmbeddedRedis
@@ -41,13 +41,12 @@ def test_every_acknowledged_write_survives_a_kill(server: EmbeddedRedis) -> None
         for number in range(5000):
             pipeline.set(f"key:{number}", number)
         pipeline.execute()
+        # While the disk is being synchronised the server holds its file back, for two seconds at most.
+        wait_until(lambda: client.info("persistence")["aof_buffer_length"] == 0)
     record = server.process.record
     assert record is not None
     os.kill(record.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while server.process.running:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not server.process.running)
     server.start()
     with redis.Redis.from_url(server.url) as client:
         assert client.dbsize() == 5000
@@ -70,7 +69,8 @@ def test_starting_it_twice_keeps_the_one_that_runs(server: EmbeddedRedis, tmp_pa
     assert server.process.record == first
 
 
-def test_a_taken_port_is_changed_with_a_note(server: EmbeddedRedis) -> None:
+def test_a_taken_port_is_changed_with_a_note(server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys_plugin.runtime.ports._PATIENCE_SECONDS", 0.1)
     before = server.url
     notes: list[str] = []
     with socket.socket() as somebody:

@@ -27,10 +27,21 @@ from recsys_plugin.runtime.services import Services
 MakeServices = Callable[..., Services]
 
 
-def recsys(home: Path, triton_python: Path, *arguments: str) -> subprocess.Popen[str]:
+#: Within so many seconds a command ends, however busy the machine is.
+PATIENCE = 300
+#: What keeps a start from ending before it is interrupted: a server that never answers. By the name of its record.
+NEVER_READY = {
+    "redis.json": "import time; from recsys_plugin.runtime.redis_server import EmbeddedRedis as Server; "
+    "Server.wait_ready = lambda self, timeout: time.sleep(600); ",
+    "triton.json": "from recsys_plugin.runtime.triton_server import EmbeddedTriton as Server; "
+    "Server._is_live = lambda self: False; ",
+}
+
+
+def recsys(home: Path, triton_python: Path, *arguments: str, first: str = "") -> subprocess.Popen[str]:
     variables = {key: value for key, value in os.environ.items() if not key.startswith("RECSYS_")}
     variables |= {"RECSYS_HOME": str(home), "RECSYS_TRITON_PYTHON": str(triton_python)}
-    command = [sys.executable, "-c", "from recsys_plugin.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", f"{first}from recsys_plugin.cli import main; main()", *arguments]
     return subprocess.Popen(command, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=home)
 
 
@@ -55,10 +66,13 @@ def test_up_again_kill_up_new_version_down(
     assert endpoints.known_answers == 1
     assert ask_double(endpoints.triton_url) == 2
 
-    began = time.monotonic()
-    again = make_services().up()
-    assert time.monotonic() - began < 1.5
-    assert again.started == ()
+    seconds = []
+    for _ in range(5):  # the fewest seconds of several tries, as this process may be held up
+        began = time.monotonic()
+        again = make_services().up()
+        seconds.append(time.monotonic() - began)
+        assert again.started == ()
+    assert min(seconds) < 1.5
     assert (again.redis_url, again.triton_url) == (endpoints.redis_url, endpoints.triton_url)
 
     # The shell that ran `eval "$(recsys env)"` names the embedded servers by URL; they stay the embedded ones.
@@ -155,10 +169,10 @@ def test_an_interrupted_start_leaves_nothing(
     number: signal.Signals,
 ) -> None:
     services = make_services()
-    with recsys(tmp_path, triton_python, "up") as starter:
-        wait_until((tmp_path / ".recsys" / "run" / state_file).exists)
+    with recsys(tmp_path, triton_python, "up", first=NEVER_READY[state_file]) as starter:
+        wait_until((tmp_path / ".recsys" / "run" / state_file).exists, seconds=PATIENCE, process=starter)
         starter.send_signal(number)
-        _, errors = starter.communicate(timeout=30)
+        _, errors = starter.communicate(timeout=PATIENCE)
     assert starter.returncode == 1, errors
     assert "known answers of version" not in errors
     assert left_of(services) == []
@@ -172,7 +186,7 @@ def test_two_starts_at_once_make_one_server_each(
     starters = [recsys(tmp_path, triton_python, "up", "--json") for _ in range(2)]
     answers = []
     for starter in starters:
-        output, errors = starter.communicate(timeout=60)
+        output, errors = starter.communicate(timeout=PATIENCE)
         assert starter.returncode == 0, errors
         answers.append(json.loads(output))
     assert sorted(len(answer["started"]) for answer in answers) == [0, 2]
@@ -181,10 +195,10 @@ def test_two_starts_at_once_make_one_server_each(
     assert len(marked_processes(services.triton.process.mark)) == 2, "the server and one stub"
 
     with recsys(tmp_path, triton_python, "status", "--json") as status:
-        document = json.loads(status.communicate(timeout=30)[0])
+        document = json.loads(status.communicate(timeout=PATIENCE)[0])
     assert [row["state"] for row in document["services"]] == ["running", "running"]
     with recsys(tmp_path, triton_python, "down", "--json") as down:
-        assert json.loads(down.communicate(timeout=30)[0]) == {"stopped": ["triton", "redis"]}
+        assert json.loads(down.communicate(timeout=PATIENCE)[0]) == {"stopped": ["triton", "redis"]}
     assert left_of(services) == []
 
 
@@ -239,7 +253,7 @@ def test_the_doctor_finds_processes_left_behind(make_services: MakeServices) -> 
 def test_the_doctor_ends_with_exit_code_3(make_services: MakeServices, tmp_path: Path, triton_python: Path) -> None:
     make_services()
     with recsys(tmp_path, triton_python, "doctor", "--json") as doctor:
-        output, errors = doctor.communicate(timeout=60)
+        output, errors = doctor.communicate(timeout=PATIENCE)
     assert doctor.returncode == 3
     document = json.loads(output)
     assert document["healthy"] is False
@@ -254,7 +268,7 @@ def test_env_can_be_evaluated_by_a_shell(make_services: MakeServices, tmp_path: 
     assert wanted["RECSYS_AS_OF"] == dataset["as_of"]
     assert wanted["RECSYS_FEAST_REDIS_TYPE"] == "redis"
     with recsys(tmp_path, triton_python, "env") as env:
-        script = env.communicate(timeout=30)[0]
+        script = env.communicate(timeout=PATIENCE)[0]
     shown = subprocess.run(
         ["sh", "-c", f"{script}\nenv -0"], capture_output=True, text=True, check=True, env={}
     ).stdout.split("\0")

@@ -25,11 +25,11 @@ def stream_address(stream_redis: EmbeddedRedis) -> Iterator[RedisAddress]:
     """Its address; everything in it is gone after the test."""
     address = RedisAddress.parse(stream_redis.url)
     yield address
-    with address.connect(5.0) as client:
+    with address.connect(20.0) as client:
         client.flushall()
 
 
 @pytest.fixture
 def stream_client(stream_address: RedisAddress) -> Iterator[Any]:
-    with stream_address.connect(5.0) as client:
+    with stream_address.connect(20.0) as client:
         yield client

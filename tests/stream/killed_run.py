@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -29,7 +30,7 @@ import sys
 from datetime import datetime
 from killed_run import event_of
 from recsys_plugin import EventRecorder
-from recsys_plugin.errors import StoreUnavailable
+from recsys_plugin.errors import DeadlineExceeded, StoreUnavailable
 
 url, spool, origin, first, count = sys.argv[1:]
 with EventRecorder(url, timeout=2, spool=spool) as recorder:
@@ -39,15 +40,16 @@ with EventRecorder(url, timeout=2, spool=spool) as recorder:
     while recorder.spooling:
         try:
             recorder.flush()
-        except StoreUnavailable:
+        except (StoreUnavailable, DeadlineExceeded):
             pass  # still away
 """
 
 WORK = """
 import sys, threading
-from recsys_plugin.stream.supervisor import run_workers
+from recsys_plugin.stream import supervisor
 
-run_workers(sys.argv[1], "recsys", 2, stopping=threading.Event())
+supervisor._MOST_DEATHS = 1_000  # however long Redis is away, and workers cannot begin
+supervisor.run_workers(sys.argv[1], "recsys", 2, stopping=threading.Event())
 """
 
 
@@ -102,7 +104,7 @@ def disturbed_run(folder: Path, count: int, *, kills: int) -> tuple[list[Event],
 
     def midway(goal: int) -> bool:
         """Whether so many events are recorded and the workers are among them."""
-        with address.connect(5.0) as redis_client:
+        with address.connect(20.0) as redis_client:
             applied = int(redis_client.hget(KEYS.counts, "applied") or 0)
         return acknowledged[0] >= goal and applied >= goal // 2
 
@@ -111,16 +113,17 @@ def disturbed_run(folder: Path, count: int, *, kills: int) -> tuple[list[Event],
         for number in range(1, kills + 1):
             wait_until(partial(midway, count * number // (kills + 1)))
             for pid in children_of(workers.pid):
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             client.kill()
             client.wait()
             kill_redis(server)
             client = record()  # it begins while Redis is away, and spools
             wait_until(lambda: (folder / "spool").exists() and any((folder / "spool").iterdir()))
             start_redis(server)
-        assert client.wait(timeout=300) == 0
+        assert client.wait(timeout=900) == 0
         wait_until(lambda: acknowledged[0] == count)
-        with address.connect(10.0) as redis_client:
+        with address.connect(20.0) as redis_client:
             wait_until(lambda: nothing_left(redis_client))
     finally:
         client.kill()
@@ -153,7 +156,7 @@ def nothing_left(client: Any) -> bool:
     return True
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 300.0) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 900.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it took too long"
@@ -163,12 +166,20 @@ def wait_until(true: Callable[[], bool], seconds: float = 300.0) -> None:
 def children_of(pid: int) -> list[int]:
     """The workers that a process started; the resource tracker of multiprocessing is none."""
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    return [int(child) for child in listed if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    workers = []
+    for child in listed:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                workers.append(int(child))
+    return workers
 
 
 def start_redis(server: EmbeddedRedis) -> None:
     with server.process.lock():
         server.start()
+    # What was answered is in its file at once, as killable_redis tells.
+    with RedisAddress.parse(server.url).connect(20.0) as client:
+        client.config_set("appendfsync", "no")
 
 
 def kill_redis(server: EmbeddedRedis) -> None:

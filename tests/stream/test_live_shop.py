@@ -66,7 +66,7 @@ def clicked(shop: LiveShop, user_id: str, item_id: str, seconds: int, **more: An
         user_id=user_id, item_id=item_id, event_type="click", event_id=f"{user_id} {seconds}",
         timestamp=shop.shop.as_of + timedelta(seconds=seconds), **more,
     )  # fmt: skip
-    with EventRecorder(shop.redis_url, clock=lambda: shop.shop.as_of.timestamp() + seconds) as recorder:
+    with EventRecorder(shop.redis_url, timeout=20.0, clock=lambda: shop.shop.as_of.timestamp() + seconds) as recorder:
         assert recorder.record(event, visible=True, timeout=20.0).state == "visible"
     return event
 

@@ -36,12 +36,12 @@ def test_the_command_shows_metrics_until_it_is_told_to_end(event_redis: Killable
         assert found is not None, told
 
         def shown(name: str) -> float:
-            seen: Scrape = scrape(found[0])
+            seen: Scrape = scrape(found[0], timeout=20)
             return sum(value for _, value in seen.of(name))
 
-        wait_until(lambda: shown("recsys_stream_owned_partitions") == 8, process=process, seconds=40)
+        wait_until(lambda: shown("recsys_stream_owned_partitions") == 8, process=process, seconds=120)
         assert shown("recsys_stream_workers") == 1
         assert shown("recsys_store_up") == 1
         assert shown("recsys_stream_worker_deaths_total") == 0
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(120) == 0

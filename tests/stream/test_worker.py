@@ -183,6 +183,7 @@ def test_workers_share_the_partitions_and_take_over_from_the_dead(
     stream_address: RedisAddress, stream_client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("recsys_plugin.stream.leases._TEND_SECONDS", 0.0)
+    monkeypatch.setattr("recsys_plugin.stream.leases.LEASE_SECONDS", 600.0)  # no worker dies of being held up
     first, second = (StreamWorker(stream_address, PROJECT, schema=SCHEMA) for _ in range(2))
     first.step()
     assert first.partitions == frozenset(range(8))
