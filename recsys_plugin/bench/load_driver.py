@@ -61,7 +61,7 @@ class Slice:
     Attributes:
         way: one of :data:`WAYS`. callers: how many ask at once in this process.
         begins, ends: moments of ``time.monotonic``, which all processes of a machine share; after ``ends`` nobody
-            asks anew, and what was asked is still answered and counted.
+            asks anew, and what was asked is still answered and counted. Who is held up until then asks once.
     """
 
     way: str
@@ -174,7 +174,7 @@ def _threads(order: Slice, ask: Callable[[], Any]) -> list[float]:
 
     def caller(mine: list[float]) -> None:
         try:
-            while (began := time.monotonic()) < order.ends:
+            while (began := time.monotonic()) < order.ends or not mine:
                 ask()
                 mine.append((time.monotonic() - began) * 1000)
         except RecsysError as error:
@@ -191,14 +191,14 @@ def _threads(order: Slice, ask: Callable[[], Any]) -> list[float]:
 
 
 async def _tasks(order: Slice, ask: Callable[[], Any]) -> list[float]:
-    taken: list[float] = []
+    taken: list[list[float]] = [[] for _ in range(order.callers)]
 
-    async def caller() -> None:
-        while (began := time.monotonic()) < order.ends:
+    async def caller(mine: list[float]) -> None:
+        while (began := time.monotonic()) < order.ends or not mine:
             await ask()
-            taken.append((time.monotonic() - began) * 1000)
+            mine.append((time.monotonic() - began) * 1000)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(order.callers):
-            group.create_task(caller())
-    return taken
+        for mine in taken:
+            group.create_task(caller(mine))
+    return [milliseconds for mine in taken for milliseconds in mine]

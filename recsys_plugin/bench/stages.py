@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,9 @@ STAGES_NOTE = (
     "call less server and gRPC's serialising; triton_steps: compute of each step"
 )
 
-#: Triton adds a request to its statistics just after it answered: they are read again until they have it.
-_READS = 100
+#: Triton adds a request to its statistics just after it answered, on a busy machine long after: they are read again
+#: until they have it, after so many seconds.
+_PAUSE = 0.001
 _COUNTERS = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
@@ -169,10 +170,12 @@ class StageClock:
     def _statistics_with(self, call: Infer, before: _Counts) -> _Counts:
         """The statistics, once they have one request more of the called model and of each of its steps."""
         wanted = {*self._steps_of(call), call.model}
-        for _ in range(_READS):
+        deadline = perf_counter() + CALL_TIMEOUT
+        while perf_counter() < deadline:
             after = self._statistics(call.version)
             if all(after[name]["requests"] > before.get(name, {}).get("requests", 0) for name in wanted):
                 return after
+            sleep(_PAUSE)
         raise InferenceUnavailable(f"Triton's statistics do not show the request to model {call.model}")
 
     def _statistics(self, version: int) -> _Counts:

@@ -182,18 +182,21 @@ def als_scores(
     """
     try:
         from implicit.als import AlternatingLeastSquares
+        from threadpoolctl import threadpool_limits
     except ModuleNotFoundError as error:
         raise ConfigurationError("ALS needs the package implicit: pip install 'recsys-plugin[quality]'") from error
     matrix = purchases.matrix(half_life=half_life).astype(np.float32)
-    model = AlternatingLeastSquares(
-        factors=factors,
-        regularization=regularisation,
-        alpha=alpha,
-        iterations=iterations,
-        random_state=seed,
-        num_threads=1,
-    )
-    model.fit(matrix, show_progress=False)
+    # Threads below its own slow it down ten times, of which it warns once a process.
+    with threadpool_limits(1, "blas"):
+        model = AlternatingLeastSquares(
+            factors=factors,
+            regularization=regularisation,
+            alpha=alpha,
+            iterations=iterations,
+            random_state=seed,
+            num_threads=1,
+        )
+        model.fit(matrix, show_progress=False)
     user_factors, item_factors = np.asarray(model.user_factors), np.asarray(model.item_factors)
 
     def scores(users: _Array) -> _Array:

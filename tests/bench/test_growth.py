@@ -110,9 +110,9 @@ def test_a_generated_catalogue_is_served_exactly(tmp_path: Path) -> None:
     report = begin_sweep()
     settings = Settings(home=ROOT, triton_python=Settings.from_environment().triton_python)
     plan = CataloguePlan(300, seed=1, users=4, neighbours=5, text_width=16)
-    options = {"calls": 5, "freeze": False, "scratch": tmp_path}
+    options = {"calls": 15, "freeze": False, "scratch": tmp_path}
     found = sweep_catalogue(report, settings, [300], plan, tell=lambda what, done, total: None, **options)  # type: ignore[arg-type]
-    assert found[300].total.shape == (5,)
+    assert found[300].total.shape == (15,)
     assert report.figures["sweep.catalogue_300.recall_at_100"] == 1.0
     assert report.figures["sweep.catalogue_300.server_mib"] > 0
     assert report.figures["sweep.catalogue_300.client_mib"] > 0

@@ -241,7 +241,7 @@ def test_online_retail_is_downloaded_once(tmp_path: Path, web: tuple[str, Path])
     address, folder = web
     with zipfile.ZipFile(folder / "uci.zip", "w") as archive:
         archive.writestr("online_retail_II.xlsx", excel_file())
-    adapter = OnlineRetail(url=f"{address}/uci.zip", timeout=5)
+    adapter = OnlineRetail(url=f"{address}/uci.zip", timeout=30)
     places = Places(None, None, tmp_path / "downloads")
     (path,) = adapter.locate(places, quiet)
     assert path.read_bytes() == excel_file()

@@ -19,8 +19,9 @@ from recsys_plugin.errors import ConfigurationError, InvalidInput, ServiceUnavai
 
 __all__ = ["client_targets"]
 
-#: Seconds allowed for a call whose timeout is a number, and by how much more it is taken to hang.
-_TIMEOUT, _PATIENCE = 0.5, 3.0
+#: Seconds allowed for a call whose timeout is a number, and by how much more it is taken to hang: other calls have the
+#: client's 2 s, and a busy machine may hold it up as well.
+_TIMEOUT, _PATIENCE = 0.5, 10.0
 
 _ITEMS = st.sampled_from(["tea", "cup", "pot", "mug", "jar", "box", "gone"])
 _USER = st.sampled_from(["mug-lover", "nobody-knows", "7"]) | st.integers(0, 9)

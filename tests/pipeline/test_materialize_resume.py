@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.features.view_layout import ViewLayout
 from recsys_plugin.features.writer import BulkWriter
 from recsys_plugin.pipeline.materialize import Cursor, ViewSource, materialize_rows, open_newest_rows
+from recsys_plugin.runtime.ports import PortBook, port_is_free
 
 AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
 LAYOUT = ViewLayout("stock", "shop", {"item_id": "STRING"}, {"number": "INT64", "text": "STRING"})
@@ -138,9 +138,8 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        # None that the kernel gives to connections: nobody takes it before the start, nor while the server is down.
+        self.port = PortBook(folder).known("redis")
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -152,8 +151,9 @@ class Server:
 
         command = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(self.port), "--save", ""]
         command += ["--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "everysec"]
+        wait_until(lambda: port_is_free(self.port))
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        wait_until(self._answers)
+        wait_until(self._answers, process=self.process, seconds=60)
 
     def kill(self) -> None:
         assert self.process is not None
@@ -169,7 +169,7 @@ class Server:
 
     @contextmanager
     def client(self) -> Iterator[Any]:
-        with self.address.connect(5) as client:
+        with self.address.connect(60) as client:
             yield client
 
 
@@ -201,7 +201,7 @@ def number_of(client: Any, item: str) -> Any:
 def materialize(server: Server, table: Path, state: str = "state") -> tuple[int, list[tuple[int, int]]]:
     """Rows sent, and the progress that was told."""
     told: list[tuple[int, int]] = []
-    with server.client() as client, BulkWriter(server.address, timeout=5) as writer:
+    with server.client() as client, BulkWriter(server.address, timeout=30) as writer:
         cursor = Cursor(client, CURSORS, "stock", state)
         sent = materialize_rows(
             source(table), writer, cursor, as_of=AS_OF, progress=lambda done, total: told.append((done, total))
@@ -217,7 +217,8 @@ def check_whole(server: Server, *, missing: int = 0) -> None:
         assert client.hget(CURSORS, "stock") == f"state {MANY}".encode()
 
 
-#: The other process; it writes its cursor after every batch, so that the kill finds one.
+#: The other process; it writes its cursor after every batch, so that the kill finds one. Half way it waits for the end
+#: of its input, lest it be done before it is killed.
 _OTHER = """
 import sys
 from pathlib import Path
@@ -231,16 +232,21 @@ import test_materialize_resume as given
 url, table = sys.argv[1:3]
 clock = count().__next__
 address = RedisAddress.parse(url)
-with address.connect(5) as client, BulkWriter(address, timeout=5) as writer:
+
+def progress(done, total):
+    if done > total // 2:
+        sys.stdin.read()
+
+with address.connect(30) as client, BulkWriter(address, timeout=30) as writer:
     cursor = Cursor(client, given.CURSORS, "stock", "state")
-    materialize_rows(given.source(Path(table)), writer, cursor, as_of=given.AS_OF, clock=clock)
+    materialize_rows(given.source(Path(table)), writer, cursor, as_of=given.AS_OF, progress=progress, clock=clock)
 """
 
 
 def start_other(server: Server, table: Path) -> subprocess.Popen[bytes]:
     """Materialise in another process."""
     script = [sys.executable, "-c", _OTHER, f"redis://127.0.0.1:{server.port}", str(table), *sys.path]
-    return subprocess.Popen(script, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(script, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
 
 def cursor_of(server: Server) -> int:
@@ -249,10 +255,17 @@ def cursor_of(server: Server) -> int:
         return int(stored.split()[1]) if stored else 0
 
 
+def write_file(server: Server) -> None:
+    """Have it write its file now: while the disk is slow, it may put that off for 2 s after it has answered."""
+    with server.client() as client:
+        client.config_set("appendfsync", "always")
+        client.config_set("appendfsync", "everysec")
+
+
 def test_a_killed_process_is_gone_on_with(server: Server, table: Path) -> None:
     process = start_other(server, table)
     try:
-        wait_until(lambda: cursor_of(server) > 10_000, process=process)
+        wait_until(lambda: cursor_of(server) > 10_000, process=process, seconds=120)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -275,9 +288,10 @@ def test_a_killed_process_is_gone_on_with(server: Server, table: Path) -> None:
 def test_a_killed_server_is_gone_on_with(server: Server, table: Path) -> None:
     process = start_other(server, table)
     try:
-        wait_until(lambda: cursor_of(server) > 10_000, process=process)
+        wait_until(lambda: cursor_of(server) > 10_000, process=process, seconds=120)
+        write_file(server)
         server.kill()
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=120)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -112,7 +112,7 @@ def test_a_killed_merge_leaves_the_old_tables(settings: Settings, where: str) ->
     live = visits(["user-001"], ["item-001"], start=START, days=15, each=4, seed=2)
     archive_events(settings.state, "a", live)
     command = [sys.executable, "-c", KILLED, str(settings.home), where, NOW.isoformat()]
-    done = subprocess.run(command, env=dict(os.environ), capture_output=True, check=False, timeout=60)
+    done = subprocess.run(command, env=dict(os.environ), capture_output=True, check=False, timeout=600)
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = load_dataset(settings)
     assert (left.sha256, left.damaged()) == (before.sha256, None)

@@ -130,7 +130,7 @@ def test_a_killed_retraining_goes_on_where_it_stopped(lively: CommandLine) -> No
     )
     try:
         # The frames are new, the models are not.
-        wait_until(lambda: frames.exists() and frames.stat().st_mtime_ns != before, process=process, seconds=240)
+        wait_until(lambda: frames.exists() and frames.stat().st_mtime_ns != before, process=process, seconds=600)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

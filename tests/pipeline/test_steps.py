@@ -6,13 +6,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from shops import RECSYS, CommandLine
+from shops import CommandLine
 from synthetic import write_tables
 from waiting import wait_until
 
@@ -87,24 +88,36 @@ def test_apply_is_not_repeated_but_publishes_the_types_again(applied: CommandLin
     assert table.stat().st_mtime_ns == before
 
 
+#: A command line whose training stops in the middle of its frames, until it is killed.
+_STOPS_IN_THE_FRAMES = """
+import os, signal
+from recsys_plugin.cli import main
+from recsys_plugin.training import train
+
+train.build_frames = lambda *given, **named: os.kill(os.getpid(), signal.SIGSTOP)
+main()
+"""
+
+
 def test_a_killed_training_keeps_what_was_finished(applied: CommandLine) -> None:
     folder = applied.settings.state / "training"
     records = applied.settings.state / "steps"
     process = subprocess.Popen(
-        [str(RECSYS), "train", *QUICK],
+        [sys.executable, "-c", _STOPS_IN_THE_FRAMES, "train", *QUICK],
         env=applied.environment,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        # In the middle of the frames: their draft is there, they are not.
         wait_until(
-            lambda: (records / "train.text.json").exists() and any(folder.glob(".frames.*")),
+            lambda: os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT),
             process=process,
-            seconds=240,
+            seconds=600,
         )
-        os.killpg(process.pid, signal.SIGSTOP)  # however long the other one takes to be refused
+        # In the middle of the frames: their draft is there, they are not.
+        assert (records / "train.text.json").exists()
+        assert any(folder.glob(".frames.*"))
         busy = applied.run("train", *QUICK, expect=1)
         assert "StepFailed" in busy.stderr
         assert "another recsys command is at work" in busy.stderr
