@@ -97,7 +97,7 @@ def measure_freshness(
             _against_push(report, store, recorder, events, pushes, seed, tell)
     report.finish(
         f"seed {seed}; {users} users in turn, each with {backlog // users} earlier events; one worker process; a Redis "
-        "of its own, its append-only file written before each answer",
+        "of its own, its append-only file synchronised once a second",
         f"under_load.visible: from the call of record to the first reply in which user_recent_items holds the event; "
         f"one event in {_WATCHED_EVERY} is watched, one at a time, by asking Redis over and over",
         "visible.call: record(event, visible=True), which returns when the user's next page reflects the event",
