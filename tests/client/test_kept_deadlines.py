@@ -75,17 +75,15 @@ async def test_no_call_outlives_its_deadline_at_a_triton_that_hangs(hung: str) -
         with pytest.raises(ServiceUnavailable):
             await waiting.infer(CALL, timeout=0.05)
         took.append(time.monotonic() - began)
-    *others, latest = sorted(took)
     assert statistics.median(took) <= 0.055
-    assert max(others) <= 0.3
-    assert latest <= 5  # the machine itself may be very late once
+    assert max(took) <= 0.3
     assert errors[0] is DeadlineExceeded
     assert errors[-1] is TritonUnreachable
     began = time.monotonic()
     for _ in range(100):
         with pytest.raises(TritonUnreachable, match="is away"):
             client.infer(CALL, timeout=10)
-    assert time.monotonic() - began < 9  # a single one that waited would have taken longer
+    assert time.monotonic() - began < 1
     client.close()
     await waiting.close()
     assert threads() <= before
@@ -108,7 +106,17 @@ async def test_a_triton_that_was_down_is_found_again_within_two_seconds(disposab
     client, waiting = TritonClient(address, timeout=QUICK), AsyncTritonClient(address, timeout=QUICK)
     client.infer(CALL, timeout=10)
     await waiting.infer(CALL, timeout=10)
-    found, found_waiting = [], []
+    disposable_shop.stop_triton()
+    for _ in range(20):
+        began = time.monotonic()
+        with pytest.raises(TritonUnreachable):
+            client.infer(CALL, timeout=10)
+        with pytest.raises(TritonUnreachable):
+            await waiting.infer(CALL, timeout=10)
+        assert time.monotonic() - began < 1
+    disposable_shop.start_triton()
+    assert holds_within(lambda: client.breaker.state == "closed", 2)
+    assert client.infer(CALL, timeout=10)["rows"][0, 0] == 3
 
     async def answers() -> bool:
         try:
@@ -116,40 +124,22 @@ async def test_a_triton_that_was_down_is_found_again_within_two_seconds(disposab
         except TritonUnreachable:
             return False
 
-    for _ in range(3):
-        disposable_shop.stop_triton()
-        for _ in range(20):
-            began = time.monotonic()
-            with pytest.raises(TritonUnreachable):
-                client.infer(CALL, timeout=10)
-            with pytest.raises(TritonUnreachable):
-                await waiting.infer(CALL, timeout=10)
-            assert time.monotonic() - began < 9  # one that waited would have taken longer
-        disposable_shop.start_triton()
-        began = time.monotonic()
-        assert holds_within(lambda: client.breaker.state == "closed", 20)
-        found.append(time.monotonic() - began)
-        assert client.infer(CALL, timeout=10)["rows"][0, 0] == 3
-        began = time.monotonic()
-        while not await answers():
-            assert time.monotonic() - began < 20
-            await asyncio.sleep(0.005)
-        found_waiting.append(time.monotonic() - began)
-    # The machine may be held up once.
-    assert statistics.median(found) < 2
-    assert statistics.median(found_waiting) < 2
+    deadline = time.monotonic() + 2
+    while not await answers():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
     client.close()
     await waiting.close()
 
 
 async def test_a_replica_that_hangs_is_gone_round_within_the_deadline(tiny: TinyShop, hung: str) -> None:
     both = TritonAddress.parse_several(f"{tiny.triton_url},{hung.removeprefix('grpc://')}")
-    replicas, waiting = (kind(both, timeout=QUICK, hedging=Hedging(time=0.03)) for kind in (Replicas, AsyncReplicas))
+    replicas, waiting = (kind(both, timeout=QUICK, hedging=Hedging(time=0.3)) for kind in (Replicas, AsyncReplicas))
     assert isinstance(replicas, Replicas)
     assert isinstance(waiting, AsyncReplicas)
     for _ in range(30):
-        assert replicas.infer(CALL, timeout=10)["rows"][0, 0] == 3
-        assert (await waiting.infer(CALL, timeout=10))["rows"][0, 0] == 3
+        assert replicas.infer(CALL, timeout=1)["rows"][0, 0] == 3
+        assert (await waiting.infer(CALL, timeout=1))["rows"][0, 0] == 3
     # It was asked in its turn until it had been too slow five times; then no more.
     assert 1 <= replicas.hedges.made <= 10
     assert 1 <= waiting.hedges.made <= 10
