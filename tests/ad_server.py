@@ -47,7 +47,7 @@ class AdServer:
         self.known = KnownCampaigns(EventKeys("recsys"))
         self.round_trips = 0
         self._reads = reads
-        self._reader = FeatureReader(RedisAddress.parse(url), timeout=5.0)
+        self._reader = FeatureReader(RedisAddress.parse(url), timeout=30.0)
         self._generator = np.random.default_rng(1)
 
     def ads(
@@ -85,7 +85,7 @@ class AdServer:
             call = next(flow)
             while True:
                 self.round_trips += 1
-                call = flow.send(self._reader.execute(call.commands, timeout=5.0))
+                call = flow.send(self._reader.execute(call.commands, timeout=30.0))
         except StopIteration as end:
             result: _Result = end.value
             return result

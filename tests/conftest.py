@@ -72,7 +72,10 @@ _FIRST_PART = (
     "query", "report", "resilience", "runtime", "simulation", "training", "trials",
 )  # fmt: skip
 #: Folders and modules whose tests hold milliseconds against a deadline; they run when the others are done.
-_LAST_PART = ("chaos", "test_cluster_deadlines.py", "test_in_process_time.py", "test_kept_deadlines.py")
+_LAST_PART = (
+    "chaos", "test_cluster_deadlines.py", "test_in_process_time.py", "test_kept_deadlines.py",
+    "test_store_deadlines.py",
+)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

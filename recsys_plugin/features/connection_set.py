@@ -90,6 +90,7 @@ class ConnectionSet:
                         self._make_if_needed()
                         left = deadline - time.monotonic()
                         if left <= 0 or not self._changed.wait(left):
+                            self._changed.notify()  # if it was told just as it gave up, it is another's turn
                             raise stock.in_vain(time.monotonic() - began, counts)
                     finally:
                         stock.waiting -= 1
@@ -239,11 +240,11 @@ class AsyncConnectionSet:
             try:
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     await turn
-            except TimeoutError:
-                raise stock.in_vain(time.monotonic() - began, counts) from None
-            except asyncio.CancelledError:
+            except (TimeoutError, asyncio.CancelledError) as error:
                 if turn.done() and not turn.cancelled():
-                    self._tell_one()  # it was this one's turn
+                    self._tell_one()  # it was this one's turn, and is another's now
+                if isinstance(error, TimeoutError):
+                    raise stock.in_vain(time.monotonic() - began, counts) from None
                 raise
             finally:
                 stock.waiting -= 1

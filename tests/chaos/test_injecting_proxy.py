@@ -83,17 +83,23 @@ def test_what_passes_is_whole_and_in_order(peer: socket.socket, parts: list[byte
 
 
 def test_latency_delays_every_byte_and_costs_no_rate(peer: socket.socket, links: Proxies) -> None:
-    links.set("echo", Link(Direction(latency=0.1), Direction(latency=0.1)))
-    began = time.monotonic()
-    for _ in range(10):
-        peer.sendall(b"x" * 1000)
-    assert read(peer, 10_000) == b"x" * 10_000
-    assert 0.2 <= time.monotonic() - began < 1.5
-    links.set("echo", Link())
-    began = time.monotonic()
-    peer.sendall(b"y")
-    assert read(peer, 1) == b"y"
-    assert time.monotonic() - began < 0.1
+    late, at_once = [], []
+    # The machine may be held up once.
+    for _ in range(3):
+        links.set("echo", Link(Direction(latency=0.1), Direction(latency=0.1)))
+        began = time.monotonic()
+        for _ in range(10):
+            peer.sendall(b"x" * 1000)
+        assert read(peer, 10_000) == b"x" * 10_000
+        late.append(time.monotonic() - began)
+        links.set("echo", Link())
+        began = time.monotonic()
+        peer.sendall(b"y")
+        assert read(peer, 1) == b"y"
+        at_once.append(time.monotonic() - began)
+    assert min(late) >= 0.2
+    assert sorted(late)[1] < 1.5
+    assert sorted(at_once)[1] < 0.1
 
 
 def test_what_is_held_arrives_once_that_ends(peer: socket.socket, links: Proxies) -> None:
@@ -124,11 +130,15 @@ def test_answers_are_cut(peer: socket.socket, links: Proxies) -> None:
 
 def test_answers_come_as_fast_as_they_may(peer: socket.socket, links: Proxies) -> None:
     links.set("echo", Link(to_client=Direction(bytes_per_second=10_000)))
-    began = time.monotonic()
-    for _ in range(4):
-        peer.sendall(b"z" * 500)
-        assert read(peer, 500) == b"z" * 500
-    assert 0.1 < time.monotonic() - began < 2
+    took = []
+    for _ in range(3):
+        began = time.monotonic()
+        for _ in range(4):
+            peer.sendall(b"z" * 500)
+            assert read(peer, 500) == b"z" * 500
+        took.append(time.monotonic() - began)
+    assert min(took) > 0.1
+    assert sorted(took)[1] < 2  # the machine may be held up once
 
 
 def test_connections_are_reset_and_refused_and_come_back(peer: socket.socket, links: Proxies) -> None:
@@ -147,11 +157,13 @@ def test_connections_are_reset_and_refused_and_come_back(peer: socket.socket, li
 
 
 def test_a_connection_that_ends_leaves_nothing(peer: socket.socket, links: Proxies) -> None:
-    before = links.connections("echo")
+    # The proxy may not know yet that the peer is there, or that those of other tests are not.
+    wait_until(lambda: links.connections("echo") == 1)
     with connected(links) as brief:
         brief.sendall(b"brief")
         assert read(brief, 5) == b"brief"
-    wait_until(lambda: links.connections("echo") == before)
+        assert links.connections("echo") == 2
+    wait_until(lambda: links.connections("echo") == 1)
 
 
 def test_a_server_that_is_not_there_shows_as_a_reset(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -162,7 +174,7 @@ def test_a_server_that_is_not_there_shows_as_a_reset(tmp_path_factory: pytest.Te
         pytest.raises(ConnectionResetError),
     ):
         lost.recv(1)
-    assert holds_within(lambda: refused(ports["proxy"]), 5)
+    assert holds_within(lambda: refused(ports["proxy"]), 20)
 
 
 def refused(port: int) -> bool:

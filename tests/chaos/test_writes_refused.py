@@ -38,7 +38,7 @@ def test_writes_are_refused_by_name_and_spooled_events_arrive_later(
         fault.begin(target)
         try:
             # The disk shows full at the first write that has to reach it.
-            assert holds_within(lambda: refused(client), 10)
+            assert holds_within(lambda: refused(client), 20)
             with pytest.raises(StoreUnavailable):
                 client.record(CART)
             assert spooling.record(CART).state == "spooled"

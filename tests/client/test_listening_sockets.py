@@ -21,11 +21,12 @@ def listening(pids: list[int]) -> Iterator[ipaddress.IPv4Address | ipaddress.IPv
     """The addresses that some processes listen on, as the kernel has them (proc(5), /proc/net/tcp)."""
     sockets = set()
     for pid in pids:
-        for entry in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                target = os.readlink(entry)
-                if target.startswith("socket:["):
-                    sockets.add(target.removeprefix("socket:[").removesuffix("]"))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):  # ended meanwhile
+            for entry in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                    target = os.readlink(entry)
+                    if target.startswith("socket:["):
+                        sockets.add(target.removeprefix("socket:[").removesuffix("]"))
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
             fields = line.split()

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from tiny_shop import ITEM_IDS, NOW, TinyShop
+from waiting import wait_until
 
 from recsys_plugin import InferenceUnavailable, Page, Recommender
 
@@ -34,6 +35,7 @@ def test_swap_under_load_then_restart(disposable_shop: TinyShop) -> None:
         for thread in threads:
             thread.start()
         try:
+            wait_until(lambda: pages or errors)
             tiny.publish(2, NEW_ITEMS)
             assert client.refresh() == 2
         finally:
@@ -52,7 +54,7 @@ def test_swap_under_load_then_restart(disposable_shop: TinyShop) -> None:
         with pytest.raises(InferenceUnavailable, match="model recommend"):
             client.recommend("mug-lover", strict=True)
         tiny.start_triton()
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 20
         while True:
             try:
                 assert client.refresh() == 2

@@ -70,7 +70,7 @@ class Traffic:
         threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(16)]
         for thread in threads:
             thread.start()
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 120
         try:
             while time.monotonic() < deadline and self.ended is None:
                 trial = trials.read()
@@ -103,8 +103,10 @@ class Traffic:
     ids=["scores shifted", "fails", "is not there", "finds nothing", "slow"],
 )
 def test_a_worse_version_is_rolled_back_by_itself(shop: TinyShop, trials: Trials, candidate: int, reason: str) -> None:
+    # A busy machine may hold up a server's thread for one version and not for the other.
+    thresholds = Thresholds() if candidate == SLOW else Thresholds(latency_ratio=None)
     with client_of(shop) as client:
-        trial = start(trials, candidate)
+        trial = start(trials, candidate, thresholds=thresholds)
         traffic = Traffic(client, trials)
         assert traffic.failures == []
         assert traffic.ended is not None, trials.looks(trial)[-1:]
@@ -126,7 +128,8 @@ def test_a_worse_version_is_rolled_back_by_itself(shop: TinyShop, trials: Trials
 
 def test_arms_and_order(shop: TinyShop, trials: Trials) -> None:
     trial = start(trials, SAME)
-    with client_of(shop) as client:
+    # What is counted while a look writes down the counts, and the client closes, may be lost.
+    with client_of(shop, refresh_every=None) as client:
         pages = client.recommend_many(USERS[:60], 3)
         assert [page.user_id for page in pages] == list(USERS[:60])
         assert [page.served_by.arm for page in pages] == [arm_of(trial, user) for user in USERS[:60]]
@@ -167,14 +170,16 @@ def test_the_control_steps_in_before_the_time_is_over(shop: TinyShop, trials: Tr
     trial = start(trials, ENDLESS, share=1.0)
     with client_of(shop, refresh_every=None) as client:
         began = time.monotonic()
-        page = client.recommend(USERS[0], 3, timeout=2.0)
+        page = client.recommend(USERS[0], 3, timeout=6.0)
         taken = time.monotonic() - began
-        assert taken < 2.0
+        assert taken < 6.0
         assert (page.served_by.arm, page.served_by.version, len(page)) == (CONTROL, 1, 3), (taken, page.timings)
     (counts,) = trials.counts(trial)
     assert (counts[CANDIDATE].requests, counts[CANDIDATE].errors, counts[CONTROL].requests) == (1, 1, 0)
     # It had half the time, and used it.
-    assert counts[CANDIDATE].latency.quantile(0.5) == pytest.approx(1000, rel=0.2)
+    asked = counts[CANDIDATE].latency.quantile(0.5)
+    assert asked is not None
+    assert 3000 * 0.98 <= asked <= 1000 * taken * 1.02
 
 
 def test_the_trial_ends_when_another_version_is_promoted(shop: TinyShop, trials: Trials) -> None:
@@ -204,7 +209,7 @@ def test_shadow(shop: TinyShop, trials: Trials, candidate: int) -> None:
         for user in USERS[:40]:
             page = client.recommend(user, 3)
             assert (page.served_by.version, page.served_by.arm) == (1, CONTROL)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             client.refresh()
             (counts,) = trials.counts(trial)
@@ -230,7 +235,7 @@ async def test_shadow_of_the_awaiting_client(shop: TinyShop, trials: Trials) -> 
         assert {(page.served_by.version, page.served_by.arm) for page in pages} == {(1, CONTROL)}
         drawn = sum(is_shadowed(trial, page.request_id) for page in pages)
         assert 5 < drawn < 35
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             await client.refresh()
             (counts,) = trials.counts(trial)

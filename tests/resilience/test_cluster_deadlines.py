@@ -14,7 +14,8 @@ from recsys_plugin.features.cluster_calls import AsyncClusterCalls, ClusterCalls
 from recsys_plugin.features.connection import RedisAddress
 
 ADDRESS = RedisAddress.parse("redis-cluster://127.0.0.1:1")
-RARELY = Retry(backoff=Backoff(60.0, 60.0))
+#: So long that a pause, which is drawn from nothing to this, is not over within a test.
+RARELY = Retry(backoff=Backoff(1e6, 1e6))
 
 
 def test_who_waits_for_a_thread_waits_no_longer_than_he_may() -> None:
