@@ -83,6 +83,8 @@ async def _everything(watched: WatchedRedis, triton_url: str) -> None:
         with watched.connect() as admin, Trials(watched.url("operations")) as trials:
             admin.set(promotion_key("recsys"), 9)  # which ends the trial
             wait_until(lambda: not (found := trials.read()) or not found.running)
+            # What is asked last of all beside the requests; MONITOR does not show how this is seen.
+            wait_until(lambda: any(one["cmd"] == "ping" and "t" in one["flags"] for one in admin.client_list()))
     async with AsyncRecommender(url, triton_url, **options) as other:
         await other.recommend("mug-lover", 2)
         with pytest.raises(DeadlineExceeded):

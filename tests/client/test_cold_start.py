@@ -81,7 +81,7 @@ def test_it_gets_ready_once_the_servers_are_there(disposable_shop: TinyShop, tmp
         assert page.fallback.level == "popularity"
         assert "tea" not in page.item_ids  # by the rules in the file
         disposable_shop.start_triton()
-        wait_until(lambda: client.recommend("mug-lover", 6).fallback.level == "full", seconds=10)
+        wait_until(lambda: client.recommend("mug-lover", 6).fallback.level == "full")
         assert client.recommend("mug-lover", 6).item_ids[0] == "mug"
         disposable_shop.publish(2, ("tea", "cup", "pot"))
         client.refresh()
