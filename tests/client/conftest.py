@@ -66,7 +66,7 @@ def recommender(tiny: TinyShop) -> Iterator[Recommender]:
 
 @pytest.fixture
 def free_port() -> Iterator[int]:
-    """A port that nobody listens on, unless the test does: it is held, lest somebody else or a connection is given it."""
+    """A port that nobody listens on, unless the test does: held, lest a connection or somebody else is given it."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))

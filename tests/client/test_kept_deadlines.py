@@ -17,9 +17,10 @@ from waiting import comes_true_within, holds_within, standstills, wait_until
 
 from recsys_plugin import AsyncRecommender, Limits, Recommender, Timeout
 from recsys_plugin.errors import DeadlineExceeded, Overloaded, ServiceUnavailable
+from recsys_plugin.features.connection_set import ConnectionSet
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.calls import Infer, OutputSpec
-from recsys_plugin.inference.lines import TritonUnreachable
+from recsys_plugin.inference.lines import Lines, TritonUnreachable
 from recsys_plugin.inference.replicas import AsyncReplicas, Replicas
 from recsys_plugin.inference.triton import AsyncTritonClient, TritonClient
 from recsys_plugin.resilience.hedging import Hedging
@@ -181,6 +182,28 @@ def test_closing_does_not_wait_for_a_server_that_hangs(disposable_shop: TinyShop
         assert threads() <= before
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def test_closing_waits_for_threads_that_are_about_to_end(tiny: TinyShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = threads()
+    for kind in (ConnectionSet, Lines):
+
+        def slowly(self: Any, work: Any = kind._work) -> None:
+            work(self)
+            time.sleep(0.3)
+
+        monkeypatch.setattr(kind, "_work", slowly)
+    triton = TritonClient(TritonAddress.parse(tiny.triton_url), timeout=Timeout(10))
+    lines = triton._lines
+    lines._line.renew_at = 0.0
+    lines.take(1.0)  # which starts the worker
+    wait_until(lambda: lines._worker is None)
+    triton.close()
+    assert threads() <= before
+    client = Recommender(tiny.redis_url, tiny.triton_url, timeout=10.0, **OPTIONS)
+    wait_until(lambda: client._reader._connections._worker is None)
+    client.close()
+    assert threads() <= before
 
 
 async def test_a_client_that_is_slow_considers_fewer_candidates_and_says_so(tiny: TinyShop) -> None:
