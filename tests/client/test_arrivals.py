@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
 import pytest
+from waiting import comes_true_within, holds_within
 
 from recsys_plugin import AsyncRecommender, Recommender
 from recsys_plugin.features.codec import entity_key_prefix, entity_key_value
@@ -41,10 +41,7 @@ def push(small_shop: Any) -> Iterator[Callable[..., None]]:
 
 def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
     """Whether it holds within the seconds that the shop is promised."""
-    deadline = time.monotonic() + seconds
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return holds()
+    return holds_within(holds, seconds)
 
 
 @pytest.fixture
@@ -128,11 +125,14 @@ def test_what_was_pushed_before_the_start_is_taken_up(push: Callable[..., None],
 
     async def awaiting() -> Any:
         async with AsyncRecommender(small_shop.client_url, small_shop.triton_url, **options) as other:
-            deadline = time.monotonic() + 5
-            while True:
-                page = await other.recommend(USER, 1000)
-                if "earlier" in page.item_ids or time.monotonic() > deadline:
-                    return page
+            pages = []
+
+            async def is_there() -> bool:
+                pages.append(await other.recommend(USER, 1000))
+                return "earlier" in pages[-1].item_ids
+
+            await comes_true_within(is_there, 5)
+            return pages[-1]
 
     (item,) = (item for item in asyncio.run(awaiting()) if item.item_id == "earlier")
     assert (item.title, item.category, item.price) == ("Green tea pot", "", None)
