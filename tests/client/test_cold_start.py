@@ -25,7 +25,7 @@ from recsys_plugin.inference.labels import Labels
 from recsys_plugin.policy.popularity import PopularItems, Popularity
 from recsys_plugin.policy.rules import NO_RULES, PageRules
 
-OPTIONS: dict[str, Any] = {"timeout": 5.0, "clock": lambda: NOW, "follow_items": False}
+OPTIONS: dict[str, Any] = {"timeout": 10.0, "clock": lambda: NOW, "follow_items": False}
 RULES = '{"default": {"exclude": {"items": ["tea"]}}}'
 
 

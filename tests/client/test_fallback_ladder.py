@@ -25,7 +25,7 @@ from recsys_plugin.features.requests import schema_key
 from recsys_plugin.trials.tally import Tally
 from recsys_plugin.trials.trial import Phase, Trial
 
-OPTIONS: dict[str, Any] = {"timeout": 5.0, "clock": lambda: NOW, "refresh_every": None, "follow_items": False}
+OPTIONS: dict[str, Any] = {"timeout": 10.0, "clock": lambda: NOW, "refresh_every": None, "follow_items": False}
 EVERY = ["tea", "cup", "pot", "mug", "jar", "box"]
 
 
