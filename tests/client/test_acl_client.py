@@ -13,7 +13,7 @@ from tiny_shop import CONTRACT, ITEM_IDS, NOW, SCHEMA, TinyShop
 from waiting import wait_until
 from watched_redis import WatchedRedis
 
-from recsys_plugin import AsyncRecommender, Event, ImpressionLog, Recommender
+from recsys_plugin import AsyncRecommender, Event, ImpressionLog, Recommender, Timeout
 from recsys_plugin.ads.book import AuctionSettings, CampaignBook
 from recsys_plugin.ads.campaign import Campaign
 from recsys_plugin.ads.operations import Campaigns
@@ -59,7 +59,7 @@ async def _everything(watched: WatchedRedis, triton_url: str) -> None:
     """All that both clients do with Redis."""
     url = watched.url("client")
     options: dict[str, Any] = {
-        "timeout": 10,
+        "timeout": Timeout(10, connect=10),
         "clock": lambda: NOW,
         "pseudonym_key": KEY,
         "impressions": ImpressionLog(),

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from waiting import comes_true_within, holds_within
 
-from recsys_plugin import AsyncRecommender, Recommender
+from recsys_plugin import AsyncRecommender, Recommender, Timeout
 from recsys_plugin.features.codec import entity_key_prefix, entity_key_value
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.pipeline.feast_repository import open_store
@@ -46,7 +46,7 @@ def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 @pytest.fixture
 def client(small_shop: Any) -> Iterator[Recommender]:
-    options = {"timeout": 10.0, "clock": small_shop.as_of.timestamp}
+    options = {"timeout": Timeout(10, connect=10), "clock": small_shop.as_of.timestamp}
     with Recommender(small_shop.client_url, small_shop.triton_url, **options) as made:
         yield made
 
@@ -121,7 +121,7 @@ def test_what_goes_with_a_new_item_is_what_goes_with_the_one_that_reads_like_it(
 
 def test_what_was_pushed_before_the_start_is_taken_up(push: Callable[..., None], small_shop: Any) -> None:
     push("earlier", "Green tea pot", price=float("nan"), category=None)
-    options = {"timeout": 10.0, "clock": small_shop.as_of.timestamp}
+    options = {"timeout": Timeout(10, connect=10), "clock": small_shop.as_of.timestamp}
 
     async def awaiting() -> Any:
         async with AsyncRecommender(small_shop.client_url, small_shop.triton_url, **options) as other:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny_shop import NOW, TinyShop
 from waiting import wait_until
 
-from recsys_plugin import AsyncRecommender, Recommender
+from recsys_plugin import AsyncRecommender, Recommender, Timeout
 from recsys_plugin.client.following import rules_commands
 from recsys_plugin.client.release import Release, index_of
 from recsys_plugin.client.snapshot import MalformedSnapshot, Snapshot, read_snapshot, write_snapshot
@@ -25,7 +25,7 @@ from recsys_plugin.inference.labels import Labels
 from recsys_plugin.policy.popularity import PopularItems, Popularity
 from recsys_plugin.policy.rules import NO_RULES, PageRules
 
-OPTIONS: dict[str, Any] = {"timeout": 10.0, "clock": lambda: NOW, "follow_items": False}
+OPTIONS: dict[str, Any] = {"timeout": Timeout(10, connect=10), "clock": lambda: NOW, "follow_items": False}
 RULES = '{"default": {"exclude": {"items": ["tea"]}}}'
 
 

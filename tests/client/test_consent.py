@@ -10,7 +10,7 @@ import pytest
 from tiny_shop import NOW, TinyShop
 from waiting import wait_until
 
-from recsys_plugin import AsyncRecommender, ImpressionLog, InvalidInput, Page, Recommender, StoreUnavailable
+from recsys_plugin import AsyncRecommender, ImpressionLog, InvalidInput, Page, Recommender, StoreUnavailable, Timeout
 from recsys_plugin.consent.consent import CONSENT_FIELD, EVERYTHING, Consent
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.connection import RedisAddress
@@ -103,7 +103,7 @@ def test_what_is_kept_in_process_goes_when_somebody_is_forgotten(client: Recomme
 def test_for_asyncio_too(module_shop: TinyShop, redis: Any) -> None:
     async def ask() -> tuple[bool, bool]:
         async with AsyncRecommender(
-            module_shop.redis_url, module_shop.triton_url, timeout=10, clock=lambda: NOW
+            module_shop.redis_url, module_shop.triton_url, timeout=Timeout(10, connect=10), clock=lambda: NOW
         ) as client:
             await client.set_consent(USER, personalised=False)
             refused = (await client.recommend(USER)).personalised

@@ -15,7 +15,7 @@ from killable_redis import KillableRedis
 from tiny_shop import NOW, SCHEMA, TinyShop
 from waiting import wait_until
 
-from recsys_plugin import AsyncRecommender, Recommender
+from recsys_plugin import AsyncRecommender, Recommender, Timeout
 from recsys_plugin.client.fallback import Fallback, FallbackCache, Level, Remembered
 from recsys_plugin.client.flows import Flow
 from recsys_plugin.client.trying import Trying, serve
@@ -25,7 +25,12 @@ from recsys_plugin.features.requests import schema_key
 from recsys_plugin.trials.tally import Tally
 from recsys_plugin.trials.trial import Phase, Trial
 
-OPTIONS: dict[str, Any] = {"timeout": 10.0, "clock": lambda: NOW, "refresh_every": None, "follow_items": False}
+OPTIONS: dict[str, Any] = {
+    "timeout": Timeout(10, connect=10),
+    "clock": lambda: NOW,
+    "refresh_every": None,
+    "follow_items": False,
+}
 EVERY = ["tea", "cup", "pot", "mug", "jar", "box"]
 
 
