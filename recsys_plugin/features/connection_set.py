@@ -47,6 +47,8 @@ class ConnectionSet:
         self._changed = threading.Condition()
         self._ended = threading.Event()
         self._worker: threading.Thread | None = None
+        self._ending: threading.Thread | None = None
+        """The worker that had nothing more to do: it may not have ended yet."""
         self._in_use: set[Wire] = set()
 
     @property
@@ -141,7 +143,7 @@ class ConnectionSet:
             closing = self._stock.drop_idle()
             for wire in self._in_use:
                 wire.abort()
-            worker = self._worker
+            worker = self._worker or self._ending
             self._changed.notify_all()
         self._ended.set()
         _close(closing)
@@ -163,7 +165,7 @@ class ConnectionSet:
         while True:
             with self._changed:
                 if not self._stock.needs_another():
-                    self._worker = None
+                    self._worker, self._ending = None, self._worker
                     return
                 pause = self._stock.pause()
             if pause > 0:

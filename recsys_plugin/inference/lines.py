@@ -155,6 +155,8 @@ class Lines(_Base):
         self._lock = threading.Lock()
         self._news = threading.Event()
         self._worker: threading.Thread | None = None
+        self._ending: threading.Thread | None = None
+        """The worker that had nothing more to do: it may not have ended yet."""
         self._trying: Line | None = None
 
     def take(self, seconds: float) -> Line:
@@ -184,7 +186,7 @@ class Lines(_Base):
         """Close the channels, and end the worker."""
         with self._lock:
             self._closed = True
-            worker, trying = self._worker, self._trying
+            worker, trying = self._worker or self._ending, self._trying
         self._news.set()
         if trying is not None:
             trying.channel.close()
@@ -210,7 +212,7 @@ class Lines(_Base):
                 line.channel.close()
             with self._lock:
                 if not self._needed():
-                    self._worker = None
+                    self._worker, self._ending = None, self._worker
                     return
             pause = self._pause()
             if self.breaker.state == "closed" and time.monotonic() >= self._line.renew_at:

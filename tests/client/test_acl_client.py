@@ -13,7 +13,7 @@ from tiny_shop import CONTRACT, ITEM_IDS, NOW, SCHEMA, TinyShop
 from waiting import wait_until
 from watched_redis import WatchedRedis
 
-from recsys_plugin import AsyncRecommender, Event, ImpressionLog, Recommender
+from recsys_plugin import AsyncRecommender, Event, ImpressionLog, Recommender, Timeout
 from recsys_plugin.ads.book import AuctionSettings, CampaignBook
 from recsys_plugin.ads.campaign import Campaign
 from recsys_plugin.ads.operations import Campaigns
@@ -59,7 +59,7 @@ async def _everything(watched: WatchedRedis, triton_url: str) -> None:
     """All that both clients do with Redis."""
     url = watched.url("client")
     options: dict[str, Any] = {
-        "timeout": 10,
+        "timeout": Timeout(10, connect=10),
         "clock": lambda: NOW,
         "pseudonym_key": KEY,
         "impressions": ImpressionLog(),
@@ -83,6 +83,8 @@ async def _everything(watched: WatchedRedis, triton_url: str) -> None:
         with watched.connect() as admin, Trials(watched.url("operations")) as trials:
             admin.set(promotion_key("recsys"), 9)  # which ends the trial
             wait_until(lambda: not (found := trials.read()) or not found.running)
+            # What is asked last of all beside the requests; MONITOR does not show how this is seen.
+            wait_until(lambda: any(one["cmd"] == "ping" and "t" in one["flags"] for one in admin.client_list()))
     async with AsyncRecommender(url, triton_url, **options) as other:
         await other.recommend("mug-lover", 2)
         with pytest.raises(DeadlineExceeded):

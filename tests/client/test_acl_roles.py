@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from recsys_plugin.features.requests import promotion_key, schema_key
 from recsys_plugin.features.view_layout import ViewLayout
 from recsys_plugin.features.writer import BulkWriter
 from recsys_plugin.impressions.archive import Archiver
+from recsys_plugin.observability import live
 from recsys_plugin.observability.stream_metrics import StreamMetrics
 from recsys_plugin.pipeline.live_state import seed_live_state
 from recsys_plugin.pipeline.materialize import Cursor
@@ -128,6 +130,8 @@ def shown(address: RedisAddress, name: str) -> float:
 
 def test_monitoring(watched: WatchedRedis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`recsys top` and the exporter work as this user, and without any one of its commands they say what is missing."""
+    # Two seconds for an answer, as a rule, are few on a machine that does other work too.
+    monkeypatch.setattr(live, "read", partial(live.read, timeout=20))
     url, stream = watched.url("monitor"), KEYS.events(KEYS.partition("u"))
     for name, value in {"HOME": tmp_path, "REDIS_URL": url, "TRITON_URL": "grpc://127.0.0.1:1"}.items():
         monkeypatch.setenv(f"RECSYS_{name}", str(value))

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from tiny_shop import BASE, ITEM_IDS, NOW, TinyShop
 
-from recsys_plugin import AdItem, AdsPage, AsyncRecommender, InvalidInput, Page, Recommender, mix_ads
+from recsys_plugin import AdItem, AdsPage, AsyncRecommender, InvalidInput, Page, Recommender, Timeout, mix_ads
 from recsys_plugin.ads.book import AuctionSettings, CampaignBook
 from recsys_plugin.ads.campaign import Campaign, Targeting, UserCondition
 from recsys_plugin.ads.operations import Campaigns
 from recsys_plugin.features.connection import RedisAddress
 
-TIMEOUT = 30.0
+TIMEOUT = Timeout(30.0, connect=30.0)
 _names = (f"request-{number}" for number in itertools.count())
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
 import pytest
+from waiting import comes_true_within, holds_within
 
-from recsys_plugin import AsyncRecommender, Recommender
+from recsys_plugin import AsyncRecommender, Recommender, Timeout
 from recsys_plugin.features.codec import entity_key_prefix, entity_key_value
 from recsys_plugin.features.connection import RedisAddress
 from recsys_plugin.pipeline.feast_repository import open_store
@@ -41,15 +41,12 @@ def push(small_shop: Any) -> Iterator[Callable[..., None]]:
 
 def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
     """Whether it holds within the seconds that the shop is promised."""
-    deadline = time.monotonic() + seconds
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return holds()
+    return holds_within(holds, seconds)
 
 
 @pytest.fixture
 def client(small_shop: Any) -> Iterator[Recommender]:
-    options = {"timeout": 10.0, "clock": small_shop.as_of.timestamp}
+    options = {"timeout": Timeout(10, connect=10), "clock": small_shop.as_of.timestamp}
     with Recommender(small_shop.client_url, small_shop.triton_url, **options) as made:
         yield made
 
@@ -124,15 +121,18 @@ def test_what_goes_with_a_new_item_is_what_goes_with_the_one_that_reads_like_it(
 
 def test_what_was_pushed_before_the_start_is_taken_up(push: Callable[..., None], small_shop: Any) -> None:
     push("earlier", "Green tea pot", price=float("nan"), category=None)
-    options = {"timeout": 10.0, "clock": small_shop.as_of.timestamp}
+    options = {"timeout": Timeout(10, connect=10), "clock": small_shop.as_of.timestamp}
 
     async def awaiting() -> Any:
         async with AsyncRecommender(small_shop.client_url, small_shop.triton_url, **options) as other:
-            deadline = time.monotonic() + 5
-            while True:
-                page = await other.recommend(USER, 1000)
-                if "earlier" in page.item_ids or time.monotonic() > deadline:
-                    return page
+            pages = []
+
+            async def is_there() -> bool:
+                pages.append(await other.recommend(USER, 1000))
+                return "earlier" in pages[-1].item_ids
+
+            await comes_true_within(is_there, 5)
+            return pages[-1]
 
     (item,) = (item for item in asyncio.run(awaiting()) if item.item_id == "earlier")
     assert (item.title, item.category, item.price) == ("Green tea pot", "", None)

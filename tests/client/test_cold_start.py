@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny_shop import NOW, TinyShop
 from waiting import wait_until
 
-from recsys_plugin import AsyncRecommender, Recommender
+from recsys_plugin import AsyncRecommender, Recommender, Timeout
 from recsys_plugin.client.following import rules_commands
 from recsys_plugin.client.release import Release, index_of
 from recsys_plugin.client.snapshot import MalformedSnapshot, Snapshot, read_snapshot, write_snapshot
@@ -25,7 +25,7 @@ from recsys_plugin.inference.labels import Labels
 from recsys_plugin.policy.popularity import PopularItems, Popularity
 from recsys_plugin.policy.rules import NO_RULES, PageRules
 
-OPTIONS: dict[str, Any] = {"timeout": 5.0, "clock": lambda: NOW, "follow_items": False}
+OPTIONS: dict[str, Any] = {"timeout": Timeout(10, connect=10), "clock": lambda: NOW, "follow_items": False}
 RULES = '{"default": {"exclude": {"items": ["tea"]}}}'
 
 
@@ -81,7 +81,7 @@ def test_it_gets_ready_once_the_servers_are_there(disposable_shop: TinyShop, tmp
         assert page.fallback.level == "popularity"
         assert "tea" not in page.item_ids  # by the rules in the file
         disposable_shop.start_triton()
-        wait_until(lambda: client.recommend("mug-lover", 6).fallback.level == "full", seconds=10)
+        wait_until(lambda: client.recommend("mug-lover", 6).fallback.level == "full")
         assert client.recommend("mug-lover", 6).item_ids[0] == "mug"
         disposable_shop.publish(2, ("tea", "cup", "pot"))
         client.refresh()

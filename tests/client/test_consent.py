@@ -10,7 +10,7 @@ import pytest
 from tiny_shop import NOW, TinyShop
 from waiting import wait_until
 
-from recsys_plugin import AsyncRecommender, ImpressionLog, InvalidInput, Recommender, StoreUnavailable
+from recsys_plugin import AsyncRecommender, ImpressionLog, InvalidInput, Page, Recommender, StoreUnavailable, Timeout
 from recsys_plugin.consent.consent import CONSENT_FIELD, EVERYTHING, Consent
 from recsys_plugin.events.keys import EventKeys
 from recsys_plugin.features.connection import RedisAddress
@@ -70,10 +70,14 @@ def test_pages_of_who_refuses_tracking_are_not_logged(client: Recommender, redis
     refused = client.recommend(USER)
     assert refused.personalised
     other = client.recommend("far")
-    wait_until(lambda: redis.xlen(KEYS.impressions))
-    logged = [fields[b"page"] for _, fields in redis.xrange(KEYS.impressions)]
-    assert any(other.request_id.encode() in page for page in logged)
-    assert not any(refused.request_id.encode() in page for page in logged)
+
+    def is_logged(page: Page) -> bool:
+        logged = [fields[b"page"] for _, fields in redis.xrange(KEYS.impressions)]
+        return any(page.request_id.encode() in one for one in logged)
+
+    # Pages are logged in order, those of the tests before among them.
+    wait_until(lambda: is_logged(other))
+    assert not is_logged(refused)
 
 
 def test_a_consent_that_says_nothing_is_not_taken_for_one(client: Recommender, redis: Any) -> None:
@@ -88,16 +92,18 @@ def test_a_consent_that_says_nothing_is_not_taken_for_one(client: Recommender, r
 
 def test_what_is_kept_in_process_goes_when_somebody_is_forgotten(client: Recommender, redis: Any) -> None:
     """The client looks once a second."""
+    # What other tests changed is to be seen before, lest it is what clears the memory.
+    wait_until(lambda: client._refusals == redis.get(KEYS.refusals))
     client.recommend(USER)
     assert len(client._memory) > 0
     redis.incr(KEYS.refusals)
-    wait_until(lambda: len(client._memory) == 0, seconds=5)
+    wait_until(lambda: len(client._memory) == 0)
 
 
 def test_for_asyncio_too(module_shop: TinyShop, redis: Any) -> None:
     async def ask() -> tuple[bool, bool]:
         async with AsyncRecommender(
-            module_shop.redis_url, module_shop.triton_url, timeout=10, clock=lambda: NOW
+            module_shop.redis_url, module_shop.triton_url, timeout=Timeout(10, connect=10), clock=lambda: NOW
         ) as client:
             await client.set_consent(USER, personalised=False)
             refused = (await client.recommend(USER)).personalised

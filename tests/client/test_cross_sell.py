@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tiny_shop import ITEM_IDS, NOW, TinyShop
 
-from recsys_plugin import AsyncRecommender, Recommender
+from recsys_plugin import AsyncRecommender, Recommender, Timeout
 from recsys_plugin.errors import InvalidInput
 
 WEIRD = ["🫖" * 40, "'; DROP TABLE items; --", "x" * 256]
@@ -118,7 +118,8 @@ def test_wrong_arguments_of_cross_category(recommender: Recommender, arguments: 
 
 
 async def test_the_awaiting_client_answers_alike(tiny: TinyShop, recommender: Recommender) -> None:
-    async with AsyncRecommender(tiny.redis_url, tiny.triton_url, timeout=10, clock=lambda: NOW) as client:
+    allowed = Timeout(10, connect=10)
+    async with AsyncRecommender(tiny.redis_url, tiny.triton_url, timeout=allowed, clock=lambda: NOW) as client:
         page = await client.cross_sell(["tea", "gone"], exclude=["jar"])
         assert page.items == recommender.cross_sell(["tea", "gone"], exclude=["jar"]).items
         assert page.unknown_items == ("gone",)

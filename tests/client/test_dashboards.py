@@ -154,9 +154,9 @@ def stream_samples(event_redis: KillableRedis) -> list[dict[Any, float]]:
 def test_every_panel_and_alert_is_of_a_metric_that_moves(
     tiny: TinyShop, event_redis: KillableRedis, free_port: int, tmp_path: Path
 ) -> None:
-    before = scrape(tiny.triton.metrics_url)
+    before = scrape(tiny.triton.metrics_url, timeout=20)
     clients = client_samples(tiny, f"redis://127.0.0.1:{free_port}", tmp_path)
-    after = scrape(tiny.triton.metrics_url)
+    after = scrape(tiny.triton.metrics_url, timeout=20)
     # The parser adds a suffix to Triton's counters, which Prometheus does not.
     triton = [
         {(key[0].removesuffix("_total"), key[1]): value for key, value in one.samples.items()}

@@ -15,7 +15,7 @@ from killable_redis import KillableRedis
 from tiny_shop import NOW, SCHEMA, TinyShop
 from waiting import wait_until
 
-from recsys_plugin import AsyncRecommender, Recommender
+from recsys_plugin import AsyncRecommender, Recommender, Timeout
 from recsys_plugin.client.fallback import Fallback, FallbackCache, Level, Remembered
 from recsys_plugin.client.flows import Flow
 from recsys_plugin.client.trying import Trying, serve
@@ -25,7 +25,12 @@ from recsys_plugin.features.requests import schema_key
 from recsys_plugin.trials.tally import Tally
 from recsys_plugin.trials.trial import Phase, Trial
 
-OPTIONS: dict[str, Any] = {"timeout": 5.0, "clock": lambda: NOW, "refresh_every": None, "follow_items": False}
+OPTIONS: dict[str, Any] = {
+    "timeout": Timeout(10, connect=10),
+    "clock": lambda: NOW,
+    "refresh_every": None,
+    "follow_items": False,
+}
 EVERY = ["tea", "cup", "pot", "mug", "jar", "box"]
 
 
@@ -79,7 +84,7 @@ def test_cached_features_stand_in_for_redis(module_shop: TinyShop, redis: Killab
         with pytest.raises(StoreUnavailable):
             client.recommend("mug-lover", 3, strict=True)
         redis.start()
-        wait_until(lambda: client.recommend("mug-lover", 3).fallback.level == "full", seconds=2)
+        wait_until(lambda: client.recommend("mug-lover", 3).fallback.level == "full")
 
 
 def test_what_is_kept_is_bounded_and_ages() -> None:
@@ -197,7 +202,7 @@ async def test_awaiting_clients_fall_back_too(module_shop: TinyShop, redis: Kill
             await client.recommend("mug-lover", 3, strict=True)
         module_shop.start_triton()
         redis.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 20
         while (await client.recommend("mug-lover", 3)).fallback.level != "full":
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)  # calls that are not made do not wait, and nothing else would have its turn

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
@@ -14,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_shop import NOW, TinyShop
-from waiting import holds_within, wait_until
+from waiting import comes_true_within, holds_within, standstills, wait_until
 
 from recsys_plugin import AsyncRecommender, Limits, Recommender, Timeout
 from recsys_plugin.errors import DeadlineExceeded, Overloaded, ServiceUnavailable
+from recsys_plugin.features.connection_set import ConnectionSet
 from recsys_plugin.inference.address import TritonAddress
 from recsys_plugin.inference.calls import Infer, OutputSpec
-from recsys_plugin.inference.lines import TritonUnreachable
+from recsys_plugin.inference.lines import Lines, TritonUnreachable
 from recsys_plugin.inference.replicas import AsyncReplicas, Replicas
 from recsys_plugin.inference.triton import AsyncTritonClient, TritonClient
 from recsys_plugin.resilience.hedging import Hedging
@@ -64,26 +64,27 @@ async def test_no_call_outlives_its_deadline_at_a_triton_that_hangs(hung: str) -
     before = threads()
     client = TritonClient(TritonAddress.parse(hung), timeout=QUICK)
     waiting = AsyncTritonClient(TritonAddress.parse(hung), timeout=QUICK)
-    took, errors = [], []
-    for _ in range(10):
-        began = time.monotonic()
-        with pytest.raises(ServiceUnavailable) as caught:
-            client.infer(CALL, timeout=0.05)
-        took.append(time.monotonic() - began)
-        errors.append(type(caught.value))
-        began = time.monotonic()
-        with pytest.raises(ServiceUnavailable):
-            await waiting.infer(CALL, timeout=0.05)
-        took.append(time.monotonic() - began)
-    assert statistics.median(took) <= 0.055
-    assert max(took) <= 0.3
+    calls, errors = [], []
+    with standstills() as stood_still:
+        for _ in range(10):
+            began = time.monotonic()
+            with pytest.raises(ServiceUnavailable) as caught:
+                client.infer(CALL, timeout=0.05)
+            calls.append((began, time.monotonic()))
+            errors.append(type(caught.value))
+            began = time.monotonic()
+            with pytest.raises(ServiceUnavailable):
+                await waiting.infer(CALL, timeout=0.05)
+            calls.append((began, time.monotonic()))
+    assert statistics.median(ended - began for began, ended in calls) <= 0.055
+    assert max(ended - began - stood_still(began, ended) for began, ended in calls) <= 0.3
     assert errors[0] is DeadlineExceeded
     assert errors[-1] is TritonUnreachable
     began = time.monotonic()
     for _ in range(100):
         with pytest.raises(TritonUnreachable, match="is away"):
             client.infer(CALL, timeout=10)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5  # none of them waited
     client.close()
     await waiting.close()
     assert threads() <= before
@@ -113,7 +114,7 @@ async def test_a_triton_that_was_down_is_found_again_within_two_seconds(disposab
             client.infer(CALL, timeout=10)
         with pytest.raises(TritonUnreachable):
             await waiting.infer(CALL, timeout=10)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5  # neither waited
     disposable_shop.start_triton()
     assert holds_within(lambda: client.breaker.state == "closed", 2)
     assert client.infer(CALL, timeout=10)["rows"][0, 0] == 3
@@ -124,22 +125,19 @@ async def test_a_triton_that_was_down_is_found_again_within_two_seconds(disposab
         except TritonUnreachable:
             return False
 
-    deadline = time.monotonic() + 2
-    while not await answers():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
+    assert await comes_true_within(answers, 2)
     client.close()
     await waiting.close()
 
 
 async def test_a_replica_that_hangs_is_gone_round_within_the_deadline(tiny: TinyShop, hung: str) -> None:
     both = TritonAddress.parse_several(f"{tiny.triton_url},{hung.removeprefix('grpc://')}")
-    replicas, waiting = (kind(both, timeout=QUICK, hedging=Hedging(time=0.3)) for kind in (Replicas, AsyncReplicas))
+    replicas, waiting = (kind(both, timeout=QUICK, hedging=Hedging(time=0.03)) for kind in (Replicas, AsyncReplicas))
     assert isinstance(replicas, Replicas)
     assert isinstance(waiting, AsyncReplicas)
     for _ in range(30):
-        assert replicas.infer(CALL, timeout=1)["rows"][0, 0] == 3
-        assert (await waiting.infer(CALL, timeout=1))["rows"][0, 0] == 3
+        assert replicas.infer(CALL, timeout=10)["rows"][0, 0] == 3
+        assert (await waiting.infer(CALL, timeout=10))["rows"][0, 0] == 3
     # It was asked in its turn until it had been too slow five times; then no more.
     assert 1 <= replicas.hedges.made <= 10
     assert 1 <= waiting.hedges.made <= 10
@@ -184,6 +182,28 @@ def test_closing_does_not_wait_for_a_server_that_hangs(disposable_shop: TinyShop
         assert threads() <= before
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def test_closing_waits_for_threads_that_are_about_to_end(tiny: TinyShop, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = threads()
+    for kind in (ConnectionSet, Lines):
+
+        def slowly(self: Any, work: Any = kind._work) -> None:
+            work(self)
+            time.sleep(0.3)
+
+        monkeypatch.setattr(kind, "_work", slowly)
+    triton = TritonClient(TritonAddress.parse(tiny.triton_url), timeout=Timeout(10))
+    lines = triton._lines
+    lines._line.renew_at = 0.0
+    lines.take(1.0)  # which starts the worker
+    wait_until(lambda: lines._worker is None)
+    triton.close()
+    assert threads() <= before
+    client = Recommender(tiny.redis_url, tiny.triton_url, timeout=10.0, **OPTIONS)
+    wait_until(lambda: client._reader._connections._worker is None)
+    client.close()
+    assert threads() <= before
 
 
 async def test_a_client_that_is_slow_considers_fewer_candidates_and_says_so(tiny: TinyShop) -> None:

@@ -32,7 +32,7 @@ PAGE = (
 
 def fill(url: str, count: int, first: int = 0) -> None:
     """So many events and pages, an hour apart."""
-    with EventRecorder(url, timeout=5, clock=lambda: NOW) as recorder, RedisAddress.parse(url).connect(5) as client:
+    with EventRecorder(url, timeout=20, clock=lambda: NOW) as recorder, RedisAddress.parse(url).connect(5) as client:
         events = [
             Event(
                 user_id=str(n % 7),
