@@ -105,11 +105,16 @@ class Stock(Generic[_Wire]):
         self.idle.append(wire)
 
     def could_not(self, error: BaseException) -> None:
-        """No connection could be made. If there is no other, nobody need wait for one."""
+        """No connection could be made. If there is no other, nobody need wait for one.
+
+        But for the first that took too long: a machine that is held up for a moment is no server that is away, and who
+        has the time (a client that is opened, say) may wait for the next.
+        """
+        again = self._failed_in_a_row == 0 and _took_too_long(error)
         self._reason = error
         self._due = time.monotonic() + self.retry.backoff.pause(self._failed_in_a_row, random.random)
         self._failed_in_a_row += 1
-        self.breaker.failed(at_once=self.count == 0)
+        self.breaker.failed(at_once=self.count == 0 and not again)
 
     def broke(self, error: BaseException, *, counts: bool) -> bool:
         """A call over a connection failed. Returns whether the server now counts as away.
@@ -145,3 +150,9 @@ class Stock(Generic[_Wire]):
             f"{self._server}: none of {self.count} connections became free in time. Raise Limits(connections=...)",
             retry_after=max(0.001, seconds),
         )
+
+
+def _took_too_long(error: BaseException) -> bool:
+    from redis.exceptions import TimeoutError as RedisTimeoutError
+
+    return isinstance(error, TimeoutError | RedisTimeoutError)

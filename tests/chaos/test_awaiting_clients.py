@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from shown import act, outcomes, played
+from shown import act, assert_full_soon, outcomes, played
 
 from recsys_plugin.chaos.experiment import Expectations, Played, failures
 from recsys_plugin.chaos.faults import Kill, Stop
-from recsys_plugin.chaos.figures import FULL, is_full, overshoot
+from recsys_plugin.chaos.figures import FULL, overshoot
 from recsys_plugin.chaos.target import TRITON, Target
 
 #: As in the tests of blocking clients: the machine runs other tests beside these.
@@ -29,10 +29,8 @@ def test_every_call_is_answered_in_time_and_nothing_is_left_behind(everything: P
 
 
 def test_pages_fall_back_meanwhile_and_are_full_again_soon(everything: Played) -> None:
-    calls = everything.observed.calls
     stopped, killed = everything.windows
     for asked, levels in outcomes(everything, killed).items():
         assert sum(count for level, count in levels.items() if level != FULL) > 0, asked
     for window in (stopped, killed):
-        soon = (calls.intended >= window.recovered + 1.2) & (calls.intended < window.until)
-        assert is_full(calls)[soon].mean() >= 0.9, calls.messages
+        assert_full_soon(everything, window)

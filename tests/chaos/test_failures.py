@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from shown import act, outcomes, played
+from shown import act, assert_full_soon, outcomes, played
 
 from recsys_plugin.chaos.experiment import Expectations, Played, failures
 from recsys_plugin.chaos.faults import (
@@ -29,7 +29,7 @@ from recsys_plugin.chaos.faults import (
     Truncate,
     UnloadModel,
 )
-from recsys_plugin.chaos.figures import is_error, is_full, overshoot, seconds_until_full
+from recsys_plugin.chaos.figures import is_error, overshoot
 from recsys_plugin.chaos.target import REDIS, TRITON, Target
 
 #: Those that requests must not notice at all.
@@ -89,13 +89,7 @@ def test_what_only_writers_or_operators_meet_leaves_pages_whole(everything: Play
 
 @pytest.mark.parametrize("name", NOTICED)
 def test_service_is_full_again_soon(everything: Played, name: str) -> None:
-    window = everything.windows[list(FAULTS).index(name)]
-    calls = everything.observed.calls
-    soon = (calls.intended >= window.recovered + 1.2) & (calls.intended < window.until)
-    share = float(is_full(calls)[soon].mean())
-    seconds = seconds_until_full(calls, window.recovered, window.until)
-    # A busy machine: now and then a call does not make it in 50 ms, or it is held up after a whole second of full ones.
-    assert share >= 0.9 or seconds <= 1.2, (share, seconds, calls.messages)
+    assert_full_soon(everything, everything.windows[list(FAULTS).index(name)])
 
 
 def test_nothing_is_left_behind(everything: Played) -> None:

@@ -1,4 +1,8 @@
-"""A connection that becomes free just as somebody gives up waiting for it is the next one's, not nobody's."""
+"""Who gets a connection, and when.
+
+One that becomes free just as somebody gives up waiting is the next one's, not nobody's. One that took too long to
+make is made once more before the server counts as away.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,11 @@ import time
 from typing import Any
 
 import pytest
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from waiting import wait_until
 
 from recsys_plugin import Limits, Retry
-from recsys_plugin.errors import Overloaded
+from recsys_plugin.errors import Overloaded, StoreUnavailable
 from recsys_plugin.features.connection_set import AsyncConnectionSet, ConnectionSet
 
 ONE = Limits(connections=1, ready=1)
@@ -33,6 +38,27 @@ class FakeWire:
 class FakeAsyncWire(FakeWire):
     async def close(self) -> None:  # type: ignore[override]
         pass
+
+
+class Makes:
+    """Fails with each error in turn, and then connects."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+
+    def now(self, until: float) -> Any:
+        if self.errors:
+            raise self.errors.pop(0)
+        return FakeWire(until)
+
+    async def later(self, until: float) -> Any:
+        if self.errors:
+            raise self.errors.pop(0)
+        return FakeAsyncWire(until)
+
+
+async def check(wire: Any) -> None:
+    """Finds nothing wrong."""
 
 
 class GivingUp(threading.Condition):
@@ -75,9 +101,6 @@ async def test_tasks_hand_on_what_came_too_late() -> None:
     async def make(until: float) -> Any:
         return FakeAsyncWire(until)
 
-    async def check(wire: Any) -> None:
-        pass
-
     connections, loop = AsyncConnectionSet("a server", make, check, ONE, Retry()), asyncio.get_running_loop()
     wire = await connections.take(time.monotonic() + 20, counts=False)
 
@@ -97,3 +120,35 @@ async def test_tasks_hand_on_what_came_too_late() -> None:
     assert await second is wire
     await connections.give_back(wire)
     await connections.close()
+
+
+SLOW, REFUSED = TimeoutError("Timeout connecting"), ConnectionRefusedError("nobody listens")
+
+
+def test_threads_wait_for_another_try_after_one_that_took_too_long() -> None:
+    make = Makes(SLOW)
+    connections: Any = ConnectionSet("a server", make.now, lambda wire: None, ONE, Retry())
+    connections.give_back(connections.take(time.monotonic() + 20, counts=True))
+    assert connections.breaker.state == "closed"
+    connections.close()
+
+
+async def test_tasks_wait_for_another_try_after_one_that_took_too_long() -> None:
+    make = Makes(RedisTimeoutError("Timeout reading"))
+    connections: Any = AsyncConnectionSet("a server", make.later, check, ONE, Retry())
+    await connections.give_back(await connections.take(time.monotonic() + 20, counts=True))
+    assert connections.breaker.state == "closed"
+    await connections.close()
+
+
+@pytest.mark.parametrize("errors", [(REFUSED,), (SLOW, SLOW), (SLOW, RedisTimeoutError("Timeout reading"))])
+async def test_nobody_waits_for_a_server_that_refuses_or_was_too_slow_twice(errors: tuple[Exception, ...]) -> None:
+    errors += errors[-1:] * 1000  # it is asked again and again meanwhile
+    connections: Any = ConnectionSet("a server", Makes(*errors).now, lambda wire: None, ONE, Retry())
+    with pytest.raises(StoreUnavailable, match=str(errors[-1])):
+        connections.take(time.monotonic() + 20, counts=True)
+    connections.close()
+    waiting: Any = AsyncConnectionSet("a server", Makes(*errors).later, check, ONE, Retry())
+    with pytest.raises(StoreUnavailable, match=str(errors[-1])):
+        await waiting.take(time.monotonic() + 20, counts=True)
+    await waiting.close()
