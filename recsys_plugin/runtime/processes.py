@@ -39,8 +39,9 @@ __all__ = [
 MARK = "RECSYS_SERVER"
 
 _POLL_SECONDS = 0.02
-#: How long a program may take to be loaded; mostly a millisecond.
-_LOADING_SECONDS = 5.0
+#: How long a program may take to be loaded, mostly a millisecond; and how long of that its environment may look empty
+#: though it has a place, which some programs' is.
+_LOADING_SECONDS, _EMPTY_SECONDS = 5.0, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +157,10 @@ def marked_processes(mark: str) -> list[int]:
 
 
 def _mark_of(pid: int) -> str | None:
-    path, deadline = Path(f"/proc/{pid}/environ"), time.monotonic() + _LOADING_SECONDS
+    path, began = Path(f"/proc/{pid}/environ"), time.monotonic()
     try:
         environment = path.read_bytes()
-        while not environment and _is_being_loaded(pid) and time.monotonic() < deadline:
+        while not environment and time.monotonic() - began < _may_be_loading_for(pid):
             time.sleep(0.001)
             environment = path.read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -171,13 +172,16 @@ def _mark_of(pid: int) -> str | None:
     return None
 
 
-def _is_being_loaded(pid: int) -> bool:
-    """Whether it executes a program whose environment the kernel does not show yet, or only since a moment ago."""
+def _may_be_loading_for(pid: int) -> float:
+    """Seconds for which a process may yet execute a program whose environment the kernel does not show, or only since a
+    moment ago: it first has no place, then a place of no bytes, and is whole once it was counted."""
     fields = _status_fields(pid)
     if fields is None:
-        return False
-    memory, begin, end = (int(fields[number]) for number in (20, 47, 48))  # 0 bytes: it has ended, or is the kernel's
-    return memory > 0 and (begin == 0 or end > begin)
+        return 0.0
+    memory, begin, end = (int(fields[number]) for number in (20, 47, 48))
+    if memory == 0:  # it has ended, or is the kernel's
+        return 0.0
+    return _EMPTY_SECONDS if begin and begin == end else _LOADING_SECONDS
 
 
 def _started_ticks(pid: int) -> int | None:

@@ -107,6 +107,21 @@ def test_the_mark_of_a_program_that_is_still_being_loaded_is_waited_for() -> Non
                 started.kill()
 
 
+def test_a_program_that_becomes_another_never_loses_its_mark() -> None:
+    """As a server that a shell starts does: its environment has a place for a moment, but no bytes yet."""
+    for _ in range(100):
+        becoming = ["sh", "-c", 'exec "$@"', "sh", "sleep", "600"]
+        with subprocess.Popen(becoming, env={**os.environ, MARK: "loaded"}) as started:
+            try:
+                name = Path(f"/proc/{started.pid}/comm")
+                marks = {_mark_of(started.pid)}
+                while name.read_text() != "sleep\n":
+                    marks.add(_mark_of(started.pid))
+                assert marks == {"loaded"}
+            finally:
+                started.kill()
+
+
 def test_a_server_without_its_state_file_is_stopped_before_another_starts(
     server: ServerProcess, tmp_path: Path
 ) -> None:
