@@ -82,9 +82,8 @@ def test_every_call_is_answered_in_time(everything: Played, name: str) -> None:
 def test_what_only_writers_or_operators_meet_leaves_pages_whole(everything: Played, name: str) -> None:
     window = everything.windows[list(FAULTS).index(name)]
     found = outcomes(everything, window)
-    full = sum(asked.get("full", 0) for asked in found.values())
-    # A machine that is held up for a moment costs the calls of that moment; a fault that is noticed costs all.
-    assert full >= 0.9 * sum(count for asked in found.values() for count in asked.values()), found
+    degraded = sum(count for asked in found.values() for level, count in asked.items() if level != "full")
+    assert degraded <= 2, found
 
 
 @pytest.mark.parametrize("name", NOTICED)

@@ -111,7 +111,7 @@ def test_a_stopped_server_costs_a_few_deadlines_and_is_back_at_once(event_redis:
         # Whoever has hardly any time says nothing about the server.
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert holds_within(lambda: reader.breaker.state == "closed", 5)
+    assert holds_within(lambda: reader.breaker.state == "closed", 2)
     assert [list(reply) for reply in reader.read(READ, timeout=5)] == wanted
     reader.close()
     assert threads() <= before
